@@ -1,0 +1,3 @@
+"""LangSplat made usable: words to places in a 3D scene of Gaussians."""
+
+__version__ = "0.1.0"

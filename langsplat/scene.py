@@ -1,0 +1,450 @@
+"""The nouns: Camera, Gaussians, LanguageField, Scene; and the one file a scene is stored in.
+
+Letters used everywhere: N Gaussians, C cameras, H W pixels, K spherical-harmonics bases, L levels
+(subpart, part, whole), D code size, V codewords, E embedding size, M segments.
+
+Conventions: world-to-camera matrices with OpenCV axes (x right, y down, z forward); pixel centres
+at +0.5; quaternions wxyz; scales and opacities always *activated* (logs and logits exist only inside
+training and at the PLY border). Pictures are RGB uint8 [H, W, 3] numpy at borders, float32 inside.
+
+A scene on disk is a folder, which is also what a Hub repository of a scene holds:
+
+    scene.safetensors   tensors named by field path; everything else as JSON strings in its metadata
+    preview.jpg         a picture of the scene
+    README.md           the card
+
+Opening a scene reads tensors and JSON only: it can never run code.
+"""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from langsplat.codec import Codebook
+
+LEVELS = ("subpart", "part", "whole")
+FORMAT = "langsplat-scene"
+FORMAT_VERSION = 1
+SCENE_FILE = "scene.safetensors"
+MAX_IMAGE_PIXELS = 50_000_000
+
+
+def _check(name: str, tensor: Tensor, shape: Sequence[int | None], why: str = "") -> None:
+    good = tensor.ndim == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not good:
+        wanted = ", ".join("*" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} must be [{wanted}]{why}, got {list(tensor.shape)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera: where it stands and how it maps the world to pixels.
+
+    Args:
+        viewmat: [4, 4] float32, world to camera, OpenCV axes.
+        K: [3, 3] float32, in pixels; pixel centres at +0.5.
+        width, height: of the picture, in pixels.
+        name: the picture it came from, if any.
+    """
+
+    viewmat: Tensor
+    K: Tensor
+    width: int
+    height: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _check("viewmat", self.viewmat, (4, 4), " (world to camera)")
+        _check("K", self.K, (3, 3), " (pixels)")
+        if self.width < 1 or self.height < 1 or self.width * self.height > MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"A picture must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, "
+                f"got {self.width} x {self.height}: choose another size."
+            )
+
+    @property
+    def camtoworld(self) -> Tensor:
+        """[4, 4], camera to world."""
+        rotation, translation = self.viewmat[:3, :3], self.viewmat[:3, 3]
+        matrix = torch.eye(4, dtype=self.viewmat.dtype, device=self.viewmat.device)
+        matrix[:3, :3] = rotation.T
+        matrix[:3, 3] = -rotation.T @ translation
+        return matrix
+
+    @property
+    def position(self) -> Tensor:
+        """[3], the centre of projection in the world."""
+        return self.camtoworld[:3, 3]
+
+    def resized(self, width: int, height: int | None = None) -> "Camera":
+        """The same view in another size; without a height the aspect ratio is kept."""
+        if height is None:
+            height = max(1, round(self.height * width / self.width))
+        scale = torch.tensor([[width / self.width], [height / self.height], [1.0]])
+        return replace(self, K=self.K * scale.to(self.K), width=width, height=height)
+
+    def to(self, device: torch.device | str) -> "Camera":
+        return replace(self, viewmat=self.viewmat.to(device), K=self.K.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """N activated 3D Gaussians.
+
+    Args:
+        means: [N, 3] world units.
+        quats: [N, 4] wxyz, any non-zero length.
+        scales: [N, 3] > 0, world units (standard deviations along the axes).
+        opacities: [N] in [0, 1].
+        sh: [N, K, 3], K = (degree + 1)^2, real spherical harmonics of the color; RGB = 0.5 + ....
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    sh: Tensor
+
+    def __post_init__(self) -> None:
+        n = self.means.shape[0] if self.means.ndim else 0
+        as_means = f" with N = {n} as in means"
+        _check("means", self.means, (None, 3))
+        _check("quats", self.quats, (n, 4), f" (wxyz){as_means}")
+        _check("scales", self.scales, (n, 3), as_means)
+        _check("opacities", self.opacities, (n,), as_means)
+        _check("sh", self.sh, (n, None, 3), as_means)
+        if math.isqrt(self.sh.shape[1]) ** 2 != self.sh.shape[1] or not 1 <= self.sh.shape[1] <= 16:
+            raise ValueError(f"sh must have 1, 4, 9 or 16 bases, got {self.sh.shape[1]}.")
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        return math.isqrt(self.sh.shape[1]) - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.means.device
+
+    def to(self, device: torch.device | str) -> "Gaussians":
+        return Gaussians(*(tensor.to(device) for tensor in self._tensors()))
+
+    def select(self, mask: Tensor) -> "Gaussians":
+        """The Gaussians where `mask` [N] bool (or an index tensor) says so."""
+        return Gaussians(*(tensor[mask] for tensor in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.means, self.quats, self.scales, self.opacities, self.sh
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageField:
+    """What each Gaussian means, at each level, in the codec's few numbers.
+
+    Args:
+        rows: [L, N, D] integer, which codeword each entry of a code weighs.
+        codes: [L, N, D] float, the weights; >= 0, and their sum is 1 where mass > 0.
+        mass: [L, N] float, the blending weight that supports the code; 0 = no view ever saw it.
+        codec: turns codes into embeddings.
+        encoder: name of the encoder whose space the embeddings live in.
+    """
+
+    rows: Tensor
+    codes: Tensor
+    mass: Tensor
+    codec: Codebook
+    encoder: str
+
+    def __post_init__(self) -> None:
+        _check("rows", self.rows, (self.codec.levels, None, None))
+        _check("codes", self.codes, tuple(self.rows.shape), " like rows")
+        _check("mass", self.mass, tuple(self.rows.shape[:2]), " like rows")
+        if self.rows.numel() and (
+            int(self.rows.min()) < 0 or int(self.rows.max()) >= self.codec.size
+        ):
+            raise ValueError(
+                f"rows must lie in [0, {self.codec.size}), got {int(self.rows.min())} to "
+                f"{int(self.rows.max())}: the scene's language field is damaged; build it again."
+            )
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return LEVELS[: self.codec.levels]
+
+    def dense(self, level: int) -> Tensor:
+        """The codes of one level as a full [N, V] float32 matrix of codeword weights."""
+        n = self.rows.shape[1]
+        weights = torch.zeros(n, self.codec.size, device=self.codes.device)
+        return weights.scatter_add_(1, self.rows[level].long(), self.codes[level].float())
+
+    def score(self, per_codeword: Tensor) -> Tensor:
+        """Codeword values [L, V, T] blended by the codes -> [L, N, T] float32."""
+        out = []
+        for level in range(self.codec.levels):
+            picked = per_codeword[level][self.rows[level].long()]  # [N, D, T]
+            out.append((picked * self.codes[level].float()[..., None]).sum(dim=1))
+        return torch.stack(out)
+
+    def norms(self) -> Tensor:
+        """Length of every Gaussian's blended embedding, [L, N] float32."""
+        gram = self.codec.gram()
+        out = []
+        for level in range(self.codec.levels):
+            rows, codes = self.rows[level].long(), self.codes[level].float()
+            pairs = gram[level][rows[:, :, None], rows[:, None, :]]  # [N, D, D]
+            out.append(torch.einsum("nd,nde,ne->n", codes, pairs, codes).clamp_min(0).sqrt())
+        return torch.stack(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Gaussians, the cameras that saw them, how to orbit them, and what they mean.
+
+    Args:
+        gaussians, cameras: the scene and the views it was made from.
+        up: [3] unit, the world's up, for the orbit camera.
+        center: [3], the point to orbit around.
+        radius: distance from `center` at which the cameras stand, in world units, > 0.
+        language: None for a scene without words.
+        name: short, for lists.
+        provenance: how it was made (JSON values only): capture, settings, seconds, examples ...
+    """
+
+    gaussians: Gaussians
+    cameras: tuple[Camera, ...]
+    up: Tensor
+    center: Tensor
+    radius: float
+    language: LanguageField | None = None
+    name: str = "scene"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("up", self.up, (3,))
+        _check("center", self.center, (3,))
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise ValueError(f"radius must be a positive length, got {self.radius}.")
+        if self.language is not None and self.language.mass.shape[1] != len(self.gaussians):
+            raise ValueError(
+                f"The language field describes {self.language.mass.shape[1]} Gaussians but the "
+                f"scene has {len(self.gaussians)}: build the scene again."
+            )
+
+    @property
+    def examples(self) -> list[str]:
+        """Example queries that came with the scene."""
+        examples = self.provenance.get("examples", [])
+        return [str(text) for text in examples] if isinstance(examples, list) else []
+
+
+def save_scene(
+    scene: Scene, folder: Path | str, *, preview: bytes | None = None, card: str | None = None
+) -> Path:
+    """Write `scene` as a folder; the folder appears whole or not at all.
+
+    Means, scales and masses keep float32; quats, opacities, SH and codes are stored in float16.
+
+    Args:
+        folder: where; an earlier scene there is replaced, other content is never touched.
+        preview: the bytes of preview.jpg.
+        card: the text of README.md.
+    Returns:
+        The folder.
+    Raises:
+        ValueError: `folder` exists and holds something other than a scene.
+    """
+    folder = Path(folder)
+    check_destination(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(_tensors_of(scene), partial / SCENE_FILE, metadata=_metadata_of(scene))
+        if preview is not None:
+            (partial / "preview.jpg").write_bytes(preview)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.chmod(0o755)
+        if folder.exists():
+            retired = partial.with_name(partial.name + ".old")
+            os.rename(folder, retired)
+            os.rename(partial, folder)
+            shutil.rmtree(retired)
+        else:
+            os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def check_destination(folder: Path) -> None:
+    """Raise ValueError unless a scene may be written to `folder`: new, empty, or an older scene."""
+    if folder.is_dir():
+        foreign = {path.name for path in folder.iterdir()} - {
+            SCENE_FILE,
+            "preview.jpg",
+            "README.md",
+        }
+        if foreign:
+            raise ValueError(
+                f"{folder} holds other files ({sorted(foreign)[0]} ...), which would be lost: "
+                "choose a new folder for the scene."
+            )
+    elif folder.exists():
+        raise ValueError(f"{folder} is a file: choose a new folder for the scene.")
+
+
+def load_scene(path: Path | str) -> Scene:
+    """Read a scene from its folder, or from the scene.safetensors in it.
+
+    Raises:
+        ValueError: there is none, it is damaged, it is something else, or it is of a newer version.
+    """
+    path = Path(path)
+    file = path / SCENE_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"There is no scene at {path}: {SCENE_FILE} was not found.")
+    try:
+        with safe_open(file, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is not a LangSplat scene: build one with `python -m langsplat build`."
+                )
+            _check_version(path, metadata)
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is not a readable scene: the file is damaged or incomplete. "
+            "Copy or download it again."
+        ) from error
+    try:
+        return _scene_of(tensors, metadata)
+    except ValueError as error:
+        raise ValueError(f"The scene at {path} cannot be used. {error}") from None
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"The scene at {path} lacks {error} or holds it in another form: build it again."
+        ) from error
+
+
+def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
+    text = metadata.get("format_version", "")
+    if not text.isdecimal():
+        raise ValueError(f"{path} does not say which version of the scene format it has.")
+    if int(text) > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has scene format {int(text)}, newer than the {FORMAT_VERSION} this program "
+            "reads: update langsplat."
+        )
+
+
+def _tensors_of(scene: Scene) -> dict[str, Tensor]:
+    g = scene.gaussians
+    tensors = {
+        "gaussians.means": g.means.float(),
+        "gaussians.quats": torch.nn.functional.normalize(g.quats.float(), dim=1).half(),
+        "gaussians.scales": g.scales.float(),
+        "gaussians.opacities": g.opacities.half(),
+        "gaussians.sh": g.sh.half(),
+        "up": scene.up.float(),
+        "center": scene.center.float(),
+    }
+    if scene.cameras:
+        tensors["cameras.viewmats"] = torch.stack([c.viewmat for c in scene.cameras]).float()
+        tensors["cameras.Ks"] = torch.stack([c.K for c in scene.cameras]).float()
+        sizes = [[c.width, c.height] for c in scene.cameras]
+        tensors["cameras.sizes"] = torch.tensor(sizes, dtype=torch.int32)
+    if scene.language is not None:
+        field_ = scene.language
+        small = field_.codec.size <= 256
+        tensors["language.rows"] = field_.rows.to(torch.uint8 if small else torch.int32)
+        tensors["language.codes"] = field_.codes.half()
+        tensors["language.mass"] = field_.mass.float()
+        for name, tensor in field_.codec.tensors().items():
+            tensors[f"language.codec.{name}"] = tensor.float()
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _metadata_of(scene: Scene) -> dict[str, str]:
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "name": scene.name,
+        "radius": repr(float(scene.radius)),
+        "cameras": json.dumps([camera.name for camera in scene.cameras]),
+        "provenance": json.dumps(dict(scene.provenance)),
+    }
+    if scene.language is not None:
+        metadata["codec"] = scene.language.codec.kind
+        metadata["encoder"] = scene.language.encoder
+    return metadata
+
+
+def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Scene:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} has values that are not finite: build the scene again.")
+    gaussians = Gaussians(
+        *(
+            tensors[f"gaussians.{name}"].float()
+            for name in ("means", "quats", "scales", "opacities", "sh")
+        )
+    )
+    if len(gaussians) and float(gaussians.scales.min()) <= 0:
+        raise ValueError("Every scale must be a positive length: build the scene again.")
+    language = None
+    if "codec" in metadata:
+        if metadata["codec"] != Codebook.kind:
+            raise ValueError(f"Its codec {metadata['codec']!r} is unknown here: update langsplat.")
+        prefix = "language.codec."
+        codec = Codebook.from_tensors(
+            {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+        )
+        language = LanguageField(
+            rows=tensors["language.rows"],
+            codes=tensors["language.codes"],
+            mass=tensors["language.mass"],
+            codec=codec,
+            encoder=metadata["encoder"],
+        )
+    return Scene(
+        gaussians=gaussians,
+        cameras=_cameras_of(tensors, metadata),
+        up=tensors["up"].float(),
+        center=tensors["center"].float(),
+        radius=float(metadata["radius"]),
+        language=language,
+        name=_printable(metadata.get("name", "scene")),
+        provenance=json.loads(metadata.get("provenance", "{}")),
+    )
+
+
+def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[Camera, ...]:
+    names = json.loads(metadata["cameras"])
+    if not names:
+        return ()
+    viewmats, Ks, sizes = (tensors[f"cameras.{name}"] for name in ("viewmats", "Ks", "sizes"))
+    return tuple(
+        Camera(viewmat, K, int(size[0]), int(size[1]), _printable(str(name)))
+        for viewmat, K, size, name in zip(viewmats.float(), Ks.float(), sizes, names, strict=True)
+    )
+
+
+def _printable(text: str) -> str:
+    """A stranger's name made fit for a list: printable, one line, not endless."""
+    return "".join(ch for ch in text if ch.isprintable())[:200]
