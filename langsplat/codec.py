@@ -1,11 +1,11 @@
 """Codecs: how a Gaussian stores an embedding in a few numbers.
 
-A codebook keeps, for each of L levels, V unit embeddings ("codewords"); a Gaussian's code is a short
-list of (row, weight) pairs and stands for the weighted sum of those codewords. Everything a query needs is
-linear in the weights except one norm, which needs only the V x V Gram matrix: no E-vector per
-Gaussian or pixel is ever built (LangSplatV2's sparse code, arXiv 2507.07136, with the Gram identity).
+A codebook keeps, for each of L levels, V unit embeddings ("codewords"); a Gaussian's code is a
+short list of (row, weight) pairs and stands for the weighted sum of those codewords. Everything a
+query needs is linear in the weights except one norm, which needs only the V x V Gram matrix: no
+E-vector per Gaussian or pixel is ever built (LangSplatV2's sparse code, arXiv 2507.07136).
 
-Letters: L levels, V codewords, E embedding size, M segments, T texts, D entries kept per Gaussian.
+Letters: L levels, V codewords, E embedding size, M segments, T texts, D entries of a code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class Codebook:
         return self.codewords @ texts.to(self.codewords).T
 
     def gram(self) -> Tensor:
-        """S Sᵀ of every level, [L, V, V]: gives |Wᵀ S| for blended weights W without building it."""
+        """S Sᵀ of every level, [L, V, V]: |Wᵀ S|² = Wᵀ gram W for blended weights W."""
         return self.codewords @ self.codewords.transpose(1, 2)
 
     def assign(self, level: int, embeddings: Tensor) -> Tensor:
@@ -78,7 +78,8 @@ def fit_codebook(
         size: V, at most; fewer when no level has that many segments.
         seed: of the k-means++ start; the result depends on nothing else.
     Returns:
-        A codebook. A level with fewer than V segments repeats codewords; `assign` uses the first copy.
+        A codebook. A level with fewer than V segments repeats codewords; `assign` uses the
+        first copy.
     Raises:
         ValueError: no level has a segment.
     """

@@ -1,7 +1,7 @@
 """How long work reports itself: one callback type, and two ways to show it.
 
-A stage calls `progress(stage, done, total, note)` as often as it likes, with `done` of `total` units
-finished. The terminal shows a bar with the seconds left; a parent process reads JSON lines instead.
+A stage calls `progress(stage, done, total, note)` as often as it likes, with `done` of `total`
+units finished. The terminal shows a bar with the seconds left; a parent process reads JSON lines.
 """
 
 import json
@@ -38,18 +38,19 @@ class Eta:
 
 
 def terminal_progress() -> Progress:
-    """Progress as one updating line a stage on stderr; plain lines when stderr is not a terminal."""
+    """Progress on stderr: one updating line a stage, or plain lines if it is not a terminal."""
     eta = Eta()
     live = sys.stderr.isatty()
-    last = {"stage": "", "at": 0.0}
+    last_stage, last_at = "", 0.0
 
     def show(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal last_stage, last_at
         left = eta.update(stage, done, total)
         now = time.monotonic()
-        new_stage = stage != last["stage"]
-        if not new_stage and done < total and now - float(last["at"]) < (0.2 if live else 5.0):
+        new_stage = stage != last_stage
+        if not new_stage and done < total and now - last_at < (0.2 if live else 5.0):
             return
-        if new_stage and last["stage"] and live:
+        if new_stage and last_stage and live:
             sys.stderr.write("\n")
         filled = round(24 * done / max(total, 1))
         share = f"[{'#' * filled}{'.' * (24 - filled)}] {100 * done / max(total, 1):3.0f} %"
@@ -57,7 +58,7 @@ def terminal_progress() -> Progress:
         text = f"{stage:<22} {share}{remaining}{'  ' + note if note else ''}"
         sys.stderr.write(f"\r\033[K{text}" if live else f"{text}\n")
         sys.stderr.flush()
-        last.update(stage=stage, at=now)
+        last_stage, last_at = stage, now
 
     return show
 

@@ -4,8 +4,8 @@ Letters used everywhere: N Gaussians, C cameras, H W pixels, K spherical-harmoni
 (subpart, part, whole), D code size, V codewords, E embedding size, M segments.
 
 Conventions: world-to-camera matrices with OpenCV axes (x right, y down, z forward); pixel centres
-at +0.5; quaternions wxyz; scales and opacities always *activated* (logs and logits exist only inside
-training and at the PLY border). Pictures are RGB uint8 [H, W, 3] numpy at borders, float32 inside.
+at +0.5; quaternions wxyz; scales and opacities always *activated* (logs and logits exist only
+inside training and at the PLY border). Pictures are RGB uint8 [H, W, 3] numpy at borders, float32 inside.
 
 A scene on disk is a folder, which is also what a Hub repository of a scene holds:
 

@@ -1,0 +1,55 @@
+"""One measured figure beside its yardstick."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, the yardstick measured in the same run, their ratio, and the bar it must clear.
+
+    `ok` is None where no bar is set. `higher` says which side of the bar is good.
+    """
+
+    name: str
+    value: float
+    unit: str
+    yardstick: float | None = None
+    ratio: float | None = None
+    bar: float | None = None
+    ok: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def row(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    yardstick: float | None = None,
+    bar: float | None = None,
+    higher_is_better: bool = True,
+) -> Row:
+    """A row whose ratio (value / yardstick) is held against the bar, or the value where no yardstick is."""
+    ratio = None if yardstick is None else value / yardstick
+    judged = value if ratio is None else ratio
+    ok = None if bar is None else (judged >= bar if higher_is_better else judged <= bar)
+    return Row(name, value, unit, yardstick, ratio, bar, ok)
+
+
+def exp_yardstick(cores: int = 2, elements: int = 65_536, repeats: int = 200) -> float:
+    """numpy's float32 exp per second over `elements` values, times the cores."""
+    import time
+
+    import numpy as np
+
+    values = np.linspace(-4, 0, elements, dtype=np.float32)
+    out = np.empty_like(values)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        np.exp(values, out=out)
+        times.append(time.perf_counter() - start)
+    return cores * elements / float(np.median(times))

@@ -1,0 +1,25 @@
+"""Shared by all tests: where real captures live, small scenes, and what was left out."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("LANGSPLAT_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def real_data(folder: str) -> Path:
+    """The folder of a real capture, or a skip that says where it was looked for."""
+    path = DATA / folder
+    if not path.exists():
+        pytest.skip(f"real capture {folder} is not in {DATA} (set LANGSPLAT_TEST_DATA)")
+    return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not torch.cuda.is_available():
+        terminalreporter.write_line(
+            "No CUDA device: the gsplat tests were deselected; run `pytest -m gpu` on a machine with one."
+        )
