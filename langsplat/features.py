@@ -1,0 +1,129 @@
+"""What one view knows about language: its segments, and an embedding for each of them.
+
+A segment is shown to the encoder alone: black around it, cut out, made square and resized (the
+LangSplat recipe, arXiv 2312.16084, section 3.2). Letters: L levels, H W pixels, B crops,
+M segments of a level, E embedding size.
+
+    features = embed_segments(image, load_segmenter()(image), load_encoder())
+    features.embeddings[2]  # [M, E], row i describes the pixels where features.segments[2] == i
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from langsplat.encoders import Encoder
+
+CROPS_PER_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentFeatures:
+    """The segments of one view and what each of them looks like.
+
+    Args:
+        segments: [L, H, W] int32, for each level the row of `embeddings` that describes the
+            pixel; -1 = no segment.
+        embeddings: for each level, [M, E] float32, unit length (M differs between levels and may
+            be 0).
+    """
+
+    segments: np.ndarray
+    embeddings: Sequence[Tensor]
+
+    def __post_init__(self) -> None:
+        if self.segments.ndim != 3 or len(self.segments) != len(self.embeddings):
+            raise ValueError(
+                f"segments must be [{len(self.embeddings)}, H, W], one map for each list of "
+                f"embeddings, got {list(self.segments.shape)}."
+            )
+        if any(rows.ndim != 2 for rows in self.embeddings):
+            raise ValueError("embeddings must be [M, E] for every level.")
+        if len({rows.shape[1] for rows in self.embeddings}) > 1:
+            raise ValueError("embeddings must have the same size E at every level.")
+        for level, (ids, rows) in enumerate(zip(self.segments, self.embeddings, strict=True)):
+            if ids.size and not (-1 <= ids.min() and ids.max() < len(rows)):
+                raise ValueError(
+                    f"The segment ids of level {level} must lie in -1 .. {len(rows) - 1}, one "
+                    f"embedding for each, got {ids.min()} .. {ids.max()}."
+                )
+
+
+def crop_segments(image: np.ndarray, segments: np.ndarray, size: int) -> np.ndarray:
+    """Every segment of one level as a small square picture of itself on black.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        segments: [H, W] integer, ids 0 .. B-1 without gaps; -1 = no segment.
+        size: side of the crops in pixels, >= 1.
+    Returns:
+        [B, size, size, 3] uint8: what lies outside the segment is black, the segment's bounding
+        box is padded with black to a square with the content centred, and resized (bilinear,
+        averaging when it shrinks).
+    Raises:
+        ValueError: the shapes or types do not fit, or an id between 0 and the largest is absent.
+    """
+    from PIL import Image
+    from scipy import ndimage
+
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
+    if segments.shape != image.shape[:2]:
+        raise ValueError(
+            f"segments must be {list(image.shape[:2])} like the image, got {list(segments.shape)}."
+        )
+    if not np.issubdtype(segments.dtype, np.integer):
+        raise ValueError(f"segments must hold integers, got {segments.dtype}.")
+    if size < 1:
+        raise ValueError(f"The size of a crop must be at least 1 pixel, got {size}.")
+    if segments.size == 0 or segments.max() < 0:
+        return np.zeros((0, size, size, 3), np.uint8)
+
+    boxes = ndimage.find_objects(segments.astype(np.int32) + 1)
+    crops = np.empty((len(boxes), size, size, 3), np.uint8)
+    for index, box in enumerate(boxes):
+        if box is None:
+            raise ValueError(
+                f"Segment ids must run from 0 to {len(boxes) - 1} without gaps, but id {index} "
+                "has no pixel: number the segments anew."
+            )
+        height, width = (side.stop - side.start for side in box)
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        square = np.zeros((side, side, 3), np.uint8)
+        inside = (segments[box] == index)[..., None]
+        np.multiply(image[box], inside, out=square[top : top + height, left : left + width])
+        resized = Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR)
+        crops[index] = np.asarray(resized)
+    return crops
+
+
+def embed_segments(image: np.ndarray, segments: np.ndarray, encoder: "Encoder") -> SegmentFeatures:
+    """Encode every segment of every level of one view.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        segments: [L, H, W] integer, ids 0 .. M-1 of each level without gaps; -1 = no segment.
+        encoder: turns crops into unit embeddings; a few dozen crops at a time.
+    Returns:
+        The segments with their embeddings, on the CPU.
+    Raises:
+        ValueError: the sizes do not match, or ids have gaps.
+    """
+    if segments.ndim != 3:
+        raise ValueError(f"segments must be [L, H, W], got {list(segments.shape)}.")
+    crops = [crop_segments(image, ids, encoder.image_size) for ids in segments]
+    counts = [len(of_level) for of_level in crops]
+    # Levels share batches: three half-empty batches cost more than one full one.
+    stacked = np.concatenate(crops) if crops else np.zeros((0, 1, 1, 3), np.uint8)
+    batches = [torch.zeros(0, encoder.dim)]
+    for start in range(0, len(stacked), CROPS_PER_BATCH):
+        rows = encoder.encode_images(stacked[start : start + CROPS_PER_BATCH])
+        batches.append(rows.detach().float().cpu())
+    embeddings = torch.cat(batches).split(counts)
+    return SegmentFeatures(np.ascontiguousarray(segments, np.int32), embeddings)

@@ -1,0 +1,125 @@
+"""Crops of segments, and their embeddings."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from langsplat.features import SegmentFeatures, crop_segments, embed_segments
+
+
+class MeanColor:
+    """An encoder that can be computed by hand: the direction of a crop's summed color."""
+
+    name, dim, image_size = "mean color", 3, 8
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def encode_images(self, images: np.ndarray) -> torch.Tensor:
+        self.batches.append(len(images))
+        return F.normalize(torch.from_numpy(images.astype(np.float32)).sum(dim=(1, 2)), dim=1)
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def picture(height: int = 12, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_a_crop_of_its_own_size_is_the_segment_on_black_and_centred():
+    image = picture()
+    segments = np.full((12, 16), -1, np.int32)
+    segments[3:5, 4:12] = 0  # 2 high, 8 wide: 3 black rows above and below
+    segments[3, 4] = -1
+    crop = crop_segments(image, segments, 8)[0]
+    expected = np.zeros((8, 8, 3), np.uint8)
+    expected[3:5] = image[3:5, 4:12]
+    expected[3, 0] = 0
+    assert np.array_equal(crop, expected)
+
+
+def test_an_odd_margin_leaves_the_content_one_pixel_to_the_top_left():
+    image = picture()
+    segments = np.full((12, 16), -1, np.int64)
+    segments[0:4, 0:1] = 0  # margin 3: 1 to the left, 2 to the right
+    crop = crop_segments(image, segments, 4)[0]
+    assert np.array_equal(crop[:, 1], image[0:4, 0]) and not crop[:, [0, 2, 3]].any()
+
+
+def test_shrinking_averages_instead_of_picking_pixels():
+    checker = ((np.indices((64, 64)).sum(0) % 2) * 254).astype(np.uint8)
+    crop = crop_segments(np.repeat(checker[..., None], 3, 2), np.zeros((64, 64), np.int32), 8)
+    assert np.abs(crop.astype(int) - 127).max() <= 3
+
+
+def test_each_segment_shows_only_its_own_pixels():
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[:, :5], image[:, 5:] = (255, 0, 0), (0, 0, 255)
+    segments = np.repeat((np.arange(10) >= 5)[None].astype(np.int32), 10, 0)
+    crops = crop_segments(image, segments, 20)
+    assert crops.shape == (2, 20, 20, 3)
+    assert not crops[0, ..., 2].any() and not crops[1, ..., 0].any()
+
+
+def test_no_segment_gives_no_crop():
+    assert crop_segments(picture(), np.full((12, 16), -1, np.int32), 8).shape == (0, 8, 8, 3)
+
+
+def test_one_pixel_is_a_segment():
+    image = picture(1, 1)
+    crop = crop_segments(image, np.zeros((1, 1), np.int32), 5)
+    assert np.array_equal(crop[0], np.broadcast_to(image[0, 0], (5, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("image", "segments", "size", "words"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), int), 8, r"\[H, W, 3\] uint8"),
+        (np.zeros((4, 4, 3)), np.zeros((4, 4), int), 8, r"\[H, W, 3\] uint8"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), int), 8, "like the image"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), 8, "integers"),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), int), 0, "at least 1 pixel"),
+        (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 1), 8, "id 0 has no pixel"),
+    ],
+)
+def test_crops_of_misfits_are_refused_in_words(image, segments, size, words):
+    with pytest.raises(ValueError, match=words):
+        crop_segments(image, segments, size)
+
+
+def test_row_i_describes_segment_i_at_every_level_across_batches():
+    rng = np.random.default_rng(1)
+    fine = np.arange(100, dtype=np.int32).reshape(10, 10)
+    segments = np.stack([fine, fine // 50, np.full_like(fine, -1)])
+    colors = rng.integers(1, 256, (100, 3)).astype(np.uint8)
+    encoder = MeanColor()
+    features = embed_segments(colors[fine], segments, encoder)
+    assert [len(rows) for rows in features.embeddings] == [100, 2, 0]
+    assert features.embeddings[2].shape == (0, 3)
+    expected = F.normalize(torch.from_numpy(colors.astype(np.float32)), dim=1)
+    torch.testing.assert_close(features.embeddings[0], expected, atol=1e-5, rtol=0)
+    assert encoder.batches == [64, 38]
+    assert features.segments.dtype == np.int32 and np.array_equal(features.segments, segments)
+
+
+def test_embedding_segments_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="like the image"):
+        embed_segments(picture(), np.zeros((3, 6, 8), np.int32), MeanColor())
+    with pytest.raises(ValueError, match=r"\[L, H, W\]"):
+        embed_segments(picture(), np.zeros((12, 16), np.int32), MeanColor())
+
+
+@pytest.mark.parametrize(
+    ("segments", "embeddings", "words"),
+    [
+        (np.zeros((2, 4, 4), np.int32), [torch.zeros(1, 3)], r"\[1, H, W\]"),
+        (np.ones((1, 4, 4), np.int32), [torch.zeros(1, 3)], r"-1 \.\. 0"),
+        (np.zeros((2, 4, 4), np.int32), [torch.zeros(1, 3), torch.zeros(1, 4)], "same size"),
+        (np.zeros((1, 4, 4), np.int32), [torch.zeros(3)], r"\[M, E\]"),
+    ],
+)
+def test_features_whose_parts_do_not_fit_are_refused(segments, embeddings, words):
+    with pytest.raises(ValueError, match=words):
+        SegmentFeatures(segments, embeddings)
