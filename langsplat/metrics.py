@@ -1,0 +1,100 @@
+"""Numbers about pictures: PSNR, SSIM and the overlap of masks. Numbers in, numbers out.
+
+Pictures are float [H, W, C], values in [0, 1]; masks are boolean [H, W]. PSNR and SSIM are
+differentiable, so that training and evaluation use the same formula.
+
+    psnr(render, photo)             # 20 log10(1 / rms error), in dB
+    1 - ssim(render, photo)         # a loss
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of values in [0, 1], in dB; infinite where the two are equal.
+
+    Args:
+        image, target: of one shape, any shape.
+    Returns:
+        A scalar, 10 log10(1 / mean squared error).
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_pair(image, target)
+    return -10.0 * torch.log10(torch.mean((image - target) ** 2))
+
+
+def ssim(image: Tensor, target: Tensor) -> Tensor:
+    """Mean structural similarity (Wang et al. 2004, equation 13), values in [0, 1].
+
+    A Gaussian window of 11 x 11 pixels with sigma 1.5, population covariances, K1 = 0.01 and
+    K2 = 0.03, each channel by itself. Only windows that lie wholly inside the picture count
+    ("valid" padding), which is what scikit-image averages over.
+
+    Args:
+        image, target: [H, W, C], H and W >= 11.
+    Returns:
+        A scalar in [-1, 1], 1 where the two are equal.
+    Raises:
+        ValueError: the shapes differ or are not [H, W, C], or the pictures are too small.
+    """
+    _check_pair(image, target)
+    if image.ndim != 3 or min(image.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs pictures [H, W, C] of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"got {list(image.shape)}: use larger ones."
+        )
+    target = target.to(image)
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(
+        torch.stack([image, target, image * image, target * target, image * target])
+    )
+    c1, c2 = 0.01**2, 0.03**2
+    # The five blurred maps give both variances and the covariance: var(x) = E[x²] - E[x]².
+    squares, product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
+    luminance = (2 * product + c1) / (squares + c1)
+    structure = (2 * (mean_xy - product) + c2) / (mean_xx + mean_yy - squares + c2)
+    return (luminance * structure).mean()
+
+
+def mask_iou(mask: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
+    """Intersection over union of two masks of one shape (non-zero = inside), in [0, 1].
+
+    Two empty masks score 0, as in the evaluators the published numbers come from.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    a, b = np.asarray(mask).astype(bool), np.asarray(truth).astype(bool)
+    if a.shape != b.shape:
+        raise ValueError(f"The masks differ in size, {a.shape} and {b.shape}: resize one first.")
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 0.0
+
+
+def _blur(maps: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B, C, H - 10, W - 10], the window's mean at every place it fits."""
+    b, height, width, c = maps.shape
+    offsets = torch.arange(SSIM_WINDOW, dtype=maps.dtype, device=maps.device) - SSIM_WINDOW // 2
+    weights = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+    weights = weights / weights.sum()
+    # All maps as channels of one picture: a grouped convolution is the fast way on the CPU.
+    planes = maps.permute(0, 3, 1, 2).reshape(1, b * c, height, width)
+    column = weights.view(1, 1, -1, 1).expand(b * c, 1, -1, 1)
+    row = weights.view(1, 1, 1, -1).expand(b * c, 1, 1, -1)
+    planes = F.conv2d(F.conv2d(planes, column, groups=b * c), row, groups=b * c)
+    return planes.reshape(b, c, *planes.shape[-2:])
+
+
+def _check_pair(image: Tensor, target: Tensor) -> None:
+    if image.shape != target.shape:
+        raise ValueError(
+            f"The pictures differ in size, {list(image.shape)} and {list(target.shape)}: "
+            "resize one first."
+        )

@@ -1,0 +1,63 @@
+"""PSNR, SSIM and mask overlap against closed forms and an independent slow version."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from langsplat.metrics import mask_iou, psnr, ssim
+
+
+def noise(seed: int, height: int = 23, width: int = 31) -> torch.Tensor:
+    return torch.rand(height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_psnr_of_a_constant_error_is_the_closed_form() -> None:
+    image = torch.full((5, 7, 3), 0.5)
+    assert psnr(image, image + 0.1).item() == pytest.approx(20.0, abs=1e-4)
+    assert psnr(image, image).item() == math.inf
+
+
+def test_ssim_of_a_picture_with_itself_is_one() -> None:
+    assert ssim(noise(0), noise(0)).item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("amount", [0.02, 0.3, 1.0])
+def test_ssim_equals_scikit_image(amount: float) -> None:
+    from skimage.metrics import structural_similarity
+
+    image = noise(0)
+    other = (1 - amount) * image + amount * noise(1)
+    slow = structural_similarity(
+        image.double().numpy(),
+        other.double().numpy(),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        channel_axis=2,
+    )
+    assert ssim(image, other).item() == pytest.approx(slow, abs=1e-5)
+
+
+def test_ssim_gradient_equals_finite_differences() -> None:
+    image = noise(0, 12, 13).double().requires_grad_()
+    assert torch.autograd.gradcheck(ssim, (image, noise(1, 12, 13).double()))
+
+
+def test_mask_iou_counts_pixels() -> None:
+    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    assert mask_iou(a, b) == 0.0
+    a[:2], b[1:3] = True, True
+    assert mask_iou(a, b) == pytest.approx(1 / 3)
+    assert mask_iou(torch.from_numpy(a), a) == 1.0
+
+
+def test_pictures_of_different_or_tiny_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in size"):
+        psnr(noise(0), noise(0)[1:])
+    with pytest.raises(ValueError, match="differ in size"):
+        mask_iou(np.zeros((2, 2)), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="at least 11 x 11"):
+        ssim(noise(0, 10, 20), noise(1, 10, 20))
