@@ -5,7 +5,8 @@ Letters used everywhere: N Gaussians, C cameras, H W pixels, K spherical-harmoni
 
 Conventions: world-to-camera matrices with OpenCV axes (x right, y down, z forward); pixel centres
 at +0.5; quaternions wxyz; scales and opacities always *activated* (logs and logits exist only
-inside training and at the PLY border). Pictures are RGB uint8 [H, W, 3] numpy at borders, float32 inside.
+inside training and at the PLY border). Pictures are RGB uint8 [H, W, 3] numpy at borders,
+float32 torch inside.
 
 A scene on disk is a folder, which is also what a Hub repository of a scene holds:
 
@@ -180,6 +181,11 @@ class LanguageField:
                 f"rows must lie in [0, {self.codec.size}), got {int(self.rows.min())} to "
                 f"{int(self.rows.max())}: the scene's language field is damaged; build it again."
             )
+
+    def to(self, device: torch.device | str) -> "LanguageField":
+        rows, codes, mass = (t.to(device) for t in (self.rows, self.codes, self.mass))
+        codec = Codebook(self.codec.codewords.to(device))
+        return LanguageField(rows, codes, mass, codec, self.encoder)
 
     @property
     def levels(self) -> tuple[str, ...]:

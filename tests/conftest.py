@@ -21,5 +21,5 @@ def real_data(folder: str) -> Path:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not torch.cuda.is_available():
         terminalreporter.write_line(
-            "No CUDA device: the gsplat tests were deselected; run `pytest -m gpu` on a machine with one."
+            "No CUDA device: gsplat's tests were deselected; `pytest -m gpu` runs them on one."
         )

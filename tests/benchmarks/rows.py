@@ -32,7 +32,7 @@ def row(
     bar: float | None = None,
     higher_is_better: bool = True,
 ) -> Row:
-    """A row whose ratio (value / yardstick) is held against the bar, or the value where no yardstick is."""
+    """A row; the bar holds for value / yardstick, or for the value where there is no yardstick."""
     ratio = None if yardstick is None else value / yardstick
     judged = value if ratio is None else ratio
     ok = None if bar is None else (judged >= bar if higher_is_better else judged <= bar)

@@ -1,0 +1,285 @@
+"""From photos to a scene: capture, train, describe, lift, save - in order, resumable.
+
+Whatever is finished stays in a working folder beside the result (`SCENE.build/`) until the scene is
+written: the same command after an interruption goes on where it stopped, and a changed capture or
+setting starts anew. The scene itself appears whole or not at all.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import langsplat
+from langsplat.cameras import world_frame
+from langsplat.capture import Capture, load_capture
+from langsplat.encoders import Encoder, load_encoder
+from langsplat.features import SegmentFeatures, embed_segments
+from langsplat.language import fit_language
+from langsplat.masks import Segmenter, load_segmenter
+from langsplat.metrics import psnr
+from langsplat.progress import Progress, silent
+from langsplat.query import render_rgb
+from langsplat.scene import Camera, Gaussians, Scene, check_destination, save_scene
+from langsplat.train import TrainConfig, fit_gaussians
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Every choice of a build; the defaults suit two CPU cores."""
+
+    name: str = ""
+    """Of the scene; empty takes the capture's."""
+    max_side: int = 480
+    """Photos are worked on with at most this many pixels on the long side."""
+    iterations: int = 3000
+    """Training steps of the Gaussians."""
+    max_gaussians: int = 30_000
+    """The scene never has more."""
+    sh_degree: int = 2
+    """Of the view-dependent color: 0 to 3."""
+    segmenter: str = "bundled"
+    """What cuts the photos into segments."""
+    encoder: str = "bundled"
+    """What describes them; queries need the same one."""
+    codewords: int = 64
+    """Size of each level's codebook."""
+    holdout_every: int = 0
+    """Every n-th photo is kept out of training and measured; 0 trains on all."""
+    seed: int = 0
+    """The same seed, photos and settings give the same scene."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    examples: tuple[str, ...] = ()
+    """Example queries kept with the scene."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.max_side <= 4096:
+            raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
+        if not 1 <= self.codewords <= 4096:
+            raise ValueError(f"codewords must lie between 1 and 4096, got {self.codewords}.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"The device must be auto, cpu or cuda, got {self.device!r}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("There is no CUDA device here: use the device cpu.")
+
+    @property
+    def torch_device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build_scene(
+    path: Path | str,
+    out: Path | str,
+    config: BuildConfig = BuildConfig(),
+    *,
+    progress: Progress = silent,
+) -> Path:
+    """Build a scene from photos or a posed capture.
+
+    Args:
+        path: a folder or zip of photos, a COLMAP model with its images, or a transforms.json.
+        out: the scene's folder; new, empty, or an older scene, which is replaced.
+        config: every choice.
+        progress: called with stages read, sfm ..., train, describe, language, save.
+    Returns:
+        The scene's folder.
+    Raises:
+        ValueError: the photos, the capture or the settings cannot be used; the sentence says why.
+    """
+    path, out = Path(path), Path(out).absolute()
+    check_destination(out)
+    # Cheap failures first: a name nobody knows must not cost ten minutes of training.
+    segmenter = load_segmenter(config.segmenter, device=config.torch_device)
+    encoder = load_encoder(config.encoder, device=config.torch_device)
+    work = _working_folder(path, out, config)
+    seconds: dict[str, float] = {}
+
+    began = time.perf_counter()
+    capture = load_capture(
+        path, max_side=config.max_side, workdir=work / "capture", progress=progress
+    )
+    seconds["capture"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    gaussians = fit_gaussians(
+        capture,
+        TrainConfig(
+            iterations=config.iterations,
+            max_gaussians=config.max_gaussians,
+            sh_degree=config.sh_degree,
+            holdout_every=config.holdout_every,
+            seed=config.seed,
+        ),
+        device=config.torch_device,
+        state=work / "train.state",
+        progress=progress,
+    )
+    seconds["train"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    features = _describe(capture, segmenter, encoder, work / "features", progress)
+    seconds["describe"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    language = fit_language(
+        gaussians,
+        capture.cameras,
+        features,
+        encoder.name,
+        codewords=config.codewords,
+        seed=config.seed,
+        progress=progress,
+    )
+    seconds["language"] = time.perf_counter() - began
+
+    progress("save", 0, 1, "")
+    up, center, radius = world_frame(capture.cameras, capture.points)
+    scene = Scene(
+        gaussians=gaussians.to("cpu"),
+        cameras=capture.cameras,
+        up=up,
+        center=center,
+        radius=radius,
+        language=language.to("cpu"),
+        name=config.name or capture.name,
+        provenance={
+            "langsplat": langsplat.__version__,
+            "photos": len(capture.images),
+            "notes": capture.notes,
+            "settings": _settings(config),
+            "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+            "psnr": _psnr(gaussians, capture, config.holdout_every),
+            "examples": list(config.examples),
+        },
+    )
+    view = _central_view(capture.cameras)
+    save_scene(scene, out, preview=_jpeg(render_rgb(scene, view)), card=_card(scene))
+    shutil.rmtree(work)
+    progress("save", 1, 1, "")
+    return out
+
+
+def _settings(config: BuildConfig) -> dict[str, Any]:
+    """What decides the result: names and examples can change without redoing anything."""
+    skip = ("name", "examples", "device")
+    return {key: value for key, value in asdict(config).items() if key not in skip}
+
+
+def _working_folder(path: Path, out: Path, config: BuildConfig) -> Path:
+    """SCENE.build/, emptied when it belongs to other photos or other settings."""
+    if not path.exists():
+        raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    listing = []
+    for file in files:
+        if file.is_file():
+            status = file.stat()
+            listing.append([str(file.relative_to(path)), status.st_size, status.st_mtime_ns])
+    key = {"settings": _settings(config), "langsplat": langsplat.__version__, "files": listing}
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    work = out.with_name(out.name + ".build")
+    marker = work / "of.txt"
+    if not (marker.is_file() and marker.read_text() == digest):
+        if work.exists() and not marker.is_file():
+            raise ValueError(
+                f"{work} is in the way and holds something else: move it, or choose another name."
+            )
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        marker.write_text(digest)
+    return work
+
+
+def _describe(
+    capture: Capture, segmenter: Segmenter, encoder: Encoder, folder: Path, progress: Progress
+) -> list[SegmentFeatures]:
+    """Segment and encode every photo, one file a view so that a stopped build loses one view."""
+    folder.mkdir(exist_ok=True)
+    total = len(capture.images)
+    features = []
+    for index, image in enumerate(capture.images):
+        file = folder / f"{index:05d}.npz"
+        if file.is_file():
+            features.append(_read_features(file))
+        else:
+            features.append(embed_segments(image, segmenter(image), encoder))
+            _write_features(file, features[-1])
+        count = sum(len(rows) for rows in features[-1].embeddings)
+        progress("describe", index + 1, total, f"{count} segments in {capture.cameras[index].name}")
+    return features
+
+
+def _write_features(file: Path, features: SegmentFeatures) -> None:
+    arrays = {f"level{i}": rows.numpy() for i, rows in enumerate(features.embeddings)}
+    partial = file.with_name("partial.npz")
+    np.savez_compressed(partial, segments=features.segments, **arrays)  # type: ignore[arg-type]
+    partial.rename(file)
+
+
+def _read_features(file: Path) -> SegmentFeatures:
+    with np.load(file, allow_pickle=False) as arrays:
+        levels = len(arrays.files) - 1
+        rows = [torch.from_numpy(arrays[f"level{i}"]) for i in range(levels)]
+        return SegmentFeatures(arrays["segments"], rows)
+
+
+def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:
+    """Mean PSNR in dB over the held-out photos, or over every 8th training photo."""
+    from langsplat.rasterize import render
+
+    values = []
+    for index in range(0, len(capture.images), every or 8):
+        image, _ = render(gaussians, capture.cameras[index].to(gaussians.device))
+        photo = torch.from_numpy(capture.images[index]).to(image) / 255
+        values.append(float(psnr(image.clamp(0, 1), photo)))
+    kind = "held-out" if every else "training"
+    return {"mean": round(float(np.mean(values)), 2), "views": len(values), "kind": kind}
+
+
+def _central_view(cameras: tuple[Camera, ...]) -> Camera:
+    """The camera nearest to the mean viewing direction: a fair first impression."""
+    forward = torch.stack([camera.viewmat[2, :3] for camera in cameras])
+    return cameras[int((forward @ forward.mean(dim=0)).argmax())]
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _card(scene: Scene) -> str:
+    """README.md of the scene, for a folder or a Hub repository."""
+    made = scene.provenance
+    psnr_ = made["psnr"]
+    encoder = scene.language.encoder if scene.language else "none"
+    lines = [
+        "---",
+        "library_name: langsplat",
+        "tags: [gaussian-splatting, langsplat, 3d, open-vocabulary]",
+        "---",
+        f"# {scene.name}",
+        "",
+        "A 3D scene of Gaussians with language features: type words, see where they are.",
+        "",
+        "![preview](preview.jpg)",
+        "",
+        f"- {len(scene.gaussians):,} Gaussians from {made['photos']} photos",
+        f"- PSNR {psnr_['mean']} dB over {psnr_['views']} {psnr_['kind']} views",
+        f"- encoder `{encoder}`",
+        f"- made by langsplat {made['langsplat']} with `{json.dumps(made['settings'])}`",
+    ]
+    if scene.examples:
+        lines += ["", "Try: " + ", ".join(f"*{text}*" for text in scene.examples)]
+    return "\n".join(lines) + "\n"
