@@ -413,6 +413,9 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
     )
     if len(gaussians) and float(gaussians.scales.min()) <= 0:
         raise ValueError("Every scale must be a positive length: build the scene again.")
+    provenance = json.loads(metadata.get("provenance", "{}"))
+    if not isinstance(provenance, dict):
+        raise ValueError("Its provenance is not a JSON object: build the scene again.")
     language = None
     if "codec" in metadata:
         if metadata["codec"] != Codebook.kind:
@@ -436,7 +439,7 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
         radius=float(metadata["radius"]),
         language=language,
         name=_printable(metadata.get("name", "scene")),
-        provenance=json.loads(metadata.get("provenance", "{}")),
+        provenance=provenance,
     )
 
 

@@ -1,0 +1,211 @@
+"""The nouns refuse what they cannot hold, and a scene on disk is what it was in memory."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from langsplat.codec import Codebook
+from langsplat.scene import (
+    SCENE_FILE,
+    Camera,
+    Gaussians,
+    LanguageField,
+    Scene,
+    load_scene,
+    save_scene,
+)
+
+
+def small_scene(n: int = 5) -> Scene:
+    generator = torch.Generator().manual_seed(0)
+    gaussians = Gaussians(
+        means=torch.randn(n, 3, generator=generator),
+        quats=torch.nn.functional.normalize(torch.randn(n, 4, generator=generator), dim=1),
+        scales=torch.rand(n, 3, generator=generator) + 0.1,
+        opacities=torch.rand(n, generator=generator),
+        sh=torch.randn(n, 4, 3, generator=generator),
+    )
+    codewords = torch.nn.functional.normalize(torch.randn(3, 6, 8, generator=generator), dim=2)
+    language = LanguageField(
+        rows=torch.randint(0, 6, (3, n, 2), generator=generator),
+        codes=torch.tensor([0.75, 0.25]).expand(3, n, 2),
+        mass=torch.rand(3, n, generator=generator),
+        codec=Codebook(codewords),
+        encoder="bundled:00000000",
+    )
+    camera = Camera(
+        torch.eye(4), torch.tensor([[50.0, 0, 16], [0, 50, 12], [0, 0, 1]]), 32, 24, "a"
+    )
+    return Scene(
+        gaussians=gaussians,
+        cameras=(camera, replace(camera, name="b")),
+        up=torch.tensor([0.0, 1, 0]),
+        center=torch.zeros(3),
+        radius=2.0,
+        language=language,
+        name="small",
+        provenance={"photos": 2, "examples": ["red cup"]},
+    )
+
+
+def test_a_saved_scene_is_read_back_as_it_was(tmp_path: Path) -> None:
+    scene = small_scene()
+    back = load_scene(save_scene(scene, tmp_path / "s", preview=b"jpg", card="# card"))
+    assert torch.equal(back.gaussians.means, scene.gaussians.means)
+    assert torch.equal(back.gaussians.scales, scene.gaussians.scales)
+    for name in ("quats", "opacities", "sh"):
+        have, want = getattr(back.gaussians, name), getattr(scene.gaussians, name)
+        torch.testing.assert_close(have, want, atol=2e-3, rtol=1e-3)
+    assert back.language is not None and scene.language is not None
+    assert torch.equal(back.language.rows.long(), scene.language.rows)
+    assert torch.equal(back.language.mass, scene.language.mass)
+    assert torch.equal(back.language.codec.codewords, scene.language.codec.codewords)
+    assert back.language.encoder == "bundled:00000000"
+    assert [camera.name for camera in back.cameras] == ["a", "b"]
+    assert torch.equal(back.cameras[1].K, scene.cameras[1].K)
+    assert back.cameras[0].width == 32 and back.cameras[0].height == 24
+    assert back.name == "small" and back.examples == ["red cup"] and back.radius == 2.0
+    assert (tmp_path / "s" / "preview.jpg").read_bytes() == b"jpg"
+
+
+def test_an_empty_scene_is_saved_and_read(tmp_path: Path) -> None:
+    scene = replace(small_scene(0), cameras=(), language=None)
+    back = load_scene(save_scene(scene, tmp_path / "s"))
+    assert len(back.gaussians) == 0 and back.cameras == () and back.language is None
+
+
+def test_saving_again_replaces_the_scene_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    save_scene(small_scene(), tmp_path / "s", preview=b"old")
+    save_scene(small_scene(3), tmp_path / "s")
+    assert len(load_scene(tmp_path / "s").gaussians) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds other files"):
+        save_scene(small_scene(), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    scene = replace(small_scene(), provenance={"not json": object()})
+    with pytest.raises(TypeError):
+        save_scene(scene, tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_scene_is_said_to_be_damaged(tmp_path: Path) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    whole = file.read_bytes()
+    for size in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="damaged or incomplete"):
+            load_scene(tmp_path / "s")
+
+
+def rewrite(file: Path, **changes: str) -> None:
+    with safe_open(file, framework="pt") as handle:
+        metadata = dict(handle.metadata()) | changes
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    save_file(tensors, file, metadata=metadata)
+
+
+def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    rewrite(file, format_version="7")
+    with pytest.raises(ValueError, match=r"format 7, newer than the 1 .* update"):
+        load_scene(tmp_path / "s")
+
+
+def test_other_safetensors_and_other_files_are_not_scenes(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2)}, tmp_path / SCENE_FILE)
+    with pytest.raises(ValueError, match="not a LangSplat scene"):
+        load_scene(tmp_path)
+    (tmp_path / SCENE_FILE).write_text("hello, this is not a tensor file at all")
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        load_scene(tmp_path)
+    with pytest.raises(ValueError, match="There is no scene"):
+        load_scene(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"radius": "nan"}, "radius"),
+        ({"radius": "wide"}, "cannot be used"),
+        ({"cameras": "[[["}, "cannot be used"),
+        ({"cameras": '["only one"]'}, "cannot be used"),
+        ({"codec": "telepathy"}, "telepathy"),
+        ({"provenance": "[1]"}, "provenance"),
+    ],
+)
+def test_damaged_metadata_is_one_sentence(
+    tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    rewrite(file, **changes)
+    with pytest.raises(ValueError, match=words):
+        load_scene(tmp_path / "s")
+
+
+def test_values_that_are_not_finite_and_rows_out_of_range_are_refused(tmp_path: Path) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    with safe_open(file, framework="pt") as handle:
+        metadata = handle.metadata()
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    poisoned = tensors | {"gaussians.means": tensors["gaussians.means"] * float("nan")}
+    save_file(poisoned, file, metadata=metadata)
+    with pytest.raises(ValueError, match="not finite"):
+        load_scene(tmp_path / "s")
+    poisoned = tensors | {"language.rows": tensors["language.rows"] + 200}
+    save_file(poisoned, file, metadata=metadata)
+    with pytest.raises(ValueError, match="rows must lie"):
+        load_scene(tmp_path / "s")
+
+
+def test_the_file_holds_tensors_and_json_only(tmp_path: Path) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    with safe_open(file, framework="pt") as handle:
+        metadata = handle.metadata()
+    assert metadata["format"] == "langsplat-scene"
+    assert json.loads(metadata["cameras"]) == ["a", "b"]
+    assert json.loads(metadata["provenance"])["photos"] == 2
+
+
+def test_shapes_are_checked_in_the_words_of_the_field() -> None:
+    scene = small_scene()
+    with pytest.raises(ValueError, match=r"quats must be \[5, 4\] \(wxyz\).*got \[5, 3\]"):
+        replace(scene.gaussians, quats=torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="bases"):
+        replace(scene.gaussians, sh=torch.zeros(5, 5, 3))
+    with pytest.raises(ValueError, match="pixels"):
+        replace(scene.cameras[0], width=0)
+    with pytest.raises(ValueError, match="pixels"):
+        replace(scene.cameras[0], width=100_000, height=100_000)
+    with pytest.raises(ValueError, match="describes 5 Gaussians but the scene has 4"):
+        replace(scene, gaussians=scene.gaussians.select(torch.arange(4)))
+
+
+def test_a_resized_camera_sees_the_same_directions() -> None:
+    camera = small_scene().cameras[0]
+    small = camera.resized(16)
+    assert (small.width, small.height) == (16, 12)
+    ray = torch.linalg.inv(camera.K) @ torch.tensor([20.0, 6.0, 1.0])
+    assert torch.allclose(ray, torch.linalg.inv(small.K) @ torch.tensor([10.0, 3.0, 1.0]))
+
+
+def test_camtoworld_inverts_the_view() -> None:
+    angle = torch.tensor(0.3)
+    viewmat = torch.eye(4)
+    viewmat[0, 0] = viewmat[2, 2] = angle.cos()
+    viewmat[0, 2], viewmat[2, 0] = angle.sin(), -angle.sin()
+    viewmat[:3, 3] = torch.tensor([1.0, 2, 3])
+    camera = replace(small_scene().cameras[0], viewmat=viewmat)
+    torch.testing.assert_close(camera.camtoworld @ viewmat, torch.eye(4))
+    torch.testing.assert_close(viewmat[:3, :3] @ camera.position + viewmat[:3, 3], torch.zeros(3))
