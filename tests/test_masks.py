@@ -1,0 +1,120 @@
+"""The bundled segmenter, and the registry."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from langsplat.masks import load_segmenter
+from tests.conftest import real_data
+
+SIZES = [(1, 1), (1, 40), (40, 1), (2, 3), (33, 57), (120, 160), (700, 500)]
+
+
+def still_life(height: int = 180, width: int = 240) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A shaded table with a shaded ball and a two-tone box, with noise; masks of each."""
+    y, x = np.mgrid[:height, :width] / height
+    ball = (x - 0.4) ** 2 + (y - 0.45) ** 2 < 0.2**2
+    box = (abs(x - 0.95) < 0.18) & (abs(y - 0.6) < 0.25)
+    lid = box & (y < 0.45)
+    image = np.empty((height, width, 3))
+    image[:] = (170, 165, 150)
+    image *= (0.75 + 0.35 * x / x.max())[..., None]
+    image[ball] = (200, 30, 35)
+    image[ball] *= (1.25 - 1.5 * (y - 0.25))[ball][:, None]
+    image[box] = (40, 70, 190)
+    image[lid] = (60, 110, 200)
+    image += np.random.default_rng(0).normal(0, 3, image.shape)
+    masks = {"ball": ball, "box": box, "lid": lid}
+    return np.clip(image, 0, 255).astype(np.uint8), masks
+
+
+def best_overlap(segments: np.ndarray, mask: np.ndarray) -> float:
+    """The highest intersection over union of any one segment of a level with `mask`."""
+    return max(
+        float((mask & (segments == i)).sum() / (mask | (segments == i)).sum())
+        for i in range(segments.max() + 1)
+    )
+
+
+def check_partition(segments: np.ndarray, shape: tuple[int, int]) -> None:
+    assert segments.shape == (3, *shape) and segments.dtype == np.int32
+    for ids in segments:
+        assert np.array_equal(np.unique(ids), np.arange(ids.max() + 1))
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_any_size_is_cut_into_three_nested_partitions(shape):
+    image = np.random.default_rng(2).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    segments = load_segmenter()(image)
+    check_partition(segments, shape)
+    for fine, coarse in ((0, 1), (1, 2)):
+        pairs = np.unique(segments[fine].ravel() * 10**6 + segments[coarse].ravel())
+        assert len(pairs) == segments[fine].max() + 1, "a coarse segment is a union of fine ones"
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_constant_picture_is_one_segment(value):
+    segments = load_segmenter()(np.full((30, 50, 3), value, np.uint8))
+    assert not segments.any()
+
+
+def test_a_grey_picture_is_cut_at_its_edges():
+    image = np.full((60, 80, 3), 60, np.uint8)
+    image[:, 40:] = 190
+    whole = load_segmenter()(image)[2]
+    assert whole.max() == 1 and len(np.unique(whole[:, :38])) == 1
+
+
+def test_shaded_objects_come_out_whole_and_their_parts_apart():
+    image, masks = still_life()
+    segments = load_segmenter()(image)
+    assert best_overlap(segments[2], masks["ball"]) > 0.9
+    assert best_overlap(segments[2], masks["box"]) > 0.75
+    assert max(best_overlap(ids, masks["lid"]) for ids in segments) > 0.85
+
+
+def test_every_segment_is_one_connected_piece():
+    image, _ = still_life()
+    for ids in load_segmenter()(image):
+        for i in range(ids.max() + 1):
+            assert ndimage.label(ids == i)[1] == 1
+
+
+def test_the_same_picture_gives_the_same_segments():
+    image, _ = still_life()
+    segmenter = load_segmenter("bundled")
+    assert np.array_equal(segmenter(image), segmenter(image.copy()))
+
+
+def test_a_larger_picture_gives_the_same_objects():
+    image, masks = still_life(720, 960)
+    segments = load_segmenter()(image)
+    check_partition(segments, (720, 960))
+    assert best_overlap(segments[2], masks["ball"]) > 0.9
+
+
+def test_photos_are_cut_into_a_sensible_number_of_segments():
+    photos = sorted((real_data("snowmiku_small") / "images").iterdir())[::40]
+    for photo in photos:
+        image = np.asarray(Image.open(photo).convert("RGB"))
+        segments = load_segmenter()(image)
+        check_partition(segments, image.shape[:2])
+        counts = [int(ids.max()) + 1 for ids in segments]
+        assert 20 <= counts[0] <= 150 and 3 <= counts[2] <= 30
+        assert counts[0] > counts[1] > counts[2]
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_what_is_not_a_picture_is_refused(image):
+    with pytest.raises(ValueError, match=r"\[H, W, 3\] uint8"):
+        load_segmenter()(image)
+
+
+def test_unknown_and_missing_segmenters_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"no segmenter 'magic'.*bundled.*sam_vit_h"):
+        load_segmenter("magic")
+    with pytest.raises(ValueError, match=r"not built in yet.*bundled"):
+        load_segmenter("sam_vit_h")
