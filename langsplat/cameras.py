@@ -1,0 +1,342 @@
+"""Cameras to look with (orbits) and lenses to look through (undistortion).
+
+In: where a camera stands, or what a lens bends. Out: `scene.Camera`, always a pinhole.
+
+World-to-camera matrices, OpenCV axes (x right, y down, z forward), pixel centres at +0.5, angles in
+degrees. An orbit is told by yaw (around `up`, counterclockwise seen from above), pitch (positive =
+above the centre) and distance (in units of the radius at which the scene's cameras stand).
+
+    up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
+    camera = orbit_camera(center, up, radius, 30.0, 20.0, 1.0, 640, 480, 50.0)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from langsplat.scene import MAX_IMAGE_PIXELS, Camera
+
+MAX_PITCH = 89.0  # degrees; straight from above, "up" no longer says which way is up
+# A pinhole picture of a strongly bent photo is kept between these multiples of the photo's size.
+SMALLEST_CROP, LARGEST_CROP = 0.2, 1.5
+FISHEYE_RIM = 1e-9  # radius below which a fisheye is the identity
+
+
+def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """The world-to-camera matrix of a camera at `position` that looks at `target`.
+
+    Args:
+        position, target, up: [3] in the world; `up` need not be perpendicular to the view.
+    Returns:
+        [4, 4], OpenCV axes; `up` points up in the picture.
+    Raises:
+        ValueError: the view direction is zero or parallel to `up`.
+    """
+    forward = target - position
+    right = torch.linalg.cross(forward, up)
+    if float(right.norm()) <= 1e-6 * float(forward.norm()) * float(up.norm()):
+        raise ValueError("The camera must look at another point, and not along its own up.")
+    forward, right = F.normalize(forward, dim=0), F.normalize(right, dim=0)
+    rotation = torch.stack([right, torch.linalg.cross(forward, right), forward])
+    viewmat = torch.eye(4, dtype=position.dtype)
+    viewmat[:3, :3] = rotation
+    viewmat[:3, 3] = -rotation @ position
+    return viewmat
+
+
+def orbit_camera(
+    center: Tensor,
+    up: Tensor,
+    radius: float,
+    yaw: float,
+    pitch: float,
+    distance: float,
+    width: int,
+    height: int,
+    fov: float,
+) -> Camera:
+    """A camera on a sphere around `center`, looking at it.
+
+    Args:
+        center, up: [3] in the world.
+        radius: world units, > 0; where the scene's own cameras stand.
+        yaw: degrees around `up`.
+        pitch: degrees above the centre; held within -89 ... 89.
+        distance: in units of `radius`, > 0.
+        width, height: pixels.
+        fov: degrees across the longer side, in (0, 180).
+    Raises:
+        ValueError: `fov`, `radius` or `distance` is out of range.
+    """
+    if not 0 < fov < 180:
+        raise ValueError(f"The field of view must lie between 0 and 180 degrees, got {fov}.")
+    if not (radius > 0 and distance > 0):
+        raise ValueError("The camera's distance from the centre must be positive.")
+    pitch = min(max(pitch, -MAX_PITCH), MAX_PITCH)
+    up, east, north = _orbit_axes(up)
+    flat = math.cos(math.radians(yaw)) * east + math.sin(math.radians(yaw)) * north
+    offset = math.cos(math.radians(pitch)) * flat + math.sin(math.radians(pitch)) * up
+    position = center + radius * distance * offset
+    focal = 0.5 * max(width, height) / math.tan(math.radians(fov) / 2)
+    K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    return Camera(look_at(position, center, up), K, width, height, "orbit")
+
+
+def yaw_pitch_of(camera: Camera, center: Tensor, up: Tensor) -> tuple[float, float]:
+    """The yaw in (-180, 180] and pitch, in degrees, at which an orbit passes through `camera`."""
+    up, east, north = _orbit_axes(up)
+    offset = F.normalize(camera.position.to(up) - center.to(up), dim=0)
+    pitch = math.degrees(math.asin(min(max(float(offset @ up), -1.0), 1.0)))
+    return math.degrees(math.atan2(float(offset @ north), float(offset @ east))), pitch
+
+
+def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`up` made unit, and two unit axes around it from which yaw is counted; all [3]."""
+    up = F.normalize(up, dim=0)
+    seed = torch.zeros_like(up)
+    seed[int(up.abs().argmin())] = 1.0  # the world axis farthest from up
+    east = F.normalize(seed - (seed @ up) * up, dim=0)
+    return up, east, torch.linalg.cross(up, east)
+
+
+def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Which way is up, what to orbit around, and from how far.
+
+    Up is the mean of the cameras' up axes, refined to the direction the cameras' horizontal axes
+    avoid (people hold cameras level even when they look down). The centre is the point nearest to
+    all optical axes; if the cameras do not look at a common thing, the middle of what they see.
+
+    Args:
+        cameras: at least one.
+        points: [P, 3] of the scene, or [0, 3] if there are none.
+    Returns:
+        up [3] unit, center [3], radius > 0: the median distance of the cameras to the centre.
+    Raises:
+        ValueError: there is no camera.
+    """
+    if not cameras:
+        raise ValueError("A scene needs at least one camera.")
+    poses = torch.stack([camera.camtoworld for camera in cameras]).double().cpu()
+    right, down, forward, position = poses[:, :3, :4].unbind(dim=2)
+    up = _level_up(right, -down)
+    points = points.double().cpu().reshape(-1, 3)
+
+    # Sum over axes of the squared distance to the point: (I - d d^T)(x - p) = 0, least squares.
+    flat = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None, :]
+    system = flat.sum(dim=0)
+    # A weak pull to the middle of what is seen settles the directions that the axes leave open.
+    seen = _middle_seen(position, forward, points)
+    pull = 1e-4 * len(cameras)
+    target = (flat @ position[:, :, None]).sum(dim=0)[:, 0] + pull * seen
+    center = torch.linalg.solve(system + pull * torch.eye(3, dtype=poses.dtype), target)
+    if not _is_looked_at(center, position, forward, points):
+        center = seen
+    radius = float((position - center).norm(dim=1).median())
+    if not radius > 1e-6:
+        radius = 1.0
+    return up.float(), center.float(), radius
+
+
+def _level_up(right: Tensor, up_axes: Tensor) -> Tensor:
+    mean = up_axes.mean(dim=0)
+    if float(mean.norm()) < 1e-3:  # the cameras' ups cancel out: any is as good as another
+        mean = up_axes[0]
+    mean = F.normalize(mean, dim=0)
+    spread, axes = torch.linalg.eigh(right.T @ right / len(right))
+    level = axes[:, 0] * torch.sign(axes[:, 0] @ mean)
+    # Only if the horizontal axes really span a plane, and do not contradict the plain mean.
+    trusted = float(spread[1]) > 0.05 and float(spread[1]) > 4 * float(spread[0])
+    return level if trusted and float(level @ mean) > math.cos(math.radians(35)) else mean
+
+
+def _middle_seen(position: Tensor, forward: Tensor, points: Tensor) -> Tensor:
+    """The median of the points in front of the cameras, weighted by nothing; [3]."""
+    if len(points):
+        sample = points[:: max(1, len(points) // 5000)]
+        offset = sample[None] - position[:, None]  # [C, P, 3]
+        depth = (offset * forward[:, None]).sum(dim=-1)
+        # Within 30 degrees of the optical axis: seen by any usual lens.
+        seen = depth > math.cos(math.radians(30)) * offset.norm(dim=-1)
+        if bool(seen.any()):
+            return torch.cat([sample[mask] for mask in seen]).median(dim=0).values
+        return points.median(dim=0).values
+    middle = position.mean(dim=0)
+    extent = float((position - middle).norm(dim=1).max())
+    return middle + forward.mean(dim=0) * (extent if extent > 0 else 1.0)
+
+
+def _is_looked_at(center: Tensor, position: Tensor, forward: Tensor, points: Tensor) -> bool:
+    """In front of most cameras, and, if there are points, among them."""
+    if not bool(torch.isfinite(center).all()):
+        return False
+    in_front = ((center - position) * forward).sum(dim=1) > 0
+    if float(in_front.double().mean()) < 0.6:
+        return False
+    if len(points) < 20:
+        return True
+    sample = points[:: max(1, len(points) // 100_000)]
+    low, high = torch.quantile(sample, torch.tensor([0.05, 0.95], dtype=points.dtype), dim=0)
+    slack = 0.25 * (high - low)
+    return bool(((center >= low - slack) & (center <= high + slack)).all())
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How a real camera maps directions to pixels: a pinhole, then a bend.
+
+    With (x, y) the pinhole's picture at unit focal length and r its radius:
+    perspective: (x, y) * (1 + n1 r^2 + n2 r^4 + ...) / (1 + d1 r^2 + ...) + tangential(p1, p2);
+    fisheye: the radius becomes t (1 + n1 t^2 + n2 t^4 + ...), t = atan(r).
+    These are COLMAP's and OpenCV's models.
+
+    Args:
+        width, height: pixels of the photo the other numbers are for.
+        fx, fy, cx, cy: pixels; pixel centres at +0.5.
+        numerator, denominator: n1 ... and d1 ...
+        tangential: p1, p2.
+        fisheye: which of the two kinds.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    numerator: tuple[float, ...] = ()
+    denominator: tuple[float, ...] = ()
+    tangential: tuple[float, float] = (0.0, 0.0)
+    fisheye: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (self.fx, self.fy, self.cx, self.cy, *self.numerator, *self.denominator)
+        if not all(math.isfinite(number) for number in (*numbers, *self.tangential)):
+            raise ValueError("A camera's focal length, centre and distortion must be numbers.")
+        if not (self.fx > 0 and self.fy > 0):
+            raise ValueError(f"A focal length must be positive, got {self.fx:g} x {self.fy:g}.")
+        if self.width < 1 or self.height < 1 or self.width * self.height > MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"A photo must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, its camera says "
+                f"{self.width} x {self.height}."
+            )
+
+    @property
+    def bends(self) -> bool:
+        return self.fisheye or any((*self.numerator, *self.denominator, *self.tangential))
+
+    def for_size(self, width: int, height: int) -> "Lens":
+        """The same lens over a photo of the same shape in another resolution.
+
+        Raises:
+            ValueError: the photo has another shape (by more than 1 %).
+        """
+        sx, sy = width / self.width, height / self.height
+        if abs(sx / sy - 1) > 0.01:
+            raise ValueError(
+                f"it is {width} x {height} but its camera is for {self.width} x {self.height}"
+            )
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * sx,
+            cx=self.cx * sx,
+            fy=self.fy * sy,
+            cy=self.cy * sy,
+        )
+
+    def distort(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pinhole pictures at unit focal length [..., 2] to where this lens puts them, alike."""
+        x, y = xy[..., 0], xy[..., 1]
+        r2 = x * x + y * y
+        if self.fisheye:
+            r = np.sqrt(r2)
+            theta = np.arctan(r)
+            bent = theta * (1 + _powers(theta * theta, self.numerator))
+            factor = np.where(r > FISHEYE_RIM, bent / np.maximum(r, FISHEYE_RIM), 1.0)
+            return xy * factor[..., None]
+        factor = (1 + _powers(r2, self.numerator)) / (1 + _powers(r2, self.denominator))
+        p1, p2 = self.tangential
+        dx = 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        dy = 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
+        return np.stack([x * factor + dx, y * factor + dy], axis=-1)
+
+    def pinhole(self, max_side: int | None = None) -> tuple[NDArray[np.float64], int, int]:
+        """The pinhole camera without black borders that stands for this lens.
+
+        The focal length is kept; the picture is the largest one of the photo's shape, around its
+        principal point, that lies wholly inside the photo. Both are then scaled so that the long
+        side is at most `max_side`.
+
+        Returns:
+            K [3, 3], width, height.
+        """
+        crop = self._largest_crop() if self.bends else 1.0
+        scale = crop if max_side is None else min(crop, max_side / max(self.width, self.height))
+        width, height = (max(1, round(side * scale)) for side in (self.width, self.height))
+        sx, sy = width / (self.width * crop), height / (self.height * crop)
+        K = np.diag([self.fx * sx, self.fy * sy, 1.0])
+        K[:2, 2] = self.cx * crop * sx, self.cy * crop * sy
+        return K, width, height
+
+    def _largest_crop(self) -> float:
+        """Bisection: a smaller picture around the principal point is inside if a larger one is."""
+        if self._fits(LARGEST_CROP):
+            return LARGEST_CROP
+        low, high = SMALLEST_CROP, LARGEST_CROP
+        if not self._fits(low):
+            raise ValueError(
+                "The distortion of this camera cannot be undone: "
+                "undistort the photos first (COLMAP's image_undistorter)."
+            )
+        while high - low > 1e-4:
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._fits(middle) else (low, middle)
+        return low
+
+    def _fits(self, crop: float) -> bool:
+        """Whether the pinhole picture of `crop` times the size lies inside the photo, unfolded."""
+        x, y = np.meshgrid(np.linspace(0, self.width, 33), np.linspace(0, self.height, 33))
+        xy = np.stack([(x - self.cx) / self.fx, (y - self.cy) / self.fy], axis=-1) * crop
+        with np.errstate(all="ignore"):
+            bent = self.distort(xy)
+        u, v = bent[..., 0] * self.fx + self.cx, bent[..., 1] * self.fy + self.cy
+        slack = 0.25  # pixels; the border pixel is repeated there
+        inside = (u >= -slack) & (u <= self.width + slack) & (v >= -slack)
+        if not bool((inside & (v <= self.height + slack)).all()):
+            return False
+        # Beyond its fold a polynomial lens shows the scene twice: every cell must keep its turn.
+        right, down = np.diff(bent, axis=1)[:-1], np.diff(bent, axis=0)[:, :-1]
+        return bool((right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0] > 0).all())
+
+    def straighten(
+        self, photo: NDArray[np.uint8], K: NDArray[np.float64], width: int, height: int
+    ) -> NDArray[np.uint8]:
+        """Resample a photo [h, w, 3] of this lens, in any resolution, as pinhole K would.
+
+        Bicubic at the target's size; shrink the photo to about that size first, or it aliases.
+        """
+        x = (np.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
+        y = (np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
+        bent = self.distort(np.stack(np.meshgrid(x, y), axis=-1))
+        u = (bent[..., 0] * self.fx + self.cx) / self.width * 2 - 1
+        v = (bent[..., 1] * self.fy + self.cy) / self.height * 2 - 1
+        grid = torch.from_numpy(np.stack([u, v], axis=-1)).float()[None]
+        source = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+        out = F.grid_sample(source, grid, "bicubic", padding_mode="border", align_corners=False)
+        out = out[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
+        return np.ascontiguousarray(out.numpy())
+
+
+def _powers(square: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
+    """c1 s + c2 s^2 + ... by Horner's rule."""
+    total = np.zeros_like(square)
+    for coefficient in reversed(coefficients):
+        total = (total + coefficient) * square
+    return total

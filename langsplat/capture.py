@@ -1,0 +1,1037 @@
+"""Captures: what users bring (a COLMAP model, a transforms.json, or bare photos) made into pictures
+with pinhole cameras.
+
+In: a folder or a zip. Out: `Capture`: undistorted pictures, their cameras, the sparse points. What
+had to be left out is told in `notes`, in sentences for the user.
+
+    capture = load_capture("photos.zip", max_side=800)
+
+Every name read from a capture is held inside the capture's folder: a stranger's files cannot make
+us read anything else. Letters: P points, H W pixels.
+"""
+
+import contextlib
+import json
+import math
+import re
+import stat
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from langsplat.cameras import Lens
+from langsplat.progress import Progress, silent
+from langsplat.scene import MAX_IMAGE_PIXELS, Camera
+from langsplat.sfm import PHOTOS, PhotoGroup, Placement, place_cameras
+
+PHOTO_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF", "BMP")
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif", ".bmp"}
+# Photos we cannot read are still named to the user.
+UNREADABLE_SUFFIXES = {".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".gif", ".jp2"}
+OTHER_SUFFIXES = {".json", ".ply", ".txt", ".bin"}
+ARCHIVE_SUFFIXES = {".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"}
+MIN_PHOTOS, MAX_PHOTOS = 8, 300
+MAX_VIEWS = 5000  # of a capture that comes with its cameras
+MAX_MEMBERS, MAX_ZIP_BYTES, MAX_RATIO = 2000, 500_000_000, 100
+MAX_TEXT_BYTES, MAX_POINTS = 1_000_000_000, 20_000_000
+SFM_SIDE = 1600  # long side of the photos in which features are sought
+DIAGONAL_35MM = math.hypot(36, 24)  # what EXIF's "35 mm equivalent" refers to
+READING, LOADING = "Read photos", "Load pictures"
+# A model below this angle between views (degrees, median) has no depth to speak of.
+MIN_ANGLE = 1.0
+
+# COLMAP's camera models by number: name, how many of (f | fx fy), what the rest means.
+COLMAP_MODELS: Mapping[int, tuple[str, tuple[str, ...]]] = {
+    0: ("SIMPLE_PINHOLE", ("f", "cx", "cy")),
+    1: ("PINHOLE", ("fx", "fy", "cx", "cy")),
+    2: ("SIMPLE_RADIAL", ("f", "cx", "cy", "k1")),
+    3: ("RADIAL", ("f", "cx", "cy", "k1", "k2")),
+    4: ("OPENCV", ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2")),
+    5: ("OPENCV_FISHEYE", ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4")),
+    6: (
+        "FULL_OPENCV",
+        ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
+    ),
+    8: ("SIMPLE_RADIAL_FISHEYE", ("f", "cx", "cy", "k1")),
+    9: ("RADIAL_FISHEYE", ("f", "cx", "cy", "k1", "k2")),
+}
+COLMAP_NUMBERS = {name: number for number, (name, _) in COLMAP_MODELS.items()}
+
+
+@dataclass
+class Capture:
+    """Pictures with pinhole cameras.
+
+    Args:
+        images: uint8 [H, W, 3] each, undistorted.
+        cameras: of the images, in their order; sizes match.
+        points: [P, 3] float32 in the world; P may be 0.
+        point_colors: [P, 3] uint8.
+        name: of the folder or zip.
+        notes: sentences for the user: what was left out and why.
+    """
+
+    images: list[NDArray[np.uint8]]
+    cameras: tuple[Camera, ...]
+    points: NDArray[np.float32]
+    point_colors: NDArray[np.uint8]
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _View:
+    """One photo of a capture as the capture describes it."""
+
+    path: Path
+    name: str
+    lens: Lens
+    viewmat: NDArray[np.float64]  # [4, 4] world to camera, OpenCV axes
+
+
+@dataclass
+class _Model:
+    """What any of the readers finds: photos with cameras, and points."""
+
+    views: list[_View]
+    points: NDArray[np.float32]  # [P, 3]
+    colors: NDArray[np.uint8]  # [P, 3]
+    notes: list[str]
+    upright: bool = False  # the cameras are those of the photos turned by their EXIF
+
+
+def load_capture(
+    path: Path | str,
+    *,
+    max_side: int | None = None,
+    workdir: Path | str | None = None,
+    progress: Progress = silent,
+) -> Capture:
+    """Read a capture; bare photos go through SfM first, in a child process that never outlives us.
+
+    A COLMAP model (`sparse/0`, `sparse`, or any folder with cameras, images and points3D as .bin or
+    .txt) is looked for first, then a transforms.json (nerfstudio, instant-ngp), then photos. Photos
+    are undistorted to a pinhole of the same focal length; a border that would be black is cropped.
+
+    Args:
+        path: a folder, a zip of one, or a transforms.json.
+        max_side: pictures are shrunk so that the long side is at most this; >= 16.
+        workdir: where a zip is unpacked and SfM works; None = a temporary folder, removed after.
+        progress: stages "Read photos", "Find features", "Match photos", "Place cameras" (the four
+            for bare photos only) and "Load pictures".
+    Raises:
+        ValueError: one sentence that says what is wrong with the capture and what to do.
+    """
+    path = Path(path).expanduser()
+    if max_side is not None and max_side < 16:
+        raise ValueError(f"The pictures' long side must be at least 16 pixels, got {max_side}.")
+    if not path.exists():
+        raise ValueError(f"There is nothing at {path}: check the path of the photos.")
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="langsplat-")))
+        else:
+            work = Path(workdir)
+            work.mkdir(parents=True, exist_ok=True)
+        try:
+            model = _find_model(path, work, progress)
+            return _load_pictures(model, path.stem or "capture", max_side, progress)
+        except OSError as error:
+            raise ValueError(f"{path.name} cannot be read: {error.strerror or error}.") from error
+
+
+def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
+    if path.is_file():
+        if path.suffix.lower() == ".json":
+            return _read_transforms(path)
+        if path.suffix.lower() != ".zip":
+            raise ValueError(
+                f"{path.name} is a single file: give the folder or a zip of the photos."
+            )
+        root = work / "unpacked"
+        root.mkdir(exist_ok=True)
+        _unpack(path, root)
+    else:
+        root = path
+    folders = list(_folders(root))
+    if (colmap := _colmap_folder(folders)) is not None:
+        return _read_colmap(colmap, _photo_roots(root, colmap, folders), upright=False)
+    for folder in folders:
+        for name in ("transforms.json", "transforms_train.json"):
+            if (folder / name).is_file():
+                return _read_transforms(folder / name)
+    return _place_photos(folders, work, progress)
+
+
+# ---------------------------------------------------------------------------- folders and zips
+
+
+def _is_clutter(name: str) -> bool:
+    """Files that systems leave behind, and hidden ones."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key: photo2 before photo10."""
+    parts = re.split(r"(\d+)", text.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def _listing(folder: Path) -> list[Path]:
+    found = (item for item in folder.iterdir() if not _is_clutter(item.name))
+    return sorted(found, key=lambda item: _natural(item.name))
+
+
+def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
+    """`root` and the folders in it, nearest first, in natural order."""
+    level = [root]
+    for _ in range(depth + 1):
+        yield from level
+        level = [item for folder in level for item in _listing(folder) if item.is_dir()]
+
+
+def _inside(root: Path, name: str) -> Path:
+    """The file `name` of a capture in `root`; refuses names that lead out of it."""
+    tidy = name.replace("\\", "/")
+    parts = [part for part in tidy.split("/") if part not in ("", ".")]
+    absolute = tidy.startswith("/") or bool(PureWindowsPath(name).drive)
+    if absolute or ".." in parts or not parts or "\0" in name:
+        raise ValueError(
+            f"The capture names the file {name[:100]!r}, which is outside its own folder: "
+            "use paths relative to the capture, without '..'."
+        )
+    return root.joinpath(*parts)
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Unpack what a capture needs from a zip that may be hostile.
+
+    Raises:
+        ValueError: not a zip, damaged, locked, too large, or with names, links or zips that a
+            capture has no need for.
+    """
+    try:
+        with zipfile.ZipFile(archive) as handle:
+            members = [info for info in handle.infolist() if not info.is_dir()]
+            _check_members(archive.name, members)
+            for info in members:
+                if any(_is_clutter(part) for part in info.filename.split("/")):
+                    continue
+                suffix = Path(info.filename).suffix.lower()
+                if suffix in PHOTO_SUFFIXES | UNREADABLE_SUFFIXES | OTHER_SUFFIXES:
+                    target = _inside(root, info.filename)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(handle.read(info))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error) as error:
+        raise ValueError(f"{archive.name} is not a readable zip: pack the photos again.") from error
+
+
+def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise ValueError(
+            f"{name} holds {len(members):,} files, more than the {MAX_MEMBERS:,} allowed: "
+            "pack only the photos."
+        )
+    # What a zip declares bounds what zipfile will ever unpack from it.
+    total = sum(info.file_size for info in members)
+    if total > MAX_ZIP_BYTES:
+        raise ValueError(
+            f"{name} would unpack to {total / 1e6:,.0f} MB, more than the "
+            f"{MAX_ZIP_BYTES // 1_000_000} allowed: pack fewer or smaller photos."
+        )
+    for info in members:
+        _inside(Path(), info.filename)
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ValueError(
+                f"{name} holds a link ({info.filename[:100]}): pack the files instead."
+            )
+        if Path(info.filename).suffix.lower() in ARCHIVE_SUFFIXES:
+            raise ValueError(
+                f"{name} holds another archive ({info.filename[:100]}): unpack it first and pack "
+                "the photos themselves."
+            )
+        if info.flag_bits & 0x1:
+            raise ValueError(f"{name} is locked with a password: pack the photos without one.")
+        if info.file_size > MAX_RATIO * max(info.compress_size, 1) and info.file_size > 10_000:
+            raise ValueError(
+                f"{name} is packed suspiciously tight ({info.filename[:100]} grows more than "
+                f"{MAX_RATIO} times): pack the photos again with an ordinary zip program."
+            )
+
+
+# ---------------------------------------------------------------------------- photos
+
+
+class _BadPhoto(Exception):
+    """A photo that cannot be used; the text is the reason, without the name."""
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The photo with its header read; failures here or while decoding become _BadPhoto."""
+    try:
+        with Image.open(path, formats=PHOTO_FORMATS) as photo:
+            if photo.width * photo.height > MAX_IMAGE_PIXELS:
+                raise _BadPhoto(
+                    f"has {photo.width} x {photo.height} pixels, more than the "
+                    f"{MAX_IMAGE_PIXELS // 1_000_000} million allowed"
+                )
+            yield photo
+    except Image.DecompressionBombError:
+        raise _BadPhoto(
+            f"has more than the {MAX_IMAGE_PIXELS // 1_000_000} million pixels allowed"
+        ) from None
+    except UnidentifiedImageError:
+        raise _BadPhoto("is not a picture that can be read here (save it as JPEG)") from None
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
+        # Pillow's decoders answer damaged files with any of these.
+        raise _BadPhoto("is damaged") from error
+
+
+def _turned_size(photo: Image.Image) -> tuple[int, int]:
+    """Width and height after the turn that EXIF asks for."""
+    turned = photo.getexif().get(0x0112) in (5, 6, 7, 8)
+    return (photo.height, photo.width) if turned else (photo.width, photo.height)
+
+
+def _focal_35mm(photo: Image.Image) -> float | None:
+    """EXIF's 35 mm equivalent focal length, if it is a sensible one."""
+    value = photo.getexif().get_ifd(0x8769).get(0xA405)
+    try:
+        focal = float(value or 0)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return focal if 5 <= focal <= 1000 else None
+
+
+def _flat_rgb(photo: Image.Image) -> Image.Image:
+    """8-bit RGB; see-through parts become white."""
+    if photo.mode.startswith("I") or photo.mode == "F":
+        values = np.asarray(photo, dtype=np.float32)
+        top = 65535.0 if photo.mode.startswith("I") else max(float(values.max()), 1e-6)
+        return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if photo.has_transparency_data:
+        clear = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return photo.convert("RGB")
+
+
+def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.Image:
+    """Decode an opened photo at `size` (of the turned photo): 8-bit RGB, antialiased."""
+    swapped = turn and _turned_size(photo) != photo.size
+    orientation = photo.getexif().get(0x0112) if turn else None
+    # JPEGs can be decoded at a fraction; twice the target leaves the final filter its work.
+    wanted = (2 * size[1], 2 * size[0]) if swapped else (2 * size[0], 2 * size[1])
+    photo.draft(None, wanted)
+    photo.load()
+    flat = _flat_rgb(photo)
+    if orientation is not None:
+        flat.getexif()[0x0112] = orientation
+        flat = ImageOps.exif_transpose(flat)
+    if flat.size != size:
+        flat = flat.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return flat
+
+
+def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Progress) -> Capture:
+    images, cameras = [], []
+    lost: list[tuple[str, str]] = []
+    progress(LOADING, 0, len(model.views), "")
+    for done, view in enumerate(model.views, start=1):
+        try:
+            image, camera = _picture(view, max_side, model.upright)
+            images.append(image)
+            cameras.append(camera)
+        except _BadPhoto as error:
+            lost.append((view.name, str(error)))
+        progress(LOADING, done, len(model.views), "")
+    notes = model.notes + _left_out(lost)
+    if len(images) < 2:
+        reason = f" {notes[-1]}" if notes else ""
+        raise ValueError(
+            f"Only {len(images)} of the capture's photos can be used, at least 2 are needed."
+            + reason
+        )
+    return Capture(images, tuple(cameras), model.points, model.colors, name, notes)
+
+
+def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
+    """One sentence a photo, up to five, then a count."""
+    notes = [f"The photo {name} {reason} and was left out." for name, reason in lost[:5]]
+    if len(lost) > 5:
+        notes.append(f"{len(lost) - 5} more photos could not be used either.")
+    return notes
+
+
+def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[np.uint8], Camera]:
+    """One photo, shrunk and undistorted, and its pinhole camera."""
+    with _opened(view.path) as photo:
+        # A camera describes the stored pixels, as COLMAP and nerfstudio read them, unless it can
+        # only describe the turned ones.
+        turned, stored = _turned_size(photo), photo.size
+        turn = upright or (
+            _shape_error(view.lens, stored) > 0.01 >= _shape_error(view.lens, turned)
+        )
+        size = turned if turn else stored
+        if _shape_error(view.lens, size) > 0.01:
+            raise _BadPhoto(
+                f"has {size[0]} x {size[1]} pixels but its camera is for {view.lens.width} x "
+                f"{view.lens.height}"
+            )
+        lens = view.lens.for_size(*size)
+        K, width, height = lens.pinhole(max_side)
+        # About the target's resolution along both ways, and never enlarged.
+        scale = min(1.0, K[0, 0] / lens.fx)
+        if lens.bends:
+            source = tuple(max(1, round(side * scale)) for side in size)
+            image = np.array(_shrunk(photo, (source[0], source[1]), turn=turn))
+            image = lens.straighten(image, K, width, height)
+        else:
+            image = np.array(_shrunk(photo, (width, height), turn=turn))
+    camera = Camera(
+        torch.from_numpy(view.viewmat).float(),
+        torch.from_numpy(K).float(),
+        width,
+        height,
+        view.name,
+    )
+    return image, camera
+
+
+def _shape_error(lens: Lens, size: tuple[int, int]) -> float:
+    return abs(size[0] * lens.height / (size[1] * lens.width) - 1)
+
+
+# ---------------------------------------------------------------------------- COLMAP models
+
+
+def _colmap_folder(folders: Sequence[Path]) -> Path | None:
+    """The folder of the model: `sparse/0` of the usual layouts first, then whatever is nearest."""
+    found = [
+        folder
+        for folder in folders
+        if any(
+            (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file()
+            for suffix in (".bin", ".txt")
+        )
+    ]
+    usual = [folder for folder in found if "sparse" in (folder.name, folder.parent.name)]
+    return next(iter(usual or found), None)
+
+
+def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> list[Path]:
+    """Folders in which the model's photos may lie, likely ones first."""
+    roots = []
+    for above in (model, *model.parents):
+        roots += [above / "images", above / "input", above]
+        if above == root:
+            break
+    return list(dict.fromkeys([*roots, *folders]))
+
+
+def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Model:
+    """A COLMAP model and where its photos are.
+
+    Raises:
+        ValueError: it is damaged, of an unsupported lens, or fewer than 2 of its photos exist.
+    """
+    try:
+        if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
+            lenses = _cameras_bin((folder / "cameras.bin").read_bytes())
+            poses = _images_bin((folder / "images.bin").read_bytes())
+            file = folder / "points3D.bin"
+            points, colors = _points_bin(file.read_bytes()) if file.is_file() else _no_points()
+        else:
+            lenses = _cameras_txt(_text(folder / "cameras.txt"))
+            poses = _images_txt(_text(folder / "images.txt"))
+            file = folder / "points3D.txt"
+            points, colors = _points_txt(_text(file)) if file.is_file() else _no_points()
+        found = [(name, lenses[camera], viewmat) for name, camera, viewmat in poses]
+    except _Damaged as error:
+        raise ValueError(
+            f"The COLMAP model in {folder.name} is damaged or incomplete ({error}): "
+            "export it again."
+        ) from error
+    except KeyError as error:
+        raise ValueError(
+            f"The COLMAP model in {folder.name} is incomplete (camera {error} is missing): "
+            "export it again."
+        ) from error
+    if len(found) > MAX_VIEWS:
+        raise ValueError(f"The model has {len(found):,} photos: at most {MAX_VIEWS:,} are allowed.")
+    found.sort(key=lambda item: _natural(item[0]))
+    best: list[Path] = []
+    for candidate in roots:
+        paths = [_inside(candidate, name) for name, _, _ in found]
+        if sum(path.is_file() for path in paths) > sum(path.is_file() for path in best):
+            best = paths
+        if len(best) == len(found) and all(path.is_file() for path in best):
+            break
+    views = [
+        _View(path, name, lens, viewmat)
+        for path, (name, lens, viewmat) in zip(best, found, strict=False)
+    ]
+    present, notes = _existing(views, [name for name, _, _ in found], "the COLMAP model")
+    return _Model(present, points, colors, notes, upright)
+
+
+def _existing(
+    views: Sequence[_View], names: Sequence[str], source: str
+) -> tuple[list[_View], list[str]]:
+    """The views whose photo exists, and a note on the others.
+
+    Raises:
+        ValueError: fewer than 2 exist; names the first missing file.
+    """
+    present = [view for view in views if view.path.is_file()]
+    if len(names) < 2:
+        raise ValueError(f"There are {len(names)} photos in {source}: at least 2 are needed.")
+    there = {view.name for view in present}
+    missing = [name for name in names if name not in there]
+    if len(present) < 2:
+        raise ValueError(
+            f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
+            f"(the first is {missing[0][:200]}): put the photos beside it."
+        )
+    if not missing:
+        return present, []
+    return present, [
+        f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
+        f"(the first is {missing[0][:200]}) and were left out."
+    ]
+
+
+class _Damaged(Exception):
+    """Why a model file cannot be read."""
+
+
+def _no_points() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+
+
+def _lens(number: int, width: int, height: int, parameters: Sequence[float]) -> Lens:
+    if number not in COLMAP_MODELS:
+        raise ValueError(
+            f"The camera model number {number} is not supported: undistort the photos first "
+            "(COLMAP's image_undistorter)."
+        )
+    name, keys = COLMAP_MODELS[number]
+    if len(parameters) != len(keys):
+        raise _Damaged(f"a {name} camera has {len(keys)} parameters, not {len(parameters)}")
+    p = dict(zip(keys, parameters, strict=True))
+    focal = p.get("f", 0.0)
+    return _distorted_lens(
+        width,
+        height,
+        p.get("fx", focal),
+        p.get("fy", focal),
+        p["cx"],
+        p["cy"],
+        p,
+        "FISHEYE" in name,
+    )
+
+
+def _distorted_lens(
+    width: int,
+    height: int,
+    fx: float,
+    fy: float,
+    cx: float,
+    cy: float,
+    p: Mapping[str, float],
+    fisheye: bool,
+    rational: bool = True,
+) -> Lens:
+    """A lens from named coefficients: k4 ... k6 divide if `rational`, as in OpenCV's full model."""
+    if fisheye or not rational:
+        numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3", "k4"))
+        denominator: tuple[float, ...] = ()
+    else:
+        numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3"))
+        denominator = tuple(p.get(key, 0.0) for key in ("k4", "k5", "k6"))
+    tangential = (0.0, 0.0) if fisheye else (p.get("p1", 0.0), p.get("p2", 0.0))
+    return Lens(width, height, fx, fy, cx, cy, numerator, denominator, tangential, fisheye)
+
+
+def _viewmat(quaternion: Sequence[float], translation: Sequence[float]) -> NDArray[np.float64]:
+    """[4, 4] from wxyz and t, world to camera."""
+    q = np.asarray(quaternion, dtype=np.float64)
+    t = np.asarray(translation, dtype=np.float64)
+    if not (np.isfinite(q).all() and np.isfinite(t).all() and np.linalg.norm(q) > 1e-9):
+        raise _Damaged("a pose is not a number")
+    w, x, y, z = q / np.linalg.norm(q)
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = t
+    return matrix
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise ValueError(f"{path.name} is larger than {MAX_TEXT_BYTES // 1_000_000} MB.")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _rows(text: str, kind: str) -> list[list[str]]:
+    """The data lines of a COLMAP text file, split; checks the count that COLMAP's header states."""
+    rows = [line.split() for line in text.splitlines() if line.strip() and line[0] != "#"]
+    _check_count(text, kind, len(rows))
+    return rows
+
+
+def _check_count(text: str, kind: str, count: int) -> None:
+    stated = re.search(rf"^# Number of {kind}: (\d+)", text, re.MULTILINE)
+    if stated and int(stated[1]) != count:
+        raise _Damaged(f"{count} of {stated[1]} {kind}")
+
+
+def _numbers(words: Sequence[str], what: str) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise _Damaged(f"{what} that is not a number") from None
+
+
+def _cameras_txt(text: str) -> dict[int, Lens]:
+    lenses = {}
+    for words in _rows(text, "cameras"):
+        if len(words) < 5:
+            raise _Damaged("a line of cameras.txt is cut short")
+        if words[1] not in COLMAP_NUMBERS:
+            raise ValueError(
+                f"The camera model {words[1][:40]} is not supported: undistort the photos first "
+                "(COLMAP's image_undistorter)."
+            )
+        camera, width, height, *parameters = _numbers([words[0], *words[2:]], "a camera")
+        number = COLMAP_NUMBERS[words[1]]
+        lenses[int(camera)] = _lens(number, int(width), int(height), parameters)
+    return lenses
+
+
+def _images_txt(text: str) -> list[tuple[str, int, NDArray[np.float64]]]:
+    """(photo, camera id, [4, 4]) each; every image has a second line, of 2D points, often empty."""
+    poses = []
+    lines = iter(text.splitlines())
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
+        words = line.split(maxsplit=9)
+        if len(words) < 10:
+            raise _Damaged("a line of images.txt is cut short")
+        _, *pose, camera = _numbers(words[:9], "a pose")
+        poses.append((words[9].strip(), int(camera), _viewmat(pose[:4], pose[4:])))
+        next(lines, None)
+    _check_count(text, "images", len(poses))
+    return poses
+
+
+def _points_txt(text: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    rows = [words[1:7] for words in _rows(text, "points")]
+    if any(len(words) < 6 for words in rows):
+        raise _Damaged("a line of points3D.txt is cut short")
+    if not rows:
+        return _no_points()
+    try:
+        return _clean_points(np.array(rows, dtype=np.float64))
+    except ValueError:
+        raise _Damaged("a point that is not a number") from None
+
+
+def _clean_points(rows: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Split [P, 6] into positions and colors, without points that are not finite."""
+    xyz = rows[:, :3].astype(np.float32)
+    good = np.isfinite(rows).all(axis=1) & (np.abs(xyz) < 1e12).all(axis=1)
+    return xyz[good], rows[good, 3:6].clip(0, 255).astype(np.uint8)
+
+
+class _Bytes:
+    """A cursor over a little-endian file that says so when the file ends too early."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data, self._at, self._what = data, 0, what
+
+    def take(self, form: str) -> tuple[Any, ...]:
+        try:
+            values = struct.unpack_from("<" + form, self._data, self._at)
+        except struct.error:
+            raise _Damaged(f"{self._what} ends too early") from None
+        self._at += struct.calcsize("<" + form)
+        return values
+
+    def count(self, each: int) -> int:
+        """A stated number of records of at least `each` bytes; the file must have room for them."""
+        (number,) = self.take("Q")
+        if number * each > len(self._data) - self._at:
+            raise _Damaged(f"{self._what} ends too early")
+        return int(number)
+
+    def skip(self, size: int) -> None:
+        self._at += size
+
+    def word(self) -> str:
+        end = self._data.find(b"\0", self._at)
+        if end < 0:
+            raise _Damaged(f"{self._what} ends too early")
+        text = self._data[self._at : end].decode("utf-8", errors="replace")
+        self._at = end + 1
+        return text
+
+
+def _cameras_bin(data: bytes) -> dict[int, Lens]:
+    file = _Bytes(data, "cameras.bin")
+    lenses = {}
+    for _ in range(file.count(24)):
+        camera, number, width, height = file.take("iiQQ")
+        names = COLMAP_MODELS[number][1] if number in COLMAP_MODELS else ()
+        lenses[camera] = _lens(number, width, height, file.take(f"{len(names)}d"))
+    return lenses
+
+
+def _images_bin(data: bytes) -> list[tuple[str, int, NDArray[np.float64]]]:
+    file = _Bytes(data, "images.bin")
+    poses = []
+    for _ in range(file.count(73)):
+        _, *pose, camera = file.take("i7di")
+        name = file.word()
+        file.skip(24 * file.count(24))
+        poses.append((name, camera, _viewmat(pose[:4], pose[4:])))
+    return poses
+
+
+def _points_bin(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    file = _Bytes(data, "points3D.bin")
+    rows = np.empty((file.count(51), 6))
+    for row in rows:
+        _, *row[:], _ = file.take("Q3d3Bd")
+        file.skip(8 * file.count(8))
+    return _clean_points(rows)
+
+
+# ---------------------------------------------------------------------------- transforms.json
+
+
+def _read_transforms(path: Path) -> _Model:
+    """nerfstudio's and instant-ngp's file: shared or per-frame intrinsics, OpenGL camera axes.
+
+    Raises:
+        ValueError: it is not such a file, or fewer than 2 of its photos exist.
+    """
+    try:
+        content = json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path.name} is not valid JSON: it is damaged or incomplete, export it again."
+        ) from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise ValueError(f'{path.name} lists no photos: it needs a list "frames".')
+    if len(frames) > MAX_VIEWS:
+        raise ValueError(f"{path.name} lists {len(frames):,} photos: at most {MAX_VIEWS:,}.")
+    views, names, lost = [], [], []
+    for frame in frames:
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise ValueError(f'{path.name} is incomplete: every frame needs a "file_path".')
+        name = frame["file_path"]
+        names.append(name)
+        photo = _with_suffix(_inside(path.parent, name))
+        if not photo.is_file():
+            continue
+        try:
+            with _opened(photo) as opened:
+                size = opened.size
+        except _BadPhoto as error:
+            lost.append((name, str(error)))
+            names.pop()
+            continue
+        settings = {**content, **frame}
+        lens = _json_lens(settings, size, path.name)
+        views.append(_View(photo, name, lens, _json_pose(frame, path.name)))
+    present, notes = _existing(views, names, path.name) if names else ([], [])
+    notes += _left_out(lost)
+    points, colors = _no_points()
+    cloud = content.get("ply_file_path")
+    if isinstance(cloud, str):
+        file = _inside(path.parent, cloud)
+        if file.is_file():
+            points, colors = _read_ply(file)
+        else:
+            notes.append(f"The points in {cloud[:200]} are missing: training starts without them.")
+    return _Model(present, points, colors, notes)
+
+
+def _with_suffix(path: Path) -> Path:
+    """Blender sets name their photos without a suffix."""
+    if path.is_file():
+        return path
+    candidates = (path.with_name(path.name + suffix) for suffix in sorted(PHOTO_SUFFIXES))
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
+
+
+def _json_number(settings: Mapping[str, Any], key: str, source: str) -> float | None:
+    value = settings.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f'{source} is damaged: "{key}" must be a number, got {str(value)[:40]!r}.')
+    return float(value)
+
+
+def _json_lens(settings: Mapping[str, Any], size: tuple[int, int], source: str) -> Lens:
+    def number(key: str, otherwise: float) -> float:
+        value = _json_number(settings, key, source)
+        return otherwise if value is None else value
+
+    model = str(settings.get("camera_model", "OPENCV")).upper()
+    if model not in (*COLMAP_NUMBERS, "PERSPECTIVE"):
+        raise ValueError(
+            f"{source} has cameras of the kind {model[:40]}, which is not supported: "
+            "undistort the photos first."
+        )
+    width, height = number("w", size[0]), number("h", size[1])
+    if not (1 <= width <= 1e6 and 1 <= height <= 1e6):
+        raise ValueError(f"{source} is damaged: the photos' size is {width:g} x {height:g}.")
+    angle_x, angle_y = number("camera_angle_x", 0.0), number("camera_angle_y", 0.0)
+    fx = number("fl_x", 0.5 * width / math.tan(angle_x / 2) if 0 < angle_x < math.pi else 0.0)
+    fy = number("fl_y", 0.5 * height / math.tan(angle_y / 2) if 0 < angle_y < math.pi else fx)
+    if not (fx > 0 and fy > 0):
+        raise ValueError(
+            f'{source} has no usable focal length: it needs "fl_x" or "camera_angle_x" above 0.'
+        )
+    bend = {key: number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")}
+    fisheye = "FISHEYE" in model or settings.get("is_fisheye") is True
+    # Outside of FULL_OPENCV, nerfstudio's k3 and k4 are further powers of the radius.
+    return _distorted_lens(
+        round(width),
+        round(height),
+        fx,
+        fy,
+        number("cx", width / 2),
+        number("cy", height / 2),
+        bend,
+        fisheye,
+        rational=model == "FULL_OPENCV",
+    )
+
+
+def _json_pose(frame: Mapping[str, Any], source: str) -> NDArray[np.float64]:
+    """[4, 4] world to camera, OpenCV axes, from camera to world, OpenGL axes."""
+    problem = f"{source} is damaged: the transform_matrix of {str(frame.get('file_path'))[:100]}"
+    try:
+        matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{problem} is not a matrix of numbers.") from None
+    if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
+        raise ValueError(f"{problem} is not a 4 x 4 matrix of finite numbers.")
+    left, stretch, right = np.linalg.svd(matrix[:3, :3])
+    if not (np.linalg.det(left @ right) > 0 and 0 < stretch[0] < 1.02 * stretch[2]):
+        raise ValueError(f"{problem} is not a rotation.")
+    rotation = left @ right @ np.diag([1.0, -1.0, -1.0])
+    viewmat = np.eye(4)
+    viewmat[:3, :3] = rotation.T
+    viewmat[:3, 3] = -rotation.T @ matrix[:3, 3]
+    return viewmat
+
+
+PLY_TYPES = {
+    **dict.fromkeys(("char", "int8"), "<i1"),
+    **dict.fromkeys(("uchar", "uint8"), "<u1"),
+    **dict.fromkeys(("short", "int16"), "<i2"),
+    **dict.fromkeys(("ushort", "uint16"), "<u2"),
+    **dict.fromkeys(("int", "int32"), "<i4"),
+    **dict.fromkeys(("uint", "uint32"), "<u4"),
+    **dict.fromkeys(("float", "float32"), "<f4"),
+    **dict.fromkeys(("double", "float64"), "<f8"),
+}
+
+
+def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Points x y z [red green blue] of a PLY, ASCII or binary little-endian; grey without colors.
+
+    Raises:
+        ValueError: it is not such a file, or it ends too early.
+    """
+    damaged = ValueError(f"The points in {path.name} cannot be read: export them again as PLY.")
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise ValueError(f"{path.name} is larger than {MAX_TEXT_BYTES // 1_000_000} MB.")
+    data = path.read_bytes()
+    end = re.search(rb"end_header\r?\n", data[:20_000])
+    if not data.startswith(b"ply") or end is None:
+        raise damaged
+    header = data[: end.start()].decode("ascii", errors="replace").splitlines()
+    body = data[end.end() :]
+    elements = [line.split() for line in header if line.startswith("element ")]
+    if not elements or len(elements[0]) != 3 or elements[0][1] != "vertex":
+        raise damaged
+    columns: list[tuple[str, str]] = []
+    reading = False
+    for line in header:
+        words = line.split()
+        if words[:1] == ["element"]:
+            reading = words[1:2] == ["vertex"]
+        elif words[:1] == ["property"] and reading:
+            if len(words) != 3 or words[1] not in PLY_TYPES:
+                raise damaged
+            columns.append((words[2], PLY_TYPES[words[1]]))
+    names = [name for name, _ in columns]
+    count = int(elements[0][2]) if elements[0][2].isdecimal() else MAX_POINTS + 1
+    if count > MAX_POINTS or len(set(names)) != len(names) or not {"x", "y", "z"} <= set(names):
+        raise damaged
+    table: Callable[[str], NDArray[Any]]
+    if "format ascii 1.0" in header:
+        lines = body.decode("ascii", errors="replace").split("\n")[:count]
+        try:
+            rows = np.array([line.split()[: len(names)] for line in lines], dtype=np.float64)
+        except ValueError:
+            raise damaged from None
+        if rows.shape != (count, len(names)):
+            raise damaged
+        table = lambda name: rows[:, names.index(name)]  # noqa: E731
+    elif "format binary_little_endian 1.0" in header:
+        dtype = np.dtype(columns)
+        if len(body) < count * dtype.itemsize:
+            raise damaged
+        records = np.frombuffer(body, dtype=dtype, count=count)
+        table = lambda name: records[name]  # noqa: E731
+    else:
+        raise damaged
+    colored = {"red", "green", "blue"} <= set(names)
+    grey = np.full(count, 128.0)
+    parts = [table(name) for name in "xyz"]
+    parts += [table(name) if colored else grey for name in ("red", "green", "blue")]
+    return _clean_points(np.stack([part.astype(np.float64) for part in parts], axis=1))
+
+
+# ---------------------------------------------------------------------------- bare photos
+
+
+def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _Model:
+    """SfM over the photos of the folder that has the most.
+
+    Raises:
+        ValueError: too few photos, or too few of them that could be placed.
+    """
+    photos, lost = _gather(folders)
+    notes: list[str] = []
+    if len(photos) > MAX_PHOTOS:
+        notes.append(
+            f"Of the {len(photos)} photos, {MAX_PHOTOS} evenly spaced ones were used, which is "
+            "plenty for one scene."
+        )
+        photos = [
+            photos[round(k * (len(photos) - 1) / (MAX_PHOTOS - 1))] for k in range(MAX_PHOTOS)
+        ]
+    if not photos and not lost:
+        raise ValueError(
+            f"No photos were found in {folders[0].name}: add at least {MIN_PHOTOS} photos "
+            "(JPEG, PNG, TIFF, WebP or AVIF)."
+        )
+    usable, groups = _prepare(photos, work, lost, progress) if photos else ({}, [])
+    notes += _left_out(lost)
+    if len(usable) < MIN_PHOTOS:
+        why = f" {' '.join(notes)}" if notes else ""
+        added = f"You added {len(usable)}." if not lost else f"{len(usable)} can be used.{why}"
+        raise ValueError(f"Add at least {MIN_PHOTOS} photos. {added}")
+    placement = place_cameras(work, groups, progress=progress)
+    _judge(placement, len(usable))
+    assert placement.model is not None
+    model = _read_colmap(placement.model, [work / PHOTOS], upright=True)
+    if placement.placed < len(usable):
+        notes.append(
+            f"{placement.placed} of {len(usable)} photos could be placed; the others were left out."
+        )
+    if placement.other > max(2, len(usable) // 10):
+        notes.append("Your photos seem to show two separate places; the larger one was used.")
+    views = [
+        _View(usable[view.name], usable[view.name].name, view.lens, view.viewmat)
+        for view in model.views
+    ]
+    return _Model(views, model.points, model.colors, notes, upright=True)
+
+
+def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The photos of the folder with the most, and the files in it that are in other formats."""
+    best: list[Path] = []
+    foreign: list[Path] = []
+    for folder in folders:
+        files = [item for item in _listing(folder) if item.is_file()]
+        photos = [item for item in files if item.suffix.lower() in PHOTO_SUFFIXES]
+        others = [item for item in files if item.suffix.lower() in UNREADABLE_SUFFIXES]
+        # Masks and the like come beside `images`, in equal number.
+        preferred = len(photos) == len(best) and folder.name == "images"
+        if len(photos) + len(others) > len(best) + len(foreign) or (photos and preferred):
+            best, foreign = photos, others
+    reason = "is in a format that cannot be read here (save it as JPEG)"
+    return best, [(item.name, reason) for item in foreign]
+
+
+def _prepare(
+    photos: Sequence[Path], work: Path, lost: list[tuple[str, str]], progress: Progress
+) -> tuple[dict[str, Path], list[PhotoGroup]]:
+    """Write turned, flattened, shrunk JPEGs for SfM, grouped by the camera they share.
+
+    Returns:
+        the originals by the name of their copy, and the groups. Adds what fails to `lost`.
+    """
+    folder = work / PHOTOS
+    folder.mkdir(exist_ok=True)
+    usable: dict[str, Path] = {}
+    cameras: dict[tuple[int, int, float | None], list[str]] = {}
+    progress(READING, 0, len(photos), "")
+    for index, path in enumerate(photos):
+        name = f"{index:04d}.jpg"
+        try:
+            with _opened(path) as photo:
+                focal = _focal_35mm(photo)
+                full = _turned_size(photo)
+                scale = min(1.0, SFM_SIDE / max(full))
+                size = (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
+                small = _shrunk(photo, size, turn=True)
+        except _BadPhoto as error:
+            lost.append((path.name, str(error)))
+        else:
+            small.save(folder / name, quality=95)
+            usable[name] = path
+            cameras.setdefault((*size, focal), []).append(name)
+        progress(READING, index + 1, len(photos), "")
+    groups = []
+    for (width, height, focal), names in cameras.items():
+        pixels = None if focal is None else focal / DIAGONAL_35MM * math.hypot(width, height)
+        groups.append(PhotoGroup(names, width, height, pixels))
+    return usable, groups
+
+
+def _judge(placement: Placement, photos: int) -> None:
+    """Raise ValueError, with the cause that is most likely, unless the model can be trusted."""
+    more = "Take 20 to 60 sharp photos while walking around the subject, each overlapping the last."
+    if placement.poor > photos // 2:
+        raise ValueError(
+            f"We could not find enough details in {placement.poor} of {photos} photos "
+            "(plain walls, blur or darkness): take sharper photos of something with texture."
+        )
+    if placement.turning:
+        raise ValueError(
+            "All photos seem to be taken from one spot, so depth cannot be worked out: "
+            "move sideways between photos."
+        )
+    if placement.model is None or placement.placed < max(3, 0.5 * photos):
+        raise ValueError(
+            f"The camera positions of only {placement.placed} of {photos} photos could be "
+            f"worked out. {more}"
+        )
+    # "All placed, small error" is no proof: a false model shows in its angles and focal length.
+    if placement.angle < MIN_ANGLE or not 0.3 < placement.focal_ratio < 6:
+        raise ValueError(f"The camera positions that were worked out show hardly any depth. {more}")
