@@ -1,0 +1,283 @@
+"""Gaussians in, pictures out: one differentiable rasterizer with two backends.
+
+CUDA tensors go to gsplat, CPU tensors to numba. Checks, the background and spherical harmonics are
+here, once, above both. Rendering is linear in colors (image = W colors), so depth, features and
+weights are the same call with other colors, and `lift` is its transpose.
+
+Letters: N Gaussians, C cameras, H W pixels, K spherical-harmonics bases, D channels.
+
+    image, alpha = render(scene.gaussians, scene.cameras[0])          # [H, W, 3], [H, W, 1]
+    features, _ = render(gaussians, camera, values)                   # values [N, D] -> [H, W, D]
+    per_gaussian = lift(gaussians, camera, features)                  # [H, W, D] -> [N, D]
+"""
+
+import math
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from langsplat import _rasterize_gsplat
+from langsplat.scene import MAX_IMAGE_PIXELS, Camera, Gaussians
+
+
+class Rules(NamedTuple):
+    """The constants that decide pixels, equal to gsplat 1.5.3's."""
+
+    eps2d: float = 0.3  # added to the 2D covariance's diagonal, in square pixels
+    near: float = 0.01  # nearer than this is not drawn, in world units along the optical axis
+    far: float = 1e10
+    alpha_min: float = 1 / 255  # a fainter contribution is skipped
+    alpha_max: float = 0.999  # a contribution's alpha is clamped to this
+    stop: float = 1e-4  # a pixel is done before its transmittance would fall to this
+
+
+RULES = Rules()
+BACKENDS = ("numba", "gsplat")
+
+# Real spherical harmonics with the signs of the 3DGS reference code, by band.
+_SH0 = 0.28209479177387814
+_SH1 = 0.4886025119029199
+_SH2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
+_SH3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154)
+_SH3_ZXY = 1.445305721320277
+
+
+def available_backends() -> dict[str, str]:
+    """Every backend's name -> "ok", or the reason it cannot be used here."""
+    return {"numba": "ok", "gsplat": _rasterize_gsplat.problem() or "ok"}
+
+
+def rasterize(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    colors: Tensor,  # [N, D] or [C, N, D]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    *,
+    background: Tensor | None = None,  # [D] or [C, D]
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Draw Gaussians from C cameras (3D Gaussian Splatting, Kerbl et al. 2023, section 4).
+
+    Differentiable in means, quats, scales, opacities, colors and background. A Gaussian with a
+    number that is not finite is left out and gets no gradient.
+
+    Args:
+        means: [N, 3] world units.
+        quats: [N, 4] wxyz, any non-zero length.
+        scales: [N, 3] > 0, world units.
+        opacities: [N] in [0, 1].
+        colors: [N, D], or [C, N, D] where they differ between cameras; any values, any D >= 1.
+        viewmats: [C, 4, 4] world to camera, OpenCV axes.
+        Ks: [C, 3, 3] in pixels; pixel centres at +0.5.
+        width, height: of the pictures, in pixels.
+        background: [D] or [C, D], what shows where alpha < 1; None is 0.
+        backend: "auto" (gsplat for CUDA tensors, numba for CPU tensors), "numba" or "gsplat".
+    Returns:
+        image [C, H, W, D] and alpha [C, H, W, 1] in [0, 1].
+    Raises:
+        ValueError: shapes do not fit each other, the picture is empty or too large, or the backend
+            cannot be used.
+    """
+    n, cameras, channels = means.shape[0] if means.ndim else 0, len(viewmats), colors.shape[-1:]
+    _check("means", means, (n, 3))
+    _check("quats", quats, (n, 4))
+    _check("scales", scales, (n, 3))
+    _check("opacities", opacities, (n,))
+    _check("viewmats", viewmats, (cameras, 4, 4))
+    _check("Ks", Ks, (cameras, 3, 3))
+    if cameras == 0:
+        raise ValueError("There is no camera to draw from: give at least one viewmat and K.")
+    if colors.ndim == 2:
+        colors = colors.expand(cameras, *colors.shape)
+    _check("colors", colors, (cameras, n, *channels))
+    if colors.shape[-1] == 0:
+        raise ValueError("colors must have at least one channel.")
+    if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"A picture must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, "
+            f"got {width} x {height}: choose another size."
+        )
+    if background is not None:
+        if background.ndim == 1:
+            background = background.expand(cameras, *background.shape)
+        _check("background", background, (cameras, *channels))
+    draw = _backend(backend, means.device)
+    gaussians = _finite(means, quats, scales, opacities, colors)
+    if len(gaussians[0]) == 0:
+        # Sums of nothing: zeros that are still part of the graph.
+        nothing = sum(t.sum() for t in (means[:0], quats[:0], scales[:0], opacities[:0]))
+        image = colors[:, :0].sum(1)[:, None, None] + nothing
+        image = image.expand(-1, height, width, -1)
+        alpha = image[..., :1].detach()
+    else:
+        image, alpha = draw(*gaussians, viewmats, Ks, width, height, RULES)
+    if background is not None:
+        image = image + (1 - alpha) * background[:, None, None]
+    return image, alpha
+
+
+def render(
+    gaussians: Gaussians,
+    camera: Camera,
+    values: Tensor | None = None,
+    *,
+    background: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Draw a scene from one camera.
+
+    Args:
+        gaussians: on the device to draw on.
+        camera: the view and its size.
+        values: [N, D] to draw; None: RGB from the spherical harmonics, clamped at >= 0.
+        background: [D]; None is 0.
+    Returns:
+        image [H, W, D] and alpha [H, W, 1].
+    """
+    camera = camera.to(gaussians.device)
+    if values is None:
+        values = sh_to_rgb(gaussians.sh, gaussians.means - camera.position).clamp_min(0)
+    image, alpha = rasterize(
+        gaussians.means,
+        gaussians.quats,
+        gaussians.scales,
+        gaussians.opacities,
+        values,
+        camera.viewmat[None],
+        camera.K[None],
+        camera.width,
+        camera.height,
+        background=background,
+        backend=backend,
+    )
+    return image[0], alpha[0]
+
+
+def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = "auto") -> Tensor:
+    """What each Gaussian receives of a picture: Wᵀ image, with W the blending weights of this view.
+
+    With image = 1 everywhere this is the total weight a Gaussian has in the view. It is the
+    vector-Jacobian product of `render` with respect to colors, on any backend.
+
+    Args:
+        image: [H, W, D], as large as the camera's picture.
+    Returns:
+        [N, D], no gradient.
+    Raises:
+        ValueError: the picture's size is not the camera's.
+    """
+    if image.ndim != 3 or tuple(image.shape[:2]) != (camera.height, camera.width):
+        raise ValueError(
+            f"The picture must be [{camera.height}, {camera.width}, D] like the camera's, "
+            f"got {list(image.shape)}: resize one of them."
+        )
+    means = gaussians.means.detach()
+    with torch.enable_grad():
+        colors = means.new_zeros(len(gaussians), image.shape[2], requires_grad=True)
+        rendered, _ = render(
+            Gaussians(
+                means,
+                gaussians.quats.detach(),
+                gaussians.scales.detach(),
+                gaussians.opacities.detach(),
+                gaussians.sh.detach(),
+            ),
+            camera,
+            colors,
+            backend=backend,
+        )
+        (lifted,) = torch.autograd.grad(rendered, colors, image.detach().to(rendered))
+    return lifted
+
+
+def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
+    """Color seen from a direction: 0.5 + the sum of sh times the bases (not clamped).
+
+    Args:
+        sh: [N, K, 3], K = 1, 4, 9 or 16.
+        dirs: [N, 3], from the camera's centre to the Gaussian, world axes, any non-zero length.
+        degree: highest degree to use, 0 ... 3; None: all that sh has.
+    Returns:
+        [N, 3], RGB around [0, 1].
+    Raises:
+        ValueError: sh has fewer bases than the degree needs.
+    """
+    if degree is None:
+        degree = math.isqrt(sh.shape[1]) - 1
+    if not 0 <= degree <= 3 or (degree + 1) ** 2 > sh.shape[1]:
+        raise ValueError(
+            f"degree must be 0 to 3 and sh must have (degree + 1)² bases, "
+            f"got degree {degree} and {sh.shape[1]} bases."
+        )
+    rgb = 0.5 + _SH0 * sh[:, 0]
+    if degree == 0:
+        return rgb
+    x, y, z = F.normalize(dirs, dim=1).unbind(1)
+    bases = [-_SH1 * y, _SH1 * z, -_SH1 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        bases += [
+            _SH2[0] * x * y,
+            -_SH2[0] * y * z,
+            _SH2[1] * (2 * zz - xx - yy),
+            -_SH2[0] * x * z,
+            _SH2[2] * (xx - yy),
+        ]
+    if degree >= 3:
+        bases += [
+            -_SH3[0] * y * (3 * xx - yy),
+            _SH3[1] * x * y * z,
+            -_SH3[2] * y * (4 * zz - xx - yy),
+            _SH3[3] * z * (2 * zz - 3 * xx - 3 * yy),
+            -_SH3[2] * x * (4 * zz - xx - yy),
+            _SH3_ZXY * z * (xx - yy),
+            -_SH3[0] * x * (xx - 3 * yy),
+        ]
+    weights = torch.stack(bases, dim=1)
+    return rgb + torch.einsum("nk,nkc->nc", weights, sh[:, 1 : weights.shape[1] + 1])
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"{name} must be {list(shape)} to fit the other inputs, got {list(tensor.shape)}."
+        )
+
+
+def _backend(name: str, device: torch.device) -> Any:
+    """The backend's rasterize function, imported now and not before."""
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be auto, {' or '.join(BACKENDS)}, got {name!r}.")
+    if name == "auto":
+        name = "gsplat" if device.type == "cuda" else "numba"
+    if name == "gsplat":
+        why = _rasterize_gsplat.problem()
+        if why is not None:
+            raise ValueError(f"The gsplat backend cannot run here, {why}: use backend='numba'.")
+    if (name == "gsplat") != (device.type == "cuda"):
+        wanted = "CUDA" if name == "gsplat" else "CPU"
+        raise ValueError(
+            f"The {name} backend draws {wanted} tensors, got {device.type} ones: move them with "
+            f".to('{wanted.lower()}') or use backend='auto'."
+        )
+    return import_module(f"langsplat._rasterize_{name}").rasterize
+
+
+def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
+    """Means, quats, scales, opacities, colors [C, N, D] less the Gaussians with NaN or inf."""
+    # A sum is finite only if all its terms are, and costs far less than a look at each of them.
+    if all(math.isfinite(float(t.detach().sum())) for t in gaussians):
+        return gaussians
+    *geometry, colors = gaussians
+    keep = colors.isfinite().all(0).all(-1)
+    for tensor in geometry:
+        keep = keep & tensor.isfinite().reshape(len(keep), -1).all(1)
+    return *(tensor[keep] for tensor in geometry), colors[:, keep]
