@@ -1,0 +1,244 @@
+"""Scenes from the Hub, fetched by the real client from a small server on this machine.
+
+The client reads its settings when it is imported, so every visit is a process of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from langsplat.hub import is_repo_id
+from langsplat.scene import SCENE_FILE, Gaussians, Scene, load_scene, save_scene
+from tests.hub_server import Repo, black_hole, closed_port, serve
+
+VISITS = """
+import json, sys, time
+from langsplat.hub import fetch_scene
+
+for repo_id, revision in json.loads(sys.argv[1]):
+    seen = []
+    began = time.monotonic()
+    try:
+        folder, error = str(fetch_scene(
+            repo_id,
+            revision=revision,
+            progress=lambda stage, done, total, note: seen.append([stage, done, total, note]),
+        )), ""
+    except ValueError as problem:
+        folder, error = "", str(problem)
+    print(json.dumps([folder, error, time.monotonic() - began, seen]))
+"""
+
+
+@dataclass
+class Visit:
+    folder: Path
+    error: str
+    seconds: float
+    progress: list[list]
+
+
+@dataclass
+class Visitor:
+    """Someone with a cache of their own who asks for scenes."""
+
+    cache: Path
+
+    def fetch(self, endpoint: str, **settings: str) -> Visit:
+        return self.fetch_all(endpoint, [("jane/garden", None)], **settings)[0]
+
+    def fetch_all(
+        self, endpoint: str, wanted: list[tuple[str, str | None]], **settings: str
+    ) -> list[Visit]:
+        """One process that fetches each (repository, revision) in turn."""
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("HF_") and not key.lower().endswith("_proxy")
+        }
+        result = subprocess.run(
+            [sys.executable, "-c", VISITS, json.dumps(wanted)],
+            env={**inherited, "HF_ENDPOINT": endpoint, "HF_HOME": str(self.cache), **settings},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        answers = [json.loads(line) for line in result.stdout.splitlines()]
+        return [Visit(Path(folder), *rest) for folder, *rest in answers]
+
+
+@pytest.fixture
+def visitor(tmp_path: Path) -> Visitor:
+    return Visitor(tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def scene_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    generator = torch.Generator().manual_seed(0)
+    n = 20_000  # about 1 MB, so that progress has steps
+    gaussians = Gaussians(
+        means=torch.randn(n, 3, generator=generator),
+        quats=torch.randn(n, 4, generator=generator),
+        scales=torch.rand(n, 3, generator=generator) + 0.1,
+        opacities=torch.rand(n, generator=generator),
+        sh=torch.randn(n, 1, 3, generator=generator),
+    )
+    up = torch.tensor([0.0, 0.0, 1.0])
+    scene = Scene(gaussians, (), up=up, center=torch.zeros(3), radius=2.0, name="garden")
+    folder = save_scene(scene, tmp_path_factory.mktemp("hub") / "garden", preview=b"a picture")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_scene_is_fetched_with_progress_and_opens(visitor, scene_files):
+    with serve({"jane/garden": Repo(scene_files)}) as hub:
+        visit = visitor.fetch(hub.url)
+    assert visit.error == ""
+    assert load_scene(visit.folder).name == "garden"
+    assert (visit.folder / "preview.jpg").read_bytes() == b"a picture"
+    assert visit.folder.name == "a" * 40, "the folder's name is the commit"
+    size = len(scene_files[SCENE_FILE])
+    assert {step[0] for step in visit.progress} == {"download"}
+    assert visit.progress[-1][1:3] == [size, size]
+    assert [step[1] for step in visit.progress] == sorted(step[1] for step in visit.progress)
+
+
+def test_a_fetched_scene_opens_again_without_the_hub(visitor, scene_files):
+    with serve({"jane/garden": Repo(scene_files)}) as hub:
+        first = visitor.fetch(hub.url)
+    again, pinned = visitor.fetch_all(hub.url, [("jane/garden", None), ("jane/garden", "a" * 40)])
+    assert again.folder == first.folder and again.seconds < 2
+    assert "cannot be reached" in again.progress[-1][3]
+    assert "fetched earlier" in again.progress[-1][3]
+    switched_off = visitor.fetch(hub.url, HF_HUB_OFFLINE="1")
+    assert switched_off.folder == first.folder
+    assert pinned.folder == first.folder and pinned.progress == []
+
+
+def test_an_unchanged_scene_is_not_downloaded_twice_but_a_new_revision_is(visitor, scene_files):
+    with serve({"jane/garden": Repo(scene_files)}) as hub:
+        first = visitor.fetch(hub.url)
+        loads = len(hub.downloads())
+        assert visitor.fetch(hub.url).folder == first.folder
+        assert len(hub.downloads()) == loads
+        newer = {**scene_files, SCENE_FILE: scene_files[SCENE_FILE] + b"\0"}
+        hub.repos["jane/garden"] = Repo(newer, commit="b" * 40)
+        second = visitor.fetch(hub.url)
+    assert second.folder.name == "b" * 40
+    assert (second.folder / SCENE_FILE).read_bytes() == newer[SCENE_FILE]
+
+
+def test_a_scene_without_a_preview_is_still_a_scene(visitor, scene_files):
+    with serve({"jane/garden": Repo({SCENE_FILE: scene_files[SCENE_FILE]})}) as hub:
+        visit = visitor.fetch(hub.url)
+    assert [path.name for path in visit.folder.iterdir()] == [SCENE_FILE]
+
+
+def test_repositories_that_give_no_scene_are_explained(visitor):
+    words = {
+        "jane/unknown": "no public repository jane/unknown",
+        "jane/gated401": "gated: ask for access",
+        "jane/gated403": "gated: ask for access",
+        "jane/forbidden": "does not let you read",
+        "jane/down": "try again in a few minutes",
+        "jane/model": "holds no scene.safetensors",
+        "jane/huge": "3.2 GB, more than the 2.1 GB",
+        "jane/captive": "is not the Hub",
+        "jane/old": "no revision 'v9'",
+    }
+    repos = {
+        "jane/gated401": Repo({}, refusal=(401, "GatedRepo")),
+        "jane/gated403": Repo({}, refusal=(403, "GatedRepo")),
+        "jane/forbidden": Repo({}, refusal=(403, "")),
+        "jane/down": Repo({}, refusal=(503, "")),
+        "jane/model": Repo({"model.bin": b"x"}),
+        "jane/huge": Repo({SCENE_FILE: b"x"}, claimed_size=3 * 1024**3),
+        "jane/captive": Repo({}, refusal=(200, "")),  # a login page, say
+        "jane/old": Repo({SCENE_FILE: b"x"}),
+    }
+    wanted = [(name, "v9" if name == "jane/old" else None) for name in words]
+    with serve(repos) as hub:
+        visits = visitor.fetch_all(hub.url, wanted)
+        assert hub.downloads() == []
+    for visit, sentence in zip(visits, words.values(), strict=True):
+        assert sentence in visit.error and "\n" not in visit.error
+        assert visit.seconds < 3
+
+
+@pytest.mark.parametrize("nowhere", [closed_port, black_hole])
+def test_without_a_network_it_says_so_within_two_seconds(visitor, nowhere):
+    with nowhere() as endpoint:
+        visit = visitor.fetch(endpoint)
+    assert "cannot be reached" in visit.error and "check the network" in visit.error
+    assert visit.seconds < 2
+
+
+def test_offline_mode_names_itself(visitor):
+    with closed_port() as endpoint:
+        visit = visitor.fetch(endpoint, HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in visit.error
+
+
+def test_a_transfer_that_breaks_off_once_is_resumed(visitor, scene_files):
+    with serve({"jane/garden": Repo(scene_files, cuts=1)}) as hub:
+        visit = visitor.fetch(hub.url)
+    assert (visit.folder / SCENE_FILE).read_bytes() == scene_files[SCENE_FILE]
+
+
+def test_a_transfer_that_never_ends_leaves_nothing_behind(visitor, scene_files):
+    with serve({"jane/garden": Repo(scene_files, cuts=100)}) as hub:
+        visit = visitor.fetch(hub.url)
+    assert "broke off" in visit.error
+    assert [path for path in visitor.cache.rglob("*.safetensors")] == []
+    assert [path for path in visitor.cache.rglob("*.incomplete")] == []
+
+
+def test_a_cache_that_cannot_be_written_is_explained(visitor, scene_files):
+    visitor.cache.write_text("a file where the folder should be")
+    with serve({"jane/garden": Repo(scene_files)}) as hub:
+        visit = visitor.fetch(hub.url)
+    assert "could not be stored in" in visit.error and "HF_HUB_CACHE" in visit.error
+
+
+@pytest.mark.parametrize("name", ["jane/garden", "J_1/a.b-c", "x/y", "a" * 96 + "/b"])
+def test_names_of_repositories_are_recognised(name):
+    assert is_repo_id(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "garden",
+        "jane/",
+        "/garden",
+        "jane/garden/more",
+        "../garden",
+        "jane/..",
+        "./garden",
+        "jane/a--b",
+        "jane/a..b",
+        "jane/garden.git",
+        "jane/garden ",
+        "jane/garden\n",
+        "jané/garden",
+        "-jane/garden",
+        "jane/garden?x=1",
+        "https://hub/jane",
+        "a" * 97 + "/b",
+    ],
+)
+def test_what_is_no_repository_name_is_refused_before_any_network(name):
+    from langsplat.hub import fetch_scene
+
+    assert not is_repo_id(name)
+    with pytest.raises(ValueError, match="write it as user/name"):
+        fetch_scene(name)
