@@ -88,8 +88,8 @@ def _download(repo_id: str, revision: str | None, progress: Progress) -> Path:
 
     if constants.is_offline_mode():
         raise ValueError(
-            f"HF_HUB_OFFLINE is set, so {repo_id} cannot be fetched: unset it, or open a scene that "
-            "is here."
+            f"HF_HUB_OFFLINE is set, so {repo_id} cannot be fetched: unset it, or open a scene "
+            "that is here."
         )
     if not _reachable(constants.ENDPOINT):
         raise ValueError(
