@@ -1,0 +1,273 @@
+"""Encoders: crops and texts as unit vectors of one space, from open_clip models with their weights.
+
+    encoder = load_encoder()  # the small one that ships with the code
+    encoder = load_encoder("open_clip:ViT-B-16/laion2b_s34b_b88k")
+    encoder.encode_images(crops) @ encoder.encode_texts(["mug"]).T  # [B, 1]
+
+Letters: B crops, T texts, S side of a crop in pixels, E embedding size.
+"""
+
+import hashlib
+import threading
+import zipfile
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251  only the name of an error; nothing is unpickled
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "encoder"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+OFFLINE_AFTER = 1.5  # seconds; the Hub's own client would retry for more than twenty
+_HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
+
+
+class Encoder(Protocol):
+    """Turns crops and texts into unit vectors that can be compared.
+
+    Attributes:
+        name: which encoder, in the words `load_encoder` takes; stored with every scene.
+        dim: E, the size of an embedding.
+        image_size: S, the side of the crops it takes, in pixels.
+    """
+
+    name: str
+    dim: int
+    image_size: int
+
+    def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
+        """RGB crops [B, S, S, 3] uint8 -> [B, E] float32, unit length."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> [T, E] float32, unit length."""
+
+
+def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -> Encoder:
+    """Load an encoder with its weights; without weights there is no encoder.
+
+    Args:
+        spec: "bundled"; "bundled:<8 hex>", the same and it must be that version;
+            "open_clip:<model>/<tag>", weights from the Hub's cache, else from the Hub;
+            "open_clip:<model>/<path of a weights file>".
+        device: where the model runs; embeddings come back on the same device.
+    Raises:
+        ValueError: the spec is not one of these; model or tag are unknown; the weights are not
+            here and cannot be downloaded; they are damaged or belong to another model.
+    """
+    if spec == "bundled" or spec.startswith("bundled:"):
+        return _load_bundled(spec, torch.device(device))
+    kind, _, rest = spec.partition(":")
+    model, _, weights = rest.partition("/")
+    if kind != "open_clip" or not model or not weights:
+        raise ValueError(
+            f"{spec!r} is not an encoder: write bundled, open_clip:<model>/<tag> (for example "
+            "open_clip:ViT-B-16/laion2b_s34b_b88k), or open_clip:<model>/<weights file>."
+        )
+    return _load_open_clip(spec, model, weights, torch.device(device))
+
+
+class OpenClipEncoder:
+    """An open_clip model with its tokenizer and its normalisation of pictures."""
+
+    def __init__(
+        self, name: str, model: torch.nn.Module, tokenizer: Any, device: torch.device
+    ) -> None:
+        visual: Any = model.visual
+        size = visual.image_size
+        mean, std = visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"]
+        self.name = name
+        self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
+        self._model: Any = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._device = device
+        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self.dim = int(self._texts(["object"]).shape[1])
+
+    def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
+        """RGB crops [B, S, S, 3] uint8 -> [B, E] float32, unit length.
+
+        Raises:
+            ValueError: the crops have another shape, size or type.
+        """
+        crops = torch.as_tensor(images)
+        side = self.image_size
+        if crops.ndim != 4 or crops.shape[1:] != (side, side, 3) or crops.dtype != torch.uint8:
+            raise ValueError(
+                f"Crops must be [B, {side}, {side}, 3] uint8, got {list(crops.shape)} "
+                f"{crops.dtype}: cut them with crop_segments(image, segments, {side})."
+            )
+        if len(crops) == 0:
+            return torch.zeros(0, self.dim, device=self._device)
+        with torch.inference_mode():
+            pixels = crops.to(self._device).permute(0, 3, 1, 2).float() / 255
+            rows = F.normalize(self._model.encode_image((pixels - self._mean) / self._std), dim=1)
+        return rows.clone()  # an inference tensor could not be saved for a backward pass later
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> [T, E] float32, unit length; capitals and extra spaces make no difference."""
+        if len(texts) == 0:
+            return torch.zeros(0, self.dim, device=self._device)
+        return self._texts(texts)
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        tokens = self._tokenizer([" ".join(text.lower().split()) for text in texts])
+        with torch.inference_mode():
+            rows = F.normalize(self._model.encode_text(tokens.to(self._device)).float(), dim=1)
+        return rows.clone()
+
+
+def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
+    weights = BUNDLED / WEIGHTS_FILE
+    if not weights.is_file():
+        raise ValueError(
+            f"The bundled encoder is not at {BUNDLED}: run from a checkout of the repository, or "
+            "name another encoder, for example open_clip:ViT-B-16/laion2b_s34b_b88k."
+        )
+    name = f"bundled:{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+    if spec not in ("bundled", name):
+        raise ValueError(
+            f"The bundled encoder here is {name}, not {spec}: build the scene again with this "
+            "version, or use the version of langsplat that the scene was built with."
+        )
+    return _build(name, f"local-dir:{BUNDLED}", None, device, {})
+
+
+def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -> OpenClipEncoder:
+    from open_clip import get_model_config, list_models, list_pretrained_tags_by_model
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config = get_model_config(model)
+    if config is None:
+        near = get_close_matches(model, list_models(), n=5, cutoff=0.4)
+        raise ValueError(
+            f"open_clip has no model {model!r}; near names: {', '.join(near) or 'none'}. "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists them all."
+        )
+    tag = get_pretrained_cfg(model, weights)
+    if tag:
+        file = _weights_of_tag(spec, tag)
+    elif Path(weights).is_file():
+        file = Path(weights)
+    else:
+        tags = list_pretrained_tags_by_model(model)
+        near = get_close_matches(weights, tags, n=5, cutoff=0.3) or tags[:5]
+        raise ValueError(
+            f"{weights!r} is neither a file nor weights that open_clip knows for {model}; "
+            f"near names: {', '.join(near) or 'none, give the path of a weights file'}."
+        )
+    text = config["text_cfg"]
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if text.get(key):
+            _require_hub(spec, str(text[key]), ("tokenizer.json", "tokenizer_config.json"))
+    return _build(spec, model, file, device, tag)
+
+
+def _build(
+    name: str, model: str, file: Path | None, device: torch.device, tag: dict[str, Any]
+) -> OpenClipEncoder:
+    """The model with its weights: from `file`, or from a local-dir: when `file` is None."""
+    import open_clip
+
+    weights = file or BUNDLED / WEIGHTS_FILE
+    _check_readable(weights)
+    normalisation = {key: list(tag[key]) for key in ("mean", "std") if tag.get(key)}
+    try:
+        built = open_clip.create_model(
+            model,
+            pretrained=str(file) if file else None,
+            require_pretrained=True,
+            weights_only=True,
+            force_quick_gelu=bool(tag.get("quick_gelu", False)),
+            force_preprocess_cfg=normalisation or None,
+            pretrained_text=False,
+            device=device,
+        )
+        tokenizer = open_clip.get_tokenizer(model)
+    except (RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        raise ValueError(
+            f"The weights in {weights} do not fit the model {model}: choose the weights of this "
+            "model, or the model of these weights."
+        ) from error
+    return OpenClipEncoder(name, built, tokenizer, device)
+
+
+def _check_readable(file: Path) -> None:
+    """Raise unless `file` is a whole safetensors file or a whole torch archive."""
+    damaged = ValueError(
+        f"The weights in {file} are damaged or incomplete: copy or download them again."
+    )
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as handle:
+                if not list(handle.keys()):
+                    raise damaged
+        except (SafetensorError, OSError) as error:
+            raise damaged from error
+    elif not zipfile.is_zipfile(file):
+        raise damaged
+
+
+def _weights_of_tag(spec: str, tag: dict[str, Any]) -> Path:
+    """The file with a tag's weights: from the cache, else from the Hub."""
+    hub, _, file = str(tag.get("hf_hub", "")).rpartition("/")
+    if not hub:
+        raise ValueError(
+            f"The weights of {spec} are not on the Hub: download {tag.get('url')} yourself and "
+            "give open_clip:<model>/<path of that file>."
+        )
+    files = (file,) if file else _HUB_FILES
+    return _require_hub(spec, hub, files)
+
+
+def _require_hub(spec: str, repo: str, files: Sequence[str]) -> Path:
+    """The first of `files` in the cache, else downloaded; a sentence, soon, when offline."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for file in files:
+        cached = try_to_load_from_cache(repo, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    offline = ValueError(
+        f"The encoder {spec} needs {repo} from {constants.ENDPOINT}, which is not in the cache and "
+        "cannot be reached now: connect to the network once, give open_clip:<model>/<path of a "
+        "weights file>, or use the bundled encoder."
+    )
+    if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
+        raise offline
+    for file in files:
+        try:
+            return Path(hf_hub_download(repo, file))
+        except LocalEntryNotFoundError as error:
+            raise offline from error
+        except HfHubHTTPError as error:
+            if error.response is None or error.response.status_code != 404:
+                raise offline from error
+    raise ValueError(f"{repo} on the Hub has none of the files {', '.join(files)}.")
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether a server answers there within OFFLINE_AFTER seconds, whatever it says."""
+    import httpx
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            httpx.head(endpoint, timeout=OFFLINE_AFTER)
+        except httpx.HTTPError:
+            return
+        answered.set()
+
+    # Looking up a name has no time limit of its own, so the question is asked aside.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(OFFLINE_AFTER)
+    return answered.is_set()
