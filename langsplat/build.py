@@ -144,7 +144,7 @@ def build_scene(
     seconds["language"] = time.perf_counter() - began
 
     progress("save", 0, 1, "")
-    up, center, radius = world_frame(capture.cameras, capture.points)
+    up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     scene = Scene(
         gaussians=gaussians.to("cpu"),
         cameras=capture.cameras,

@@ -1,4 +1,4 @@
-"""Scenes from the Hugging Face Hub: a repository `user/name` that holds scene.safetensors.
+"""Scenes by name: bundled ones, folders, and Hub repositories `user/name` with scene.safetensors.
 
     folder = fetch_scene("user/name")  # .../snapshots/<commit>, with scene.safetensors
     scene = load_scene(folder)
@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 from langsplat.progress import Progress, silent
 from langsplat.scene import SCENE_FILE
 
+BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes"
 PREVIEW_FILE = "preview.jpg"
 MAX_SCENE_BYTES = 2 * 1024**3
 MAX_PREVIEW_BYTES = 20 * 1024**2
@@ -27,6 +28,36 @@ ANSWER_SECONDS = 5.0  # for the first answer, once connected
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
 _REPO_ID = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def bundled_scenes() -> dict[str, Path]:
+    """The scenes that ship with the code: name -> folder, in the order of their names."""
+    return {file.parent.name: file.parent for file in sorted(BUNDLED.glob(f"*/{SCENE_FILE}"))}
+
+
+def find_scene(spec: str, *, progress: Progress = silent) -> Path:
+    """The folder of the scene that `spec` names, fetched from the Hub if need be.
+
+    Args:
+        spec: a bundled scene's name, a scene's folder (or the file in it), or user/name.
+        progress: of a download.
+    Raises:
+        ValueError: it is none of them, or cannot be fetched.
+    """
+    bundled = bundled_scenes()
+    if spec in bundled:
+        return bundled[spec]
+    path = Path(spec)
+    if path.is_file():
+        return path.parent
+    if path.is_dir():
+        return path
+    if is_repo_id(spec):
+        return fetch_scene(spec, progress=progress)
+    raise ValueError(
+        f"There is no scene {spec!r}: give a scene's folder, a Hub repository as user/name, or a "
+        f"bundled scene ({', '.join(bundled) or 'none'})."
+    )
 
 
 def is_repo_id(text: str) -> bool:

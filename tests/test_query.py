@@ -1,0 +1,239 @@
+"""Answers agree with the slow definition: render E-dimensional features, then score."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from langsplat.codec import Codebook
+from langsplat.query import (
+    NEGATIVES,
+    Answer,
+    SceneQuery,
+    check_text,
+    half_smoothed,
+    heat,
+    overlay,
+    save_answer,
+)
+from langsplat.rasterize import render
+from langsplat.scene import LanguageField, Scene
+from tests.test_language import HEIGHT, WIDTH, front_camera, two_balls
+
+E = 8
+
+
+class TableEncoder:
+    """Texts with known embeddings: what each word means is part of the test."""
+
+    name = "table"
+    dim = E
+    image_size = 8
+
+    def encode_images(self, crops: np.ndarray) -> torch.Tensor:
+        raise NotImplementedError
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        axes = torch.eye(E)
+        known = {"left ball": axes[0], "right ball": axes[1], "both": axes[0] + axes[1]}
+        known |= {name: axes[4 + i] + 0.3 * axes[0] for i, name in enumerate(NEGATIVES)}
+        return F.normalize(torch.stack([known.get(text, axes[3]) for text in texts]), dim=1)
+
+
+def asked_scene() -> Scene:
+    """Level 0 is random codes; level 1 knows the left ball from the right one; level 2 is blank."""
+    gaussians = two_balls()
+    n = len(gaussians)
+    generator = torch.Generator().manual_seed(1)
+    codewords = F.normalize(torch.randn(3, 6, E, generator=generator), dim=2)
+    codewords[1, 0], codewords[1, 1] = torch.eye(E)[0], torch.eye(E)[1]
+    rows = torch.randint(0, 3, (3, n, 2), generator=generator)
+    rows[..., 1] += 3
+    codes = torch.rand(3, n, 2, generator=generator)
+    codes = codes / codes.sum(2, keepdim=True)
+    rows[1, :60], rows[1, 60:120] = torch.tensor([0, 2]), torch.tensor([1, 2])
+    codes[1] = torch.tensor([1.0, 0.0])
+    mass = torch.ones(3, n)
+    mass[:, 120] = 0
+    mass[2] = 0
+    codes = codes * (mass > 0)[..., None]
+    return Scene(
+        gaussians=gaussians,
+        cameras=(front_camera(),),
+        up=torch.tensor([0.0, -1, 0]),
+        center=torch.tensor([0.0, 0, 4]),
+        radius=4.0,
+        language=LanguageField(rows, codes, mass, Codebook(codewords), "table"),
+    )
+
+
+def slow_relevancy(scene: Scene, text: str) -> torch.Tensor:
+    """[L, H, W]: features of every pixel in full, the softmax over pairs as the paper writes it."""
+    field, encoder = scene.language, TableEncoder()
+    assert field is not None
+    query, negatives = encoder.encode_texts([text]), encoder.encode_texts(list(NEGATIVES))
+    out = []
+    for level in range(3):
+        values = torch.cat(
+            [field.dense(level) @ field.codec.codewords[level], field.codes[level]], 1
+        )
+        image, _ = render(scene.gaussians, scene.cameras[0], values=values)
+        features = F.normalize(image[..., :E], dim=2)
+        positive = (10 * features @ query.T).exp()
+        pairs = positive / (positive + (10 * features @ negatives.T).exp())
+        out.append(pairs.amin(2) * (image[..., E:].sum(2) > 0.5))
+    return torch.stack(out)
+
+
+@pytest.fixture(scope="module")
+def engine() -> SceneQuery:
+    return SceneQuery(asked_scene(), TableEncoder())
+
+
+@pytest.mark.parametrize("text", ["left ball", "right ball", "both", "something else"])
+def test_pixel_relevancy_agrees_with_scoring_full_features(engine: SceneQuery, text: str) -> None:
+    answer = engine.ask(text, engine.scene.cameras[0])
+    want = half_smoothed(slow_relevancy(engine.scene, text))
+    np.testing.assert_allclose(answer.by_level, want.numpy(), atol=1e-4)
+
+
+def test_each_word_finds_its_ball(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    left, right = engine.ask("left ball", camera), engine.ask("right ball", camera)
+    assert left.found and left.level == "part" and left.peak[0] < WIDTH // 2
+    assert right.found and right.level == "part" and right.peak[0] > WIDTH // 2
+    assert left.box is not None and left.box[2] <= WIDTH // 2 + 1
+    assert left.count == 60 and (left.gaussian_relevancy[60:120] <= 0.5).all()
+    assert left.gaussian_relevancy[120] == 0, "a Gaussian no view saw has no score"
+    assert 0 < left.share < 0.5
+    left_mask = left.mask
+    assert not (left_mask & right.mask).any()
+
+
+def test_an_absent_thing_gives_an_empty_mask_in_words(engine: SceneQuery) -> None:
+    answer = engine.ask("submarine", engine.scene.cameras[0], level="part")
+    assert not answer.found and answer.box is None and answer.share == 0
+    assert 'Nothing here looks like "submarine"' in answer.sentence()
+
+
+def test_a_view_that_sees_nothing_scores_zero_everywhere(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    away = torch.eye(4)
+    away[2, 3] = -1000  # the whole scene lies behind
+    answer = engine.ask("left ball", replace(camera, viewmat=away))
+    assert np.isfinite(answer.by_level).all() and answer.score == 0
+
+
+def test_a_level_can_be_asked_for(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    assert engine.ask("left ball", camera, level="whole").score == 0
+    with pytest.raises(ValueError, match="subpart, part, whole"):
+        engine.ask("left ball", camera, level="galaxy")
+
+
+def test_the_threshold_is_absolute(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    wide, narrow = (engine.ask("left ball", camera, threshold=t) for t in (0.3, 0.9))
+    assert wide.mask.sum() > narrow.mask.sum()
+    np.testing.assert_array_equal(wide.relevancy, narrow.relevancy)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        engine.ask("left ball", camera, threshold=7)
+
+
+@pytest.mark.parametrize("text", ["", "   \n\t "])
+def test_an_empty_query_is_answered_with_advice(engine: SceneQuery, text: str) -> None:
+    with pytest.raises(ValueError, match="Type what to look for"):
+        engine.ask(text, engine.scene.cameras[0])
+
+
+def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None:
+    with pytest.raises(ValueError, match="10,000"):
+        engine.ask("x" * 10_000, engine.scene.cameras[0])
+    assert check_text("  the   red\nmug ") == "the red mug"
+
+
+def test_another_encoders_scene_and_a_scene_without_words_are_refused() -> None:
+    scene = asked_scene()
+    assert scene.language is not None
+    with pytest.raises(ValueError, match=r"'other'.*'table'"):
+        SceneQuery(
+            replace(scene, language=replace(scene.language, encoder="other")), TableEncoder()
+        )
+    with pytest.raises(ValueError, match="no language field"):
+        SceneQuery(replace(scene, language=None), TableEncoder())
+
+
+def test_views_are_remembered_but_not_forever(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    first = engine.ask("left ball", camera)
+    for shift in range(20):
+        viewmat = torch.eye(4)
+        viewmat[0, 3] = shift / 100
+        engine.ask("left ball", replace(camera, viewmat=viewmat))
+    np.testing.assert_array_equal(engine.ask("left ball", camera).by_level, first.by_level)
+    assert len(engine._views) <= 16
+
+
+def test_visitors_may_ask_at_the_same_time(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    want = {text: engine.ask(text, camera).score for text in ("left ball", "both")}
+    got: list[tuple[str, float]] = []
+
+    def visit(text: str) -> None:
+        for _ in range(5):
+            got.append((text, engine.ask(text, camera).score))
+
+    threads = [threading.Thread(target=visit, args=(text,)) for text in want]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 10 and all(score == want[text] for text, score in got)
+
+
+def test_half_smoothing_averages_with_a_box_cut_at_the_border() -> None:
+    relevancy = torch.rand(1, 30, 100, generator=torch.Generator().manual_seed(0))
+    got = half_smoothed(relevancy)[0]
+    for y, x in [(0, 0), (15, 50), (29, 99)]:
+        window = relevancy[0, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        assert float(got[y, x]) == pytest.approx(
+            0.5 * float(relevancy[0, y, x] + window.mean()), abs=1e-6
+        )
+
+
+def an_answer() -> Answer:
+    relevancy = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
+    relevancy[5:10, 20:30] = 0.8
+    return Answer("cup", "part", 0.5, relevancy, relevancy[None], np.float32([0.9, 0.1]), 0.1)
+
+
+def test_what_is_saved_is_what_was_answered(tmp_path: Path) -> None:
+    answer, rgb = an_answer(), np.full((HEIGHT, WIDTH, 3), 90, dtype=np.uint8)
+    written = save_answer(answer, rgb, tmp_path / "out")
+    assert sorted(path.name for path in written) == sorted(
+        ["render.png", "overlay.png", "mask.png", "relevancy.npz", "result.json"]
+    )
+    mask = np.asarray(Image.open(tmp_path / "out" / "mask.png"))
+    np.testing.assert_array_equal(mask, answer.mask * 255)
+    with np.load(tmp_path / "out" / "relevancy.npz") as arrays:
+        np.testing.assert_array_equal(arrays["relevancy"], answer.relevancy)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["box"] == [20, 5, 30, 10] and result["peak"] == [20, 5]
+    assert result["found"] and result["level"] == "part" and result["gaussians"] == 1
+    assert result["share"] == pytest.approx(50 / (WIDTH * HEIGHT), abs=1e-6)
+
+
+def test_the_overlay_outlines_the_mask_and_dims_the_rest() -> None:
+    answer, rgb = an_answer(), np.full((HEIGHT, WIDTH, 3), 120, dtype=np.uint8)
+    picture = overlay(rgb, answer.relevancy, answer.mask)
+    assert (picture[4, 20:30] == 255).all(), "the line lies just outside the mask"
+    assert picture[20, 5].max() < 90
+    red, _, blue = picture[7, 25].astype(int)
+    assert red > blue + 50, "high relevancy is warm"
+    assert heat(np.array([[0.0, 1.0]]))[0, 0, 2] > heat(np.array([[0.0, 1.0]]))[0, 1, 2]
