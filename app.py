@@ -1,0 +1,60 @@
+"""The page's entry point, here and on a Space: `python app.py [--scene NAME] [--port 7860]`."""
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments."""
+    args = _parser().parse_args(argv)
+    print("LangSplat is starting ...", flush=True)
+    # Imported here so that --help and mistyped flags answer at once.
+    from demo.handlers import Builder, Shelf
+    from demo.page import build_app, serve
+    from langsplat.progress import terminal_progress
+
+    with tempfile.TemporaryDirectory(prefix="langsplat-") as scratch:
+        shelf = Shelf(args.results or Path(scratch))
+        try:
+            if args.scene:
+                shelf.add_first(args.scene, terminal_progress())
+        except ValueError as error:
+            print(f"app.py: {error}", file=sys.stderr)
+            return 2
+        builder = Builder(shelf)
+        # The renderer compiles itself at the very first start: begin before a visitor asks.
+        threading.Thread(target=shelf.warm_up, daemon=True).start()
+        page = build_app(shelf, builder)
+        try:
+            address = serve(page, shelf, host=args.host, port=args.port)
+        except OSError as error:
+            print(f"app.py: {error} Choose another --port.", file=sys.stderr)
+            return 2
+        print(f"LangSplat is ready at {address}", flush=True)
+        try:
+            page.block_thread()
+        finally:
+            builder.stop()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="app.py", description="Ask a 3D scene.")
+    parser.add_argument("--scene", help="a bundled scene's name, a scene's folder, or user/name")
+    parser.add_argument("--port", type=int, help="default: 7860, or the next free one")
+    parser.add_argument(
+        "--host",
+        # A Space is reached from outside its container; a laptop should not be.
+        default="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1",
+        help="address to listen on (default: %(default)s)",
+    )
+    parser.add_argument("--results", type=Path, help="keep built scenes in this folder")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,566 @@
+"""What the page does, without the page: scenes to choose from, views, answers, files, builds.
+
+Plain functions and classes over `langsplat`; nothing here imports gradio, so all of it is called
+directly by the tests. Errors for visitors are ValueErrors of one sentence.
+"""
+
+import json
+import math
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from demo.viewer import Cloud, cloud_of
+from langsplat.cameras import orbit_camera, yaw_pitch_of
+from langsplat.encoders import Encoder, load_encoder
+from langsplat.hub import fetch_scene, is_repo_id
+from langsplat.progress import Progress, silent
+from langsplat.query import Answer, SceneQuery, check_text, render_rgb, save_answer
+from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "checkpoints" / "scenes"
+LONG_SIDE = 640  # pixels of a rendered view
+AUTO = "auto"
+MIN_PHOTOS, MAX_PHOTOS = 8, 200
+MAX_UPLOAD = 500_000_000  # bytes of photos, unpacked
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic")
+
+_KEPT_SCENES = 3
+_KEPT_ANSWERS = 16
+_KEPT_FILES = 64
+_LOG_LINES = 8
+
+T = TypeVar("T")
+
+
+# --------------------------------------------------------------------------- views and visits
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a visitor looks from: a training view by its number, or an orbit.
+
+    Args:
+        index: of the training view; None for an orbit.
+        yaw, pitch: degrees around the scene's up, and above its horizon.
+        distance: from the scene's center, in radii (1 = where the photos were taken).
+    """
+
+    index: int | None = 0
+    yaw: float = 0.0
+    pitch: float = 0.0
+    distance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Visit:
+    """All that is kept for one visitor.
+
+    Args:
+        scene: the name of the one that is open; empty before any is.
+        view: from where.
+        text: the last words asked, as typed.
+        asked: the visitor asked, rather than the page by itself.
+    """
+
+    scene: str = ""
+    view: View = View()
+    text: str = ""
+    asked: bool = False
+
+
+def camera_of(scene: Scene, view: View) -> Camera:
+    """The camera of a view, its picture 640 pixels on the long side.
+
+    Raises:
+        ValueError: there is no training view of that number.
+    """
+    if view.index is None:
+        lens = scene.cameras[0] if scene.cameras else None
+        width, height = (lens.width, lens.height) if lens else (LONG_SIDE, LONG_SIDE * 3 // 4)
+        focal = float(lens.K[0, 0]) if lens else float(LONG_SIDE)
+        camera = orbit_camera(
+            scene.center,
+            scene.up,
+            scene.radius,
+            view.yaw,
+            view.pitch,
+            view.distance,
+            width,
+            height,
+            math.degrees(2 * math.atan(max(width, height) / 2 / focal)),
+        )
+    elif 0 <= view.index < len(scene.cameras):
+        camera = scene.cameras[view.index]
+    else:
+        raise ValueError(
+            f"There is no view {view.index}: this scene has views 0 to {len(scene.cameras) - 1}."
+        )
+    scale = LONG_SIDE / max(camera.width, camera.height)
+    return camera.resized(round(camera.width * scale), round(camera.height * scale))
+
+
+def start_of(scene: Scene) -> View:
+    """Where a visit begins: the first training view, or an orbit where there is none."""
+    return View(0) if scene.cameras else View(None, yaw=30.0, pitch=20.0)
+
+
+def orbit_of(scene: Scene, view: View) -> View:
+    """The orbit nearest to a view, so that the sliders go on from where the visitor stands."""
+    if view.index is None or not scene.cameras:
+        return replace(view, index=None)
+    camera = scene.cameras[view.index]
+    yaw, pitch = yaw_pitch_of(camera, scene.center, scene.up)
+    distance = float((camera.position - scene.center).norm()) / scene.radius
+    return View(None, yaw, pitch, distance)
+
+
+# --------------------------------------------------------------------------- scenes and answers
+
+
+class _Recent(OrderedDict[Hashable, T]):
+    """A mapping that keeps its `limit` most recently used entries."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def get_or_make(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self:
+            self[key] = make()
+        self.move_to_end(key)
+        while len(self) > self._limit:
+            self.popitem(last=False)
+        return self[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """A scene that is open. `engine` is None where it cannot be asked, and `silence` says why."""
+
+    name: str
+    scene: Scene
+    cloud: Cloud
+    engine: SceneQuery | None
+    silence: str = ""
+
+
+class Shelf:
+    """The scenes a visitor may choose from, shared by all visitors; safe between threads.
+
+    Scenes, pictures and answers stay in small bounded caches. Only names in the list are ever
+    opened: a name is looked up, never used as a path.
+
+    Args:
+        results: folder for what visitors make (scenes they build, files to download).
+        bundled: folder of bundled scenes.
+    """
+
+    def __init__(self, results: Path, bundled: Path = BUNDLED) -> None:
+        self.results = results
+        self.downloads = results / "downloads"
+        self._lock = threading.RLock()
+        self._folders: dict[str, Path] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self._rooms: _Recent[Room] = _Recent(_KEPT_SCENES)
+        self._pictures: _Recent[np.ndarray] = _Recent(_KEPT_ANSWERS)
+        self._answers: _Recent[Answer] = _Recent(_KEPT_ANSWERS)
+        self._files: list[Path] = []
+        self.downloads.mkdir(parents=True, exist_ok=True)
+        for parent in (bundled, results / "scenes"):
+            for file in sorted(parent.glob(f"*/{SCENE_FILE}")):
+                self.add(file.parent)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._folders)
+
+    @property
+    def default(self) -> str:
+        """The scene to open first; empty where there is none."""
+        return next(iter(self._folders), "")
+
+    def add(self, folder: Path, name: str = "", *, first: bool = False) -> str:
+        """List the scene in `folder`; returns the name it is listed under."""
+        with self._lock:
+            folder = folder.resolve()
+            known = {path: listed for listed, path in self._folders.items()}
+            name = known.get(folder) or _unused(name or folder.name, self._folders)
+            self._folders[name] = folder
+            if first:
+                self._folders = {name: folder} | self._folders
+            return name
+
+    def add_first(self, spec: str, progress: Progress = silent) -> str:
+        """List and check the scene of `--scene`: a listed name, a scene's folder, or user/name.
+
+        Raises:
+            ValueError: it is none of them, or cannot be opened.
+        """
+        if spec in self._folders:
+            name = self.add(self._folders[spec], first=True)
+        elif Path(spec).is_dir() or Path(spec).is_file():
+            folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+            name = self.add(folder, folder.resolve().name, first=True)
+        elif is_repo_id(spec):
+            name = self.add(fetch_scene(spec, progress=progress), spec, first=True)
+        else:
+            listed = ", ".join(self.names) or "none"
+            raise ValueError(
+                f"There is no scene {spec!r}: give a scene's folder, a Hub repository as "
+                f"user/name, or a bundled scene ({listed})."
+            )
+        self.room(name)
+        return name
+
+    def fetch(self, repo_id: str, progress: Progress = silent) -> str:
+        """Fetch a scene from the Hub and list it under its repository's name.
+
+        Raises:
+            ValueError: not a repository's name, no such repository, no network, not a scene.
+        """
+        repo_id = repo_id.strip()
+        if not is_repo_id(repo_id):
+            raise ValueError("Type a Hub repository as user/name, for example someone/my-scene.")
+        folder = fetch_scene(repo_id, progress=progress)
+        load_scene(folder)
+        return self.add(folder, repo_id)
+
+    def room(self, name: str) -> Room:
+        """The opened scene.
+
+        Raises:
+            ValueError: the list does not hold that name, or the scene cannot be read.
+        """
+        with self._lock:
+            if name not in self._folders:
+                raise ValueError(f"There is no scene {name[:100]!r} in the list.")
+            return self._rooms.get_or_make(name, lambda: self._open(name))
+
+    def picture(self, name: str, view: View) -> np.ndarray:
+        """The scene from a view, uint8 [H, W, 3]."""
+        with self._lock:
+            room = self.room(name)
+            camera = camera_of(room.scene, view)
+            return self._pictures.get_or_make((name, view), lambda: render_rgb(room.scene, camera))
+
+    def answer(
+        self, name: str, view: View, text: str, *, level: str = AUTO, threshold: float = 0.5
+    ) -> Answer:
+        """What `text` finds in a view; another threshold on the same question costs nothing.
+
+        Raises:
+            ValueError: the query, the level or the threshold cannot be used, or the scene
+                cannot be asked.
+        """
+        text = check_text(text)
+        if level not in (AUTO, *LEVELS):
+            raise ValueError(f"The level must be one of {', '.join((AUTO, *LEVELS))}.")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
+        with self._lock:
+            room = self.room(name)
+            camera = camera_of(room.scene, view)
+            if room.engine is None:
+                raise ValueError(room.silence)
+            engine, chosen = room.engine, None if level == AUTO else level
+            found = self._answers.get_or_make(
+                (name, view, text, level), lambda: engine.ask(text, camera, level=chosen)
+            )
+            return replace(found, threshold=threshold)
+
+    def files(self, answer: Answer, rgb: np.ndarray) -> dict[str, Path]:
+        """Write an answer's files and return them by name; old ones go when there are many."""
+        folder = Path(tempfile.mkdtemp(dir=self.downloads))
+        paths = save_answer(answer, rgb, folder)
+        with self._lock:
+            self._files.append(folder)
+            while len(self._files) > _KEPT_FILES:
+                shutil.rmtree(self._files.pop(0), ignore_errors=True)
+        return {path.name: path for path in paths}
+
+    def warm_up(self) -> None:
+        """Open the first scene and answer its first example, so that a visitor finds it done."""
+        try:
+            scene = self.room(self.default).scene
+            self.picture(self.default, start_of(scene))
+            if scene.examples:
+                self.answer(self.default, start_of(scene), scene.examples[0])
+        except ValueError:
+            pass  # the page says it to whoever comes
+
+    def _open(self, name: str) -> Room:
+        scene = load_scene(self._folders[name])
+        cloud = cloud_of(scene)
+        if scene.language is None:
+            silence = "This scene has no words in it yet: build it again to ask it questions."
+            return Room(name, scene, cloud, None, silence)
+        spec = scene.language.encoder
+        try:
+            if spec not in self._encoders:
+                self._encoders[spec] = load_encoder(spec)
+            engine = SceneQuery(scene, self._encoders[spec])
+        except ValueError as error:
+            # The pictures still work; only the words are missing.
+            return Room(name, scene, cloud, None, f"This scene cannot be asked here. {error}")
+        return Room(name, scene, cloud, engine)
+
+
+def _unused(name: str, taken: dict[str, Path]) -> str:
+    number, candidate = 2, name
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
+
+
+# --------------------------------------------------------------------------- named endpoints
+
+
+def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
+    """The scenes one may ask: name, number of views, Gaussians, example queries."""
+    listed: list[dict[str, Any]] = []
+    for name in shelf.names:
+        try:
+            scene = shelf.room(name).scene
+        except ValueError as error:
+            listed.append({"name": name, "error": str(error)})
+            continue
+        listed.append(
+            {
+                "name": name,
+                "views": len(scene.cameras),
+                "gaussians": len(scene.gaussians),
+                "examples": scene.examples,
+            }
+        )
+    return listed
+
+
+# --------------------------------------------------------------------------- builds
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a build stands. `scene` is set once, at the end; `share` is of the current stage."""
+
+    text: str
+    kind: str = "busy"
+    share: float | None = None
+    log: tuple[str, ...] = ()
+    scene: str = ""
+
+
+def check_photos(paths: Sequence[str]) -> None:
+    """Refuse uploads that cannot become a scene, before any work: ValueError with the remedy."""
+    files = [Path(path) for path in paths]
+    zips = [file for file in files if file.suffix.lower() == ".zip"]
+    if zips and len(files) > 1:
+        raise ValueError("Give either one zip or the photos themselves, not several together.")
+    if zips:
+        try:
+            with zipfile.ZipFile(zips[0]) as archive:
+                members = [info for info in archive.infolist() if _is_photo(info.filename)]
+        except (zipfile.BadZipFile, OSError):
+            raise ValueError(
+                f"{zips[0].name} is damaged or not a zip: pack the photos again."
+            ) from None
+        count, size = len(members), sum(info.file_size for info in members)
+    else:
+        strangers = [file.name for file in files if not _is_photo(file.name)]
+        if strangers:
+            raise ValueError(f"{strangers[0]} is not a photo: add .jpg, .png or .webp files.")
+        count, size = len(files), sum(file.stat().st_size for file in files)
+    if count < MIN_PHOTOS:
+        raise ValueError(
+            f"Add at least {MIN_PHOTOS} photos of one scene, taken while walking around it: "
+            f"there {'is' if count == 1 else 'are'} {count or 'none'} so far."
+        )
+    if count > MAX_PHOTOS:
+        raise ValueError(
+            f"{count:,} photos are more than the {MAX_PHOTOS} this page takes: choose 20 to 60 "
+            "sharp ones, or use `python -m langsplat build`."
+        )
+    if size > MAX_UPLOAD:
+        raise ValueError(
+            f"The photos have {size / 1e6:,.0f} MB, this page takes {MAX_UPLOAD / 1e6:,.0f} MB: "
+            "choose fewer or smaller ones."
+        )
+
+
+def _is_photo(name: str) -> bool:
+    path = Path(name)
+    hidden = path.name.startswith("._") or "__MACOSX" in path.parts
+    return path.suffix.lower() in PHOTO_SUFFIXES and not hidden
+
+
+class Builder:
+    """Turns photos into a scene in a child process, one at a time.
+
+    Args:
+        shelf: where the new scene is listed; its `results` folder receives it.
+        command: starts a build; the arguments PATH --out DIR --name NAME follow.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        command: Sequence[str] = (sys.executable, "-m", "langsplat", "build"),
+    ) -> None:
+        self._shelf = shelf
+        self._command = list(command)
+        self._child: subprocess.Popen[str] | None = None
+        self._stopped = False
+        self._busy = threading.Lock()
+
+    def build(self, paths: Sequence[str], name: str = "") -> Iterator[Report]:
+        """Build a scene from uploaded photos or a zip, reporting about twice a second.
+
+        Closing the iterator stops the child process and everything it started.
+
+        Raises:
+            ValueError: the uploads cannot be used, another build is running, or the build
+                failed with a sentence of its own.
+        """
+        check_photos(paths)
+        if not self._busy.acquire(blocking=False):
+            raise ValueError("A scene is being built already: wait for it, or stop it first.")
+        try:
+            scenes = self._shelf.results / "scenes"
+            scenes.mkdir(parents=True, exist_ok=True)
+            slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "my-scene"
+            taken = {path.name: path for path in scenes.iterdir()}
+            out = scenes / _unused(slug, taken | dict.fromkeys(self._shelf.names, scenes))
+            with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
+                yield from self._run(_gather(paths, Path(work) / "photos"), out, name.strip())
+        finally:
+            self._busy.release()
+
+    def stop(self) -> None:
+        """End the running build, if any, and all its processes; its iterator then says so."""
+        child, self._stopped = self._child, True
+        if child is not None:
+            _end(child)
+
+    def _run(self, source: Path, out: Path, title: str) -> Iterator[Report]:
+        words = [*self._command, str(source), "--out", str(out), "--name", title or out.name]
+        child = subprocess.Popen(
+            [*words, "--progress", "json"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # so that SfM's worker can be ended with it
+        )
+        self._child, self._stopped = child, False
+        lines: queue.Queue[str | None] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
+        reader.start()
+        try:
+            yield from _follow(lines)
+        except ValueError:
+            if not self._stopped:
+                raise
+            yield Report("Stopped. Nothing of this build was kept.", "none")
+            return
+        finally:
+            _end(child)
+            reader.join()
+            self._child = None
+            # What an unfinished build leaves for going on later is of no use here.
+            shutil.rmtree(out.with_name(out.name + ".build"), ignore_errors=True)
+        listed = self._shelf.add(out)
+        yield Report(f"Done: {listed} is open in Explore.", "found", 1.0, (), listed)
+
+
+def _gather(paths: Sequence[str], folder: Path) -> Path:
+    """The zip itself, or a folder with the photos under distinct names."""
+    first = Path(paths[0])
+    if first.suffix.lower() == ".zip":
+        return first
+    folder.mkdir()
+    taken: dict[str, Path] = {}
+    for path in map(Path, paths):
+        name = path.name
+        if name in taken:
+            name = f"{path.stem}-{len(taken)}{path.suffix}"
+        taken[name] = path
+        shutil.copyfile(path, folder / name)
+    return folder
+
+
+def _read(child: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def _follow(lines: "queue.Queue[str | None]") -> Iterator[Report]:
+    """Reports from a build's JSON lines, until it says where the scene is.
+
+    Raises:
+        ValueError: the build's own error, or one that says it ended without a word.
+    """
+    log: list[str] = []
+    report = Report("Starting ...")
+    yield report
+    while True:
+        try:
+            line = lines.get(timeout=0.5)
+        except queue.Empty:
+            yield report  # a point at which a stopped page can close this iterator
+            continue
+        if line is None:
+            raise ValueError("The build ended unexpectedly, perhaps for lack of memory: try again.")
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(event, dict):
+            continue
+        if "error" in event:
+            raise ValueError(str(event["error"]))
+        if "scene" in event:
+            return
+        stage, note = str(event.get("stage", "")), str(event.get("note", ""))
+        done, total, left = event.get("done", 0), event.get("total", 1), event.get("left")
+        words = f"{stage}: {note}" if note else stage
+        if stage and (not log or log[-1].split(":")[0] != stage):
+            log.append(words)
+        elif stage:
+            log[-1] = words
+        text = f"{stage}, {done:,} of {total:,}" + (f", about {_span(left)} left" if left else "")
+        report = Report(text, share=done / max(total, 1), log=tuple(log[-_LOG_LINES:]))
+        if lines.empty():
+            yield report
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _end(child: "subprocess.Popen[str]") -> None:
+    """Ask a build and its processes to stop, and insist after five seconds."""
+    for sign, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, None)):
+        if child.poll() is not None:
+            return
+        try:
+            os.killpg(child.pid, sign)
+            child.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue

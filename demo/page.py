@@ -1,0 +1,650 @@
+"""The page: what stands where, and which event calls what. Computes nothing itself."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import plotly
+
+from demo.handlers import (
+    AUTO,
+    MAX_PHOTOS,
+    MAX_UPLOAD,
+    MIN_PHOTOS,
+    PHOTO_SUFFIXES,
+    Builder,
+    Report,
+    Shelf,
+    View,
+    Visit,
+    list_scenes,
+    orbit_of,
+    start_of,
+)
+from demo.viewer import legend, point_payload, status
+from langsplat.query import Answer, heat, overlay
+from langsplat.scene import LEVELS
+
+TITLE = "LangSplat - ask a 3D scene"
+THRESHOLD = 0.5
+OVERLAY, HEAT, MASK = "Overlay", "Heat", "Mask"
+
+_HERE = Path(__file__).parent
+_PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+# Everything that renders shares one lane: two renders at once would only slow each other down.
+_LANE: dict[str, Any] = {"concurrency_id": "render", "concurrency_limit": 1}
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+
+# Said in the browser at once, before the server has a turn to.
+_BUSY = """() => [
+    {__type__: "update", value: "Looking ...", interactive: false},
+    {text: "Looking ...", kind: "busy"}
+]"""
+_FETCHING = """() => [
+    {__type__: "update", value: "Fetching ...", interactive: false},
+    {text: "Fetching ...", kind: "busy"}
+]"""
+
+_ABOUT = """
+### What you see
+
+A scene made of 3D Gaussians, trained from photos, in which every Gaussian also carries what the
+image regions it belongs to *mean*. Words are turned into the same space, so a scene can be asked
+for things nobody labelled ([LangSplat, CVPR 2024](https://arxiv.org/abs/2312.16084)).
+
+- **Picture**: the scene rendered from the viewpoint you chose.
+- **Relevancy**: how well your words fit every pixel, from 0 to 1. At 0.5 they fit as well as plain
+  words such as "object" or "texture" do; the mask is what lies above the threshold. The scale is
+  absolute: something that is not there gives an empty mask.
+- **Points**: the same answer in 3D, each Gaussian scored by itself. Drag to turn, scroll to zoom.
+
+Each answer comes from one of three levels: *subpart*, *part* or *whole*. "auto" takes the one that
+fits best.
+
+### Where the words come from
+
+The bundled scenes and the bundled encoder need no download and no network. The bundled encoder is
+small: it knows simple things, parts and colors, not the whole language. Scenes built with a larger
+encoder need its weights at hand.
+
+### From a script
+
+`/scenes`, `/render` and `/query` are named endpoints: see *Use via API* at the foot of this page.
+"""
+
+
+def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
+    """The page over the scenes of `shelf`; `builder` makes new ones."""
+    gr.set_static_paths([_PLOTLY_JS])
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
+    ) as page:
+        gr.Markdown("# LangSplat\nType words and see where they are in a 3D scene.", elem_id="head")
+        with gr.Tabs(selected="explore") as tabs:
+            with gr.Tab("Explore", id="explore"):
+                explore = _Explore(shelf)
+            with gr.Tab("New scene", id="new"):
+                _new_scene(builder, shelf, explore, tabs)
+            with gr.Tab("About", id="about"):
+                gr.Markdown(_ABOUT, elem_id="about")
+        _endpoints(shelf)
+        explore.wire(page)
+    return page
+
+
+def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
+    """Start serving in the background; returns the address.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    _, address, _ = page.queue(max_size=32).launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[str(shelf.downloads)],
+        footer_links=["api", "settings"],
+        theme=gr.themes.Default(
+            primary_hue="indigo",
+            neutral_hue="slate",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        css_paths=_HERE / "style.css",
+    )
+    return address
+
+
+Updates = dict[Any, Any]
+
+
+class _Explore:
+    """The first tab: its components, and the handlers that fill them."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.visit = gr.State(Visit())
+        with gr.Row(elem_id="ask"):
+            self.scene = gr.Dropdown(
+                shelf.names, value=shelf.default or None, label="Scene", scale=2, min_width=200
+            )
+            self.text = gr.Textbox(
+                label="Find",
+                placeholder="a thing you can see, for example: the handle of the mug",
+                scale=5,
+                min_width=240,
+                max_lines=1,
+                elem_id="text",
+            )
+            self.find = gr.Button("Find", variant="primary", scale=1, min_width=110, elem_id="find")
+        self.examples = gr.Dataset(
+            components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
+        )
+        self.line = status_line(
+            "Opening the scene. At the very first start the renderer is compiled: half a minute."
+        )
+        with gr.Row(elem_id="panels"):
+            with gr.Column(min_width=300):
+                self._picture_panel()
+            with gr.Column(min_width=300):
+                self._relevancy_panel()
+            with gr.Column(min_width=300):
+                gr.Markdown("### Points in 3D", elem_classes="panel-title")
+                self.points = point_view()
+        with gr.Accordion("Open a scene from the Hugging Face Hub", open=False):
+            with gr.Row(elem_id="hub"):
+                self.repo = gr.Textbox(
+                    label="Repository",
+                    placeholder="user/name",
+                    max_lines=1,
+                    scale=4,
+                    elem_id="repo",
+                )
+                self.fetch = gr.Button("Open", scale=1, min_width=110, elem_id="fetch")
+            self.hub_line = status_line("")
+
+    def _picture_panel(self) -> None:
+        gr.Markdown("### Picture", elem_classes="panel-title")
+        self.picture = _image("picture", "The scene from the chosen viewpoint")
+        with gr.Row(elem_classes="stepper"):
+            self.before = gr.Button("‹", min_width=44, scale=0, elem_id="before")
+            self.photo = gr.Slider(
+                0, 1, value=0, step=1, label="View of the photos", elem_id="photo"
+            )
+            self.after = gr.Button("›", min_width=44, scale=0, elem_id="after")
+        with gr.Row(elem_classes="orbit"):
+            self.yaw = _slider(-180, 180, 0, 1, "Orbit: yaw °")
+            self.pitch = _slider(-85, 85, 0, 1, "Pitch °")
+            self.distance = _slider(0.2, 3, 1, 0.05, "Distance")
+        self.reset = gr.Button("Reset the view", size="sm", elem_id="reset")
+
+    def _relevancy_panel(self) -> None:
+        gr.Markdown("### Relevancy", elem_classes="panel-title")
+        self.found = _image("found", "Where the words are")
+        self.legend = gr.HTML(legend(THRESHOLD), elem_id="legend")
+        self.threshold = _slider(0, 1, THRESHOLD, 0.01, "Threshold of the mask", "threshold")
+        with gr.Row():
+            self.display = gr.Radio(
+                [OVERLAY, HEAT, MASK], value=OVERLAY, label="Show", min_width=200
+            )
+            self.level = gr.Dropdown([AUTO, *LEVELS], value=AUTO, label="Level", min_width=90)
+        with gr.Row(elem_classes="downloads"):
+            self.mask_file = _download("Mask PNG", "mask-file")
+            self.overlay_file = _download("Overlay PNG", "overlay-file")
+            self.scores_file = _download("Scores NPZ", "scores-file")
+
+    # ------------------------------------------------------------------ events
+    # Every action is a chain of plain functions: move (a new visit and its picture), answer, offer
+    # (the files). Not one generator: the browser drops some updates of generators that yield
+    # faster than it draws.
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Connect the events: each moves the visit, then answers, then offers the files."""
+
+        def on(trigger: Callable[..., Any], move: Callable[..., Updates], *inputs: Any) -> None:
+            moved = trigger(move, [self.visit, *inputs], self.moved, **self._shown, **_LANE)
+            self._answer_after(moved)
+
+        asking = [self.find.click, self.text.submit, self.examples.click]
+        gr.on(asking, None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)
+        on(page.load, self.arrive)
+        on(self.scene.input, self.open, self.scene)
+        on(self.find.click, self.ask, self.text)
+        on(self.text.submit, self.ask, self.text)
+        on(self.examples.click, self.try_example, self.examples)
+        on(self.photo.release, self.go_to, self.photo)
+        on(self.before.click, self.go_before)
+        on(self.after.click, self.go_after)
+        on(self.reset.click, self.go_back)
+        for slider in (self.yaw, self.pitch, self.distance):
+            on(slider.release, self.orbit, self.yaw, self.pitch, self.distance)
+        for trigger in (self.threshold.release, self.level.input, self.display.input):
+            self._answer_after(trigger(legend, self.threshold, self.legend, **_LANE, **_PRIVATE))
+
+        fetching = [self.fetch.click, self.repo.submit]
+        gr.on(fetching, None, None, [self.fetch, self.hub_line], js=_FETCHING, **_PRIVATE)
+        fetched = gr.on(
+            fetching,
+            self.fetch_scene,
+            self.repo,
+            [self.scene, self.fetch, self.hub_line],
+            show_progress_on=[self.hub_line],
+            concurrency_id="hub",
+            concurrency_limit=1,
+            **_PRIVATE,
+        )
+        self.open_after(fetched)
+
+    def open_after(self, event: Any) -> None:
+        """When `event` has put another scene into the list's field, open it."""
+        opened = event.then(
+            self.open_if_new, [self.visit, self.scene], self.moved, **self._shown, **_LANE
+        )
+        self._answer_after(opened)
+
+    def _answer_after(self, event: Any) -> None:
+        judging = [self.visit, self.level, self.threshold, self.display]
+        answered = event.then(
+            self.answer,
+            judging,
+            [self.find, self.line, self.found, self.points],
+            **self._shown,
+            **_LANE,
+        )
+        files = [self.mask_file, self.overlay_file, self.scores_file]
+        answered.then(self.offer, judging, files, show_progress="hidden", **_LANE, **_PRIVATE)
+
+    @property
+    def _shown(self) -> dict[str, Any]:
+        return {"show_progress_on": [self.picture, self.found], **_PRIVATE}
+
+    @property
+    def moved(self) -> list[Any]:
+        """What a move may change."""
+        return [
+            *(self.visit, self.scene, self.text, self.examples, self.line),
+            *(self.picture, self.photo, self.yaw, self.pitch, self.distance),
+        ]
+
+    def arrive(self, visit: Visit) -> Updates:
+        """A visitor comes: the first scene, with its first example asked."""
+        if not self.shelf.default:
+            return self._said("There is no scene here yet: build one in New scene.", "none")
+        return self.open(visit, self.shelf.default)
+
+    def open(self, visit: Visit, name: str) -> Updates:
+        """Open a scene at its first view, and ask its first example."""
+        try:
+            scene = self.shelf.room(name).scene
+        except ValueError as error:
+            return self._said(str(error), "error")
+        examples = scene.examples
+        visit = Visit(name, start_of(scene), examples[0] if examples else "")
+        return self._looked(visit) | {
+            self.scene: gr.Dropdown(choices=self.shelf.names, value=name),
+            self.text: visit.text,
+            self.examples: gr.Dataset(
+                samples=[[text] for text in examples], visible=bool(examples)
+            ),
+        }
+
+    def open_if_new(self, visit: Visit, name: str) -> Updates:
+        return self.open(visit, name) if name and name != visit.scene else {}
+
+    def ask(self, visit: Visit, text: str) -> Updates:
+        """Take up a question; `answer` follows, also with the reason why it cannot be asked."""
+        return {self.visit: replace(visit, text=text, asked=True)}
+
+    def try_example(self, visit: Visit, sample: list[str]) -> Updates:
+        return self.ask(visit, sample[0]) | {self.text: sample[0]}
+
+    def go_to(self, visit: Visit, index: float) -> Updates:
+        """Look from the training view of that number; numbers wrap around."""
+        try:
+            count = len(self.shelf.room(visit.scene).scene.cameras)
+        except ValueError as error:
+            return self._said(str(error), "error")
+        return self._looked(replace(visit, view=View(int(index) % count)) if count else visit)
+
+    def go_before(self, visit: Visit) -> Updates:
+        return self.go_to(visit, -1 if visit.view.index is None else visit.view.index - 1)
+
+    def go_after(self, visit: Visit) -> Updates:
+        return self.go_to(visit, 0 if visit.view.index is None else visit.view.index + 1)
+
+    def go_back(self, visit: Visit) -> Updates:
+        return self.go_to(visit, 0)
+
+    def orbit(self, visit: Visit, yaw: float, pitch: float, distance: float) -> Updates:
+        """Look from an orbit; the sliders stay as the visitor set them."""
+        visit = replace(visit, view=View(None, yaw, pitch, distance))
+        picture = self._looked(visit)
+        return {key: picture[key] for key in (self.visit, self.picture) if key in picture}
+
+    def answer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
+        """The answer to the visit's question, from where it stands."""
+        idle: Updates = {self.find: gr.Button("Find", interactive=True)}
+        if not visit.scene:
+            return idle
+        try:
+            room = self.shelf.room(visit.scene)
+            rgb = self.shelf.picture(visit.scene, visit.view)
+        except ValueError as error:
+            return idle | self._said(str(error), "error")
+        try:
+            answer = self.shelf.answer(
+                visit.scene, visit.view, visit.text, level=level, threshold=threshold
+            )
+        except ValueError as error:
+            return idle | {
+                self.line: status(str(error), "error" if visit.asked else "plain"),
+                self.found: None,
+                self.points: point_payload(visit.scene, room.cloud, None),
+            }
+        sentence = answer.sentence()
+        return idle | {
+            self.line: status(sentence, "found" if answer.found else "none"),
+            self.found: gr.Image(_drawn(display, rgb, answer), alt_text=f"{display}: {sentence}"),
+            self.points: point_payload(visit.scene, room.cloud, answer),
+        }
+
+    def offer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
+        """The answer's files, each only where there is something in it."""
+        try:
+            rgb = self.shelf.picture(visit.scene, visit.view)
+            answer = self.shelf.answer(
+                visit.scene, visit.view, visit.text, level=level, threshold=threshold
+            )
+        except ValueError:
+            buttons = (self.mask_file, self.overlay_file, self.scores_file)
+            return {button: _offer(None) for button in buttons}
+        files = self.shelf.files(answer, rgb)
+        return {
+            self.mask_file: _offer(files["mask.png"] if answer.found else None),
+            self.overlay_file: _offer(files["overlay.png"]),
+            self.scores_file: _offer(files["relevancy.npz"]),
+        }
+
+    def _looked(self, visit: Visit) -> Updates:
+        """The picture of a visit, and the sliders where its view is, to go on from there."""
+        scene = self.shelf.room(visit.scene).scene
+        orbit, index, last = orbit_of(scene, visit.view), visit.view.index, len(scene.cameras) - 1
+        name = scene.cameras[index].name if index is not None else ""
+        return {
+            self.visit: visit,
+            self.picture: gr.Image(
+                self.shelf.picture(visit.scene, visit.view),
+                alt_text=f"{visit.scene}, {_place(visit.view)}",
+            ),
+            self.photo: gr.Slider(
+                value=index or 0,
+                maximum=max(last, 1),
+                interactive=last > 0,
+                label=f"View: {name}" if name else "View",
+            ),
+            self.yaw: round(orbit.yaw),
+            self.pitch: round(min(max(orbit.pitch, -85), 85)),
+            self.distance: round(min(max(orbit.distance, 0.2), 3), 2),
+        }
+
+    def _said(self, text: str, kind: str) -> Updates:
+        return {self.line: status(text, kind)}
+
+    def fetch_scene(
+        self,
+        repo: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio finds it by its default
+    ) -> Updates:
+        """Fetch a scene from the Hub, and put it into the list's field."""
+        idle: Updates = {self.fetch: gr.Button("Open", interactive=True)}
+        try:
+            name = self.shelf.fetch(
+                repo, lambda stage, done, total, note: progress((done, total), desc=note or stage)
+            )
+        except ValueError as error:
+            return idle | {self.hub_line: status(str(error), "error")}
+        return idle | {
+            self.hub_line: status(f"{name} is in the list of scenes.", "found"),
+            self.scene: gr.Dropdown(choices=self.shelf.names, value=name),
+        }
+
+
+def _new_scene(builder: Builder, shelf: Shelf, explore: _Explore, tabs: gr.Tabs) -> None:
+    """The second tab: photos in, a scene out."""
+    gr.Markdown(
+        f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
+        "ones "
+        "with plenty of overlap work best. On two processor cores a build takes 10 to 20 minutes. "
+        "Whoever can open this page can see the scenes built on it.",
+        elem_id="new-intro",
+    )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            photos = gr.File(
+                label="Photos, or one zip of photos",
+                file_count="multiple",
+                file_types=[*PHOTO_SUFFIXES, ".zip"],
+                height=260,
+                elem_id="photos",
+            )
+        with gr.Column(min_width=300):
+            name = gr.Textbox(label="Name of the scene", placeholder="my scene", max_lines=1)
+            with gr.Row():
+                start = gr.Button("Start", variant="primary", elem_id="start")
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+            monitor = build_monitor()
+
+    def run(files: list[str] | None, name: str) -> Iterator[Updates]:
+        # Every update is complete: the browser may drop all but the last of a quick succession.
+        busy: Updates = {
+            start: gr.Button("Building ...", interactive=False),
+            stop: gr.Button("Stop", interactive=True),
+            explore.scene: gr.skip(),
+            tabs: gr.skip(),
+        }
+        idle: Updates = busy | {
+            start: gr.Button("Start", interactive=True),
+            stop: gr.Button("Stop", interactive=False),
+        }
+        last = Report("Starting ...")
+        try:
+            for last in builder.build(files or [], name):
+                yield busy | {monitor: _monitored(last)}
+        except ValueError as error:
+            last = Report(str(error), "error", log=last.log)
+        if last.scene:
+            idle |= {
+                explore.scene: gr.Dropdown(choices=shelf.names, value=last.scene),
+                tabs: gr.Tabs(selected="explore"),
+            }
+        yield idle | {monitor: _monitored(last)}
+
+    def end() -> Updates:
+        builder.stop()
+        return {stop: gr.Button("Stopping ...", interactive=False)}
+
+    built = start.click(
+        run,
+        [photos, name],
+        [monitor, start, stop, explore.scene, tabs],
+        show_progress="hidden",
+        # Its own lane; a second visitor is told at once that a build is running.
+        concurrency_id="build",
+        concurrency_limit=8,
+        **_PRIVATE,
+    )
+    explore.open_after(built)
+    stop.click(end, None, [stop], show_progress="hidden", queue=False, **_PRIVATE)
+
+
+def _endpoints(shelf: Shelf) -> None:
+    """`/scenes`, `/render` and `/query` for gradio_client, on components nobody sees."""
+
+    def scenes() -> list[dict[str, Any]]:
+        return list_scenes(shelf)
+
+    def render(scene: str, view: float = 0) -> np.ndarray:
+        return _told(lambda: shelf.picture(scene or shelf.default, View(int(view))))
+
+    def query(
+        text: str, scene: str = "", view: float = 0, threshold: float = THRESHOLD, level: str = AUTO
+    ) -> tuple[dict[str, Any], str, str]:
+        name = scene or shelf.default
+
+        def run() -> tuple[dict[str, Any], str, str]:
+            look = View(int(view))
+            answer = shelf.answer(name, look, text, level=level, threshold=threshold)
+            files = shelf.files(answer, shelf.picture(name, look))
+            result = answer.as_dict() | {"scene": name, "view": int(view)}
+            return result, str(files["overlay.png"]), str(files["mask.png"])
+
+        return _told(run)
+
+    with gr.Column(visible=False):
+        words = gr.Textbox(label="text")
+        scene = gr.Textbox(label="scene (empty: the first one)")
+        view = gr.Number(0, precision=0, label="number of the view, from 0")
+        threshold = gr.Number(THRESHOLD, label="threshold of the mask, 0 to 1")
+        level = gr.Textbox(AUTO, label="auto, subpart, part or whole")
+        result = gr.JSON(label="result")
+        first, second = gr.Image(format="png"), gr.Image(format="png")
+        gr.Button().click(
+            scenes,
+            None,
+            result,
+            api_name="scenes",
+            api_description="The scenes that can be asked: name, views, Gaussians, examples.",
+            **_LANE,
+        )
+        gr.Button().click(
+            render,
+            [scene, view],
+            first,
+            api_name="render",
+            api_description="A picture of a scene from one of its training views.",
+            **_LANE,
+        )
+        gr.Button().click(
+            query,
+            [words, scene, view, threshold, level],
+            [result, first, second],
+            api_name="query",
+            api_description=(
+                "Where in a view is this? Returns the result, the overlay and the mask."
+            ),
+            **_LANE,
+        )
+
+
+def _told(work: Callable[[], Any]) -> Any:
+    """The library's errors are sentences for the user: pass them on as such."""
+    try:
+        return work()
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+# --------------------------------------------------------------------------- small parts
+# The gr.HTML components below have templates without values: JavaScript sets text as text, so
+# neither a query nor a stranger's scene can bring markup or code to the page.
+
+
+def status_line(text: str) -> gr.HTML:
+    """One sentence that screen readers announce; its value is `viewer.status(...)`."""
+    return gr.HTML(
+        status(text, "busy"),
+        html_template='<p class="status-text" role="status" aria-live="polite"></p>',
+        js_on_load=_script("status.js"),
+        apply_default_css=False,
+        elem_classes="status",
+    )
+
+
+def point_view() -> gr.HTML:
+    """A Plotly view that keeps its camera when colors change; its value is a `point_payload`."""
+    return gr.HTML(
+        {},
+        html_template='<div class="points-plot" role="img"></div><p class="points-twin"></p>',
+        js_on_load=_script("points.js"),
+        head=f'<script src="/gradio_api/file={_PLOTLY_JS.as_posix()}"></script>',
+        apply_default_css=False,
+        elem_id="points",
+    )
+
+
+def build_monitor() -> gr.HTML:
+    """A build's sentence, progress bar and log; its value is a report's fields."""
+    return gr.HTML(
+        {},
+        html_template=(
+            '<p class="status-text" role="status" aria-live="polite"></p>'
+            '<progress max="1" aria-label="Progress of this stage"></progress>'
+            '<ol class="log" aria-label="What happened so far"></ol>'
+        ),
+        js_on_load=_script("build.js"),
+        apply_default_css=False,
+        elem_id="build",
+    )
+
+
+def _script(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _monitored(report: Report) -> dict[str, Any]:
+    return {
+        "text": report.text,
+        "kind": report.kind,
+        "share": report.share,
+        "log": list(report.log),
+    }
+
+
+def _slider(
+    low: float, high: float, value: float, step: float, label: str, elem_id: str | None = None
+) -> gr.Slider:
+    return gr.Slider(
+        low, high, value, step=step, label=label, elem_id=elem_id, min_width=90, buttons=[]
+    )
+
+
+def _image(elem_id: str, alt: str) -> gr.Image:
+    return gr.Image(
+        show_label=False,
+        interactive=False,
+        buttons=["fullscreen"],
+        alt_text=alt,
+        elem_id=elem_id,
+        container=False,
+    )
+
+
+def _download(label: str, elem_id: str) -> gr.DownloadButton:
+    return gr.DownloadButton(label, size="sm", interactive=False, min_width=90, elem_id=elem_id)
+
+
+def _offer(path: Path | None) -> gr.DownloadButton:
+    return gr.DownloadButton(value=str(path) if path else None, interactive=path is not None)
+
+
+def _drawn(display: str, rgb: np.ndarray, answer: Answer) -> np.ndarray:
+    if display == HEAT:
+        return heat(answer.relevancy)
+    if display == MASK:
+        return np.repeat(answer.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+    return overlay(rgb, answer.relevancy, answer.mask)
+
+
+def _place(view: View) -> str:
+    if view.index is not None:
+        return f"view {view.index}"
+    return f"orbit at yaw {view.yaw:.0f}°, pitch {view.pitch:.0f}°, distance {view.distance:.2f}"

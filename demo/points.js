@@ -1,0 +1,71 @@
+// The 3D point view. Positions arrive as 16-bit steps in a cube, colors as one byte a point.
+const plot = element.querySelector(".points-plot");
+const twin = element.querySelector(".points-twin");
+
+const bytes = (text) => Uint8Array.from(atob(text), (ch) => ch.charCodeAt(0));
+
+function axes(value) {
+  const places = new Uint16Array(bytes(value.places).buffer);
+  const count = places.length / 3;
+  const out = [0, 1, 2].map(() => new Float32Array(count));
+  for (let i = 0; i < count; i++)
+    for (let axis = 0; axis < 3; axis++)
+      out[axis][i] = value.low[axis] + (places[3 * i + axis] / 65535) * value.size;
+  return out;
+}
+
+function palette() {
+  const scale = [];
+  for (let i = 0; i < 216; i++) {
+    const parts = [Math.floor(i / 36), Math.floor(i / 6) % 6, i % 6].map((part) => part * 51);
+    scale.push([i / 215, `rgb(${parts})`]);
+  }
+  return scale;
+}
+
+function marker(value) {
+  if (value.shades)
+    return { size: 2.4, color: Float32Array.from(bytes(value.shades)), cmin: 0, cmax: 215, colorscale: palette() };
+  const scores = Float32Array.from(bytes(value.scores), (byte) => byte / 255);
+  const last = value.colors.length - 1;
+  return {
+    size: scores.map((score) => (score > value.threshold ? 4 : 2)),
+    color: scores, cmin: 0, cmax: 1,
+    colorscale: value.colors.map((color, i) => [i / last, color]),
+  };
+}
+
+function draw() {
+  const value = props.value;
+  if (!value || !value.places) return;
+  twin.textContent = value.twin;
+  plot.setAttribute("aria-label", value.twin);
+  if (typeof Plotly === "undefined") {
+    twin.textContent = "The 3D view could not be loaded. " + value.twin;
+    return;
+  }
+  const [x, y, z] = axes(value);
+  const axis = (i) => ({ visible: false, range: [value.low[i], value.low[i] + value.size] });
+  const vector = ([x, y, z]) => ({ x, y, z });
+  const trace = {
+    type: "scatter3d", mode: "markers", x, y, z, hoverinfo: "skip",
+    marker: { opacity: 1, line: { width: 0 }, showscale: false, ...marker(value) },
+  };
+  const layout = {
+    uirevision: value.scene, margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    scene: {
+      uirevision: value.scene, aspectmode: "cube", dragmode: "orbit", bgcolor: "rgba(0,0,0,0)",
+      xaxis: axis(0), yaxis: axis(1), zaxis: axis(2),
+      camera: { eye: vector(value.eye), up: vector(value.up), center: { x: 0, y: 0, z: 0 } },
+    },
+  };
+  // Only these two buttons: the default bar also offers to upload the data to a server.
+  const config = {
+    displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetCameraDefault3d"]],
+  };
+  Plotly.react(plot, [trace], layout, config);
+}
+
+watch("value", draw);
+draw();

@@ -1,0 +1,148 @@
+"""What the page draws besides pictures, as values: the 3D point view, the legend, the status line.
+
+The point view gets positions as 16-bit steps in a cube and colors as one byte a point, and the same
+in words for those who cannot see a canvas.
+"""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from langsplat.query import Answer, heat
+from langsplat.scene import Scene
+
+MAX_POINTS = 20_000
+# 16 bits an axis: a step is far below a pixel, and half the bytes of float32 travel.
+_STEPS = 65_535
+_MIN_OPACITY = 0.25
+_SH0 = 0.28209479177387814  # the constant basis function
+_SHADES = 6  # of each of red, green and blue in the palette
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """The part of a scene that the point view shows.
+
+    Attributes:
+        rows: [P] which Gaussians are shown, P <= MAX_POINTS.
+        total: how many the scene has.
+        low, size: [3] float and a length: the cube around the points, in world units.
+        places: [P, 3] uint16, position in the cube.
+        shades: [P] uint8, color in a palette of 6 x 6 x 6.
+        up, eye: [3] the scene's up, and where to look from first, in cube sides from its centre.
+    """
+
+    rows: np.ndarray
+    total: int
+    low: np.ndarray
+    size: float
+    places: np.ndarray
+    shades: np.ndarray
+    up: np.ndarray
+    eye: np.ndarray
+
+
+def cloud_of(scene: Scene) -> Cloud:
+    """Choose the points to show: solid Gaussians near what the cameras look at, at most 20,000."""
+    means = scene.gaussians.means.numpy()
+    center = scene.center.numpy()
+    solid = scene.gaussians.opacities.numpy() >= _MIN_OPACITY
+    near = np.linalg.norm(means - center, axis=1) <= 1.5 * scene.radius
+    rows = np.flatnonzero(solid & near)
+    if len(rows) == 0:
+        rows = np.arange(len(means))
+    if len(rows) > MAX_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+    shown = means[rows].astype(np.float64)
+    if len(rows):
+        # A few stray Gaussians must not shrink everything else to a dot.
+        low, high = np.quantile(shown, (0.01, 0.99), axis=0)
+        middle, size = (low + high) / 2, 1.1 * max(float((high - low).max()), 1e-6)
+        inside = (np.abs(shown - middle) <= size / 2).all(axis=1)
+        rows, shown = rows[inside], shown[inside]
+    else:
+        middle, size = center.astype(np.float64), 1.0
+    low = middle - size / 2
+    color = np.clip(0.5 + _SH0 * scene.gaussians.sh[:, 0].numpy()[rows], 0, 1)
+    shades = np.rint(color * (_SHADES - 1)).astype(np.uint8) @ np.array([36, 6, 1], np.uint8)
+    eye = np.array([1.0, 1.0, 1.0])
+    if scene.cameras:
+        eye = scene.cameras[0].position.numpy().astype(np.float64) - middle
+    eye = 1.1 * eye / max(float(np.linalg.norm(eye)), 1e-9)
+    return Cloud(
+        rows=rows,
+        total=len(means),
+        low=low,
+        size=size,
+        places=np.rint((shown - low) / size * _STEPS).astype(np.uint16),
+        shades=shades,
+        up=scene.up.numpy(),
+        eye=eye,
+    )
+
+
+def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
+    """What the point view draws: the scene's own colors, or the Gaussian relevancy of an answer."""
+    payload = {
+        "scene": name,
+        "places": base64.b64encode(cloud.places.tobytes()).decode(),
+        "low": cloud.low.tolist(),
+        "size": cloud.size,
+        "up": cloud.up.tolist(),
+        "eye": cloud.eye.tolist(),
+        "twin": _twin(cloud, answer),
+    }
+    if answer is None:
+        return payload | {"shades": base64.b64encode(cloud.shades.tobytes()).decode()}
+    scores = np.clip(answer.gaussian_relevancy[cloud.rows], 0, 1)
+    levels = np.rint(scores * 255).astype(np.uint8)
+    return payload | {
+        "scores": base64.b64encode(levels.tobytes()).decode(),
+        "threshold": answer.threshold,
+        "colors": _scale(33),
+    }
+
+
+def _twin(cloud: Cloud, answer: Answer | None) -> str:
+    """The point view in words, for those who cannot see a canvas."""
+    shown = f"{len(cloud.rows):,} of {cloud.total:,} Gaussians as points."
+    if answer is None:
+        return f"{shown} No query yet: they have the scene's own colors."
+    scores = answer.gaussian_relevancy[cloud.rows]
+    chosen = scores > answer.threshold
+    if not chosen.any():
+        return f"{shown} None scores above {answer.threshold:.2f}."
+    places = cloud.low + cloud.places[chosen] / _STEPS * cloud.size
+    middle = ", ".join(f"{value:.2f}" for value in np.median(places, axis=0))
+    low, high = np.quantile(places, (0.05, 0.95), axis=0)
+    extent = " × ".join(f"{value:.2f}" for value in high - low)
+    return (
+        f"{shown} {int(chosen.sum()):,} of them score above {answer.threshold:.2f}, around "
+        f"({middle}), spread over {extent} scene units."
+    )
+
+
+def status(text: str, kind: str = "plain") -> dict[str, str]:
+    """A status line's value; `kind` is plain, busy, found, none or error."""
+    return {"text": text, "kind": kind}
+
+
+def legend(threshold: float) -> str:
+    """The relevancy's colors with numbers, and a mark at the threshold. HTML of numbers only."""
+    stops = ", ".join(_scale(17))
+    ticks = "".join(f"<span>{value:g}</span>" for value in (0, 0.25, 0.5, 0.75, 1))
+    return (
+        f'<div class="legend" role="img" aria-label="Color scale of the relevancy from 0 (dark '
+        f'blue) to 1 (dark red); the threshold is {threshold:.2f}">'
+        f'<div class="legend-bar" style="background: linear-gradient(to right, {stops})">'
+        f'<i style="left: {100 * threshold:.1f}%"></i></div>'
+        f'<div class="legend-ticks">{ticks}</div></div>'
+    )
+
+
+def _scale(steps: int) -> list[str]:
+    """The relevancy's colors as evenly spaced CSS colors."""
+    colors = heat(np.linspace(0, 1, steps, dtype=np.float32)[None])[0]
+    return [f"rgb({r},{g},{b})" for r, g, b in colors.tolist()]
