@@ -18,31 +18,32 @@ import numpy as np
 WORK_PIXELS = 480 * 360  # larger pictures are cut in this size: fine texture is no segment
 
 # Features of a pixel: Lab and the logarithm of the lightness's local spread. Lightness counts less
-# than hue because shadows and shading change it within one object.
+# than hue because shading changes it within one object, and hue is made up for the shade it is in.
 LIGHTNESS_WEIGHT = 0.5
+SHADE_LIGHTNESS = 25.0
+SHADE_POWER = 0.5
 TEXTURE_WEIGHT = 4.8
 TEXTURE_RADIUS = 3.0
 GRADIENT_RADIUS = 1.0
-# A pair's cost is the mean of two differences: between the regions, and across their boundary.
-BOUNDARY_WEIGHT = 0.5
-BOUNDARY_GAIN = 2.5
-# Large regions resist merging: cost grows with (smaller area / (SIZE_SHARE of the picture))^power.
+BOUNDARY_GAIN = 2.5  # brings the gradient along a boundary to the size of a difference of regions
+# Small regions merge more easily: cost grows with (area / (SIZE_SHARE of the picture))^power.
 SIZE_SHARE = 0.02
-SIZE_POWER = 0.25
-SIZE_LIMIT = 1.5
-ROUNDS = 6  # thresholds between two levels; more come closer to strictly cheapest-first
+SIZE_POWER = 0.35
 
 
 @dataclass(frozen=True)
 class Scale:
-    """When a level's merging stops: no pair below `cost`, none smaller, and not too many."""
+    """When a level's merging stops."""
 
-    cost: float  # in the units of the features: about Lab
-    smallest: float  # share of the picture; smaller regions always join their nearest neighbour
-    most: int  # regions
+    cost: float  # of the cheapest pair, about in Lab units; less in a picture of low contrast
+    most: int  # regions; with more than that it goes on
+    smallest: float  # share of the picture; smaller regions join their nearest neighbour
 
 
-SCALES = (Scale(5.0, 0.0006, 90), Scale(9.0, 0.0015, 45), Scale(16.0, 0.003, 20))
+SCALES = (Scale(4.5, 150, 0.0004), Scale(8.0, 90, 0.001), Scale(12.5, 50, 0.002))
+FULL_CONTRAST = 27.0  # spread of the colors at and above which costs count as they stand
+NOISE = 2.0  # a lower cost is no difference, whatever the contrast
+STEP = 1.15  # from one threshold to the next; smaller comes closer to strictly cheapest-first
 
 
 class Segmenter(Protocol):
@@ -121,6 +122,8 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     square = ndimage.gaussian_filter(lightness * lightness, TEXTURE_RADIUS)
     spread = np.sqrt(np.maximum(square - mean * mean, 0))
     color = lab * np.array([LIGHTNESS_WEIGHT, 1, 1], np.float32)
+    middle = 60 + SHADE_LIGHTNESS  # a medium light keeps its hue as it is
+    color[..., 1:] *= ((middle / (lightness + SHADE_LIGHTNESS)) ** SHADE_POWER)[..., None]
     squared = np.zeros_like(lightness)
     for channel in range(3):
         for order in ((0, 1), (1, 0)):
@@ -142,18 +145,16 @@ def _flood(gradient: np.ndarray) -> np.ndarray:
 def _merge(basins: np.ndarray, features: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """Merge touching regions, cheapest first -> [3, H, W] int32."""
     regions = _Regions(basins, features, gradient)
+    spread = float(np.sqrt(features[..., :3].var(axis=(0, 1)).sum()))
+    contrast = min(1.0, spread / FULL_CONTRAST)
     levels = []
-    reached = SCALES[0].cost / 5
+    threshold = NOISE
     for scale in SCALES:
-        thresholds = list(np.geomspace(reached, scale.cost, ROUNDS))
         smallest = scale.smallest * basins.size
-        while thresholds:
-            threshold = thresholds.pop(0)
-            while regions.merge_below(threshold, smallest):
-                pass
-            if not thresholds and len(regions.area) > scale.most:
-                thresholds.append(threshold * 1.1)
-        reached = scale.cost
+        regions.merge_below(threshold, smallest)
+        while len(regions.area) > scale.most or threshold < scale.cost * contrast:
+            threshold *= STEP
+            regions.merge_below(threshold, smallest)
         levels.append(regions.of_basin[basins].astype(np.int32))
     return np.stack(levels)
 
@@ -196,12 +197,20 @@ class _Regions:
         between = np.linalg.norm(apart[:, :3], axis=1) + np.abs(apart[:, 3])
         across = BOUNDARY_GAIN * self.boundary[:, 1] / self.boundary[:, 0]
         area = np.minimum(self.area[self.first], self.area[self.second])
-        resist = np.minimum((area / (SIZE_SHARE * total)) ** SIZE_POWER, SIZE_LIMIT)
-        cost = ((1 - BOUNDARY_WEIGHT) * between + BOUNDARY_WEIGHT * across) * resist
+        resist = np.minimum(area / (SIZE_SHARE * total), 1) ** SIZE_POWER
+        # Both must speak for a boundary: shading makes one object's regions differ without an
+        # edge, and a crease or highlight draws an edge between regions that are alike. Their
+        # minimum would let a blurred edge join anything; the geometric mean does not.
+        cost = np.sqrt(between * across) * resist
         return np.where(area < smallest, cost * 1e-3, cost)
 
-    def merge_below(self, threshold: float, smallest: float) -> bool:
-        """One round: merge pairs that are each other's cheapest and cost at most `threshold`."""
+    def merge_below(self, threshold: float, smallest: float) -> None:
+        """Merge until every pair costs more than `threshold`."""
+        while self._merge_agreed(threshold, smallest):
+            pass
+
+    def _merge_agreed(self, threshold: float, smallest: float) -> bool:
+        """One round: merge the pairs that are each other's cheapest, if any is below."""
         count = len(self.area)
         cost = self._costs(smallest, self.area.sum())
         cheapest = np.full(count, np.inf)
