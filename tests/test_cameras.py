@@ -1,0 +1,226 @@
+"""Cameras: look-at and orbits, the world's frame, and lenses made straight."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from langsplat.cameras import Lens, look_at, orbit_camera, world_frame, yaw_pitch_of
+from langsplat.scene import Camera
+
+UP = torch.tensor([0.0, 0.0, 1.0])
+CENTER = torch.tensor([1.0, -2.0, 0.5])
+
+
+def project(camera: Camera, point: torch.Tensor) -> torch.Tensor:
+    inside = camera.viewmat[:3, :3] @ point + camera.viewmat[:3, 3]
+    return (camera.K @ inside)[:2] / inside[2]
+
+
+def ring(count: int = 12, sweep: float = 360.0, pitch: float = 30.0, up=UP) -> list[Camera]:
+    return [
+        orbit_camera(CENTER, up, 3.0, sweep * k / count, pitch, 1.0, 64, 48, 50.0)
+        for k in range(count)
+    ]
+
+
+def test_look_at_puts_the_target_on_the_axis_and_up_towards_the_top_of_the_picture():
+    viewmat = look_at(torch.tensor([3.0, 1.0, 2.0]), CENTER, UP)
+    rotation = viewmat[:3, :3]
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(3), atol=1e-6, rtol=0)
+    assert torch.det(rotation) > 0
+    target = rotation @ CENTER + viewmat[:3, 3]
+    torch.testing.assert_close(target[:2], torch.zeros(2), atol=1e-6, rtol=0)
+    assert target[2] > 0
+    assert (rotation @ UP)[1] < 0  # y points down in the picture
+    assert abs((rotation @ UP)[0]) < 1e-6
+
+
+def test_look_at_refuses_a_view_along_up_with_a_sentence():
+    with pytest.raises(ValueError, match="not along its own up"):
+        look_at(CENTER + UP, CENTER, UP)
+
+
+@pytest.mark.parametrize("yaw", [-170.0, -45.0, 0.0, 90.0, 179.0])
+@pytest.mark.parametrize("pitch", [-60.0, 0.0, 35.0, 88.0])
+def test_an_orbit_camera_tells_back_its_yaw_pitch_and_distance(yaw, pitch):
+    up = torch.tensor([0.2, -0.9, 0.3])
+    camera = orbit_camera(CENTER, up, 2.0, yaw, pitch, 1.5, 640, 480, 50.0)
+    assert yaw_pitch_of(camera, CENTER, up) == pytest.approx((yaw, pitch), abs=0.02)
+    assert float((camera.position - CENTER).norm()) == pytest.approx(3.0, abs=1e-4)
+    torch.testing.assert_close(
+        project(camera, CENTER), torch.tensor([320.0, 240.0]), atol=1e-2, rtol=0
+    )
+
+
+def test_the_field_of_view_spans_the_longer_side():
+    camera = orbit_camera(CENTER, UP, 2.0, 0.0, 0.0, 1.0, 300, 400, 60.0)
+    assert 2 * math.degrees(math.atan(200 / float(camera.K[1, 1]))) == pytest.approx(60.0, abs=1e-3)
+
+
+def test_pitch_beyond_the_poles_is_held_short_of_them():
+    camera = orbit_camera(CENTER, UP, 2.0, 10.0, 500.0, 1.0, 64, 48, 50.0)
+    assert yaw_pitch_of(camera, CENTER, UP)[1] == pytest.approx(89.0, abs=0.05)
+
+
+@pytest.mark.parametrize("fov, distance", [(0.0, 1.0), (180.0, 1.0), (50.0, 0.0), (50.0, -1.0)])
+def test_an_impossible_orbit_is_a_value_error(fov, distance):
+    with pytest.raises(ValueError):
+        orbit_camera(CENTER, UP, 2.0, 0.0, 0.0, distance, 64, 48, fov)
+
+
+@pytest.mark.parametrize("sweep", [360.0, 100.0])
+def test_world_frame_finds_up_center_and_radius_of_an_orbit(sweep):
+    up, center, radius = world_frame(ring(sweep=sweep), torch.zeros(0, 3))
+    assert float(up @ UP) > math.cos(math.radians(1))
+    torch.testing.assert_close(center, CENTER, atol=2e-3, rtol=0)
+    assert radius == pytest.approx(3.0, abs=2e-3)
+
+
+def test_world_frame_moves_with_the_world():
+    generator = torch.Generator().manual_seed(3)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q
+    rotation = rotation * torch.det(rotation)
+    motion = torch.eye(4)
+    motion[:3, :3], motion[:3, 3] = rotation, torch.tensor([4.0, 5.0, -6.0])
+    cameras = ring(sweep=140.0)
+    moved = [Camera(c.viewmat @ torch.linalg.inv(motion), c.K, 64, 48) for c in cameras]
+    points = CENTER + torch.randn(500, 3, generator=generator)
+    up, center, radius = world_frame(cameras, points)
+    up2, center2, radius2 = world_frame(moved, points @ rotation.T + motion[:3, 3])
+    torch.testing.assert_close(up2, rotation @ up, atol=1e-4, rtol=0)
+    torch.testing.assert_close(center2, rotation @ center + motion[:3, 3], atol=1e-2, rtol=0)
+    assert radius2 == pytest.approx(radius, rel=1e-3)
+
+
+def test_cameras_that_look_outwards_orbit_what_they_see():
+    """Their axes meet behind them, at the photographer: no center to turn around."""
+    cameras = []
+    for k in range(6):
+        angle = 0.25 * (k - 2.5)
+        ahead = torch.tensor([math.cos(angle), math.sin(angle), 0.0])
+        cameras.append(Camera(look_at(0.2 * ahead, ahead * 2, UP), torch.eye(3), 64, 48))
+    points = torch.tensor([5.0, 0.0, 0.0]) + 0.5 * torch.randn(
+        200, 3, generator=torch.Generator().manual_seed(0)
+    )
+    _, center, radius = world_frame(cameras, points)
+    assert float((center - torch.tensor([5.0, 0.0, 0.0])).norm()) < 0.5
+    assert 4 < radius < 6
+
+
+def test_one_camera_is_enough_for_a_frame():
+    up, center, radius = world_frame(ring()[:1], torch.zeros(0, 3))
+    assert torch.isfinite(center).all() and radius > 0
+    assert float(up.norm()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_scene_without_cameras_has_no_frame():
+    with pytest.raises(ValueError, match="at least one camera"):
+        world_frame([], torch.zeros(0, 3))
+
+
+LENSES = {
+    "SIMPLE_RADIAL": (Lens(640, 480, 500, 500, 322, 236, (-0.2,)), [500, 322, 236, -0.2]),
+    "RADIAL": (Lens(640, 480, 500, 500, 320, 240, (0.1, -0.05)), [500, 320, 240, 0.1, -0.05]),
+    "OPENCV": (
+        Lens(640, 480, 500, 510, 320, 240, (-0.3, 0.1), (), (0.002, -0.003)),
+        [500, 510, 320, 240, -0.3, 0.1, 0.002, -0.003],
+    ),
+    "FULL_OPENCV": (
+        Lens(640, 480, 500, 510, 320, 240, (0.3, 0.1, 0.02), (0.5, 0.05, 0.01), (1e-3, 2e-3)),
+        [500, 510, 320, 240, 0.3, 0.1, 1e-3, 2e-3, 0.02, 0.5, 0.05, 0.01],
+    ),
+    "SIMPLE_RADIAL_FISHEYE": (
+        Lens(640, 480, 300, 300, 320, 240, (-0.05,), fisheye=True),
+        [300, 320, 240, -0.05],
+    ),
+    "RADIAL_FISHEYE": (
+        Lens(640, 480, 300, 300, 320, 240, (-0.05, 0.01), fisheye=True),
+        [300, 320, 240, -0.05, 0.01],
+    ),
+    "OPENCV_FISHEYE": (
+        Lens(640, 480, 300, 305, 320, 240, (-0.04, 0.01, -0.004, 0.001), fisheye=True),
+        [300, 305, 320, 240, -0.04, 0.01, -0.004, 0.001],
+    ),
+}
+COLMAP_SAYS = """
+import json, sys, zlib
+import pycolmap
+models, points = json.load(sys.stdin)
+print(json.dumps({
+    name: [[float(v) for v in pycolmap.Camera(
+        model=name, width=640, height=480, params=params).img_from_cam([x, y, 1.0])]
+        for x, y in points]
+    for name, params in models.items()
+}))
+"""
+
+
+def test_every_lens_bends_as_colmap_says():
+    points = np.random.default_rng(0).uniform(-0.6, 0.6, (50, 2))
+    question = json.dumps([{name: p for name, (_, p) in LENSES.items()}, points.tolist()])
+    answer = subprocess.run(
+        [sys.executable, "-c", COLMAP_SAYS], input=question, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    for name, expected in json.loads(answer.stdout.splitlines()[-1]).items():
+        lens = LENSES[name][0]
+        ours = lens.distort(points) * [lens.fx, lens.fy] + [lens.cx, lens.cy]
+        np.testing.assert_allclose(ours, expected, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_a_straightened_photo_shows_what_a_pinhole_sees_and_no_border(name):
+    """A pattern drawn through the lens, straightened, against the pattern drawn directly."""
+    lens = LENSES[name][0]
+
+    def pattern(x, y):
+        red = 128 + 90 * np.sin(9 * x) * np.cos(7 * y)
+        return np.stack([red, 128 + 90 * np.sin(6 * x + 8 * y), 128 + 90 * np.cos(10 * y)], -1)
+
+    # The photo: for each pixel the direction that the lens bends onto it, by Newton's method.
+    v, u = np.mgrid[: lens.height, : lens.width] + 0.5
+    goal = np.stack([(u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy], -1)
+    xy = goal.copy()
+    for _ in range(60):
+        xy = xy + 0.7 * (goal - lens.distort(xy))
+    photo = pattern(xy[..., 0], xy[..., 1]).round().astype(np.uint8)
+
+    K, width, height = lens.pinhole()
+    out = lens.straighten(photo, K, width, height)
+    assert out.shape == (height, width, 3)
+    v, u = np.mgrid[:height, :width] + 0.5
+    truth = pattern((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1])
+    error = np.abs(out - truth)
+    assert error.mean() < 1.0
+    assert np.percentile(error, 99.9) < 6.0
+    assert K[0, 0] == pytest.approx(lens.fx, rel=3e-3)  # the focal length is kept
+
+
+def test_shrinking_a_pinhole_scales_its_intrinsics_exactly():
+    lens = Lens(1000, 600, 800, 810, 490, 310)
+    K, width, height = lens.pinhole(max_side=333)
+    assert (width, height) == (333, 200)
+    sx, sy = 333 / 1000, 200 / 600
+    np.testing.assert_allclose(K, [[800 * sx, 0, 490 * sx], [0, 810 * sy, 310 * sy], [0, 0, 1]])
+
+
+def test_a_lens_that_folds_the_picture_is_refused_or_cropped_before_the_fold():
+    # r (1 - r^2) turns back at r = 0.577, inside this photo's corners.
+    lens = Lens(640, 480, 500, 500, 320, 240, (-1.0,))
+    K, width, height = lens.pinhole()
+    corner = math.hypot(width / 2 / K[0, 0], height / 2 / K[1, 1])
+    assert corner < 0.58
+    with pytest.raises(ValueError, match="cannot be undone"):
+        Lens(640, 480, 500, 500, 320, 240, (-100.0,)).pinhole()
+
+
+@pytest.mark.parametrize("bad", [{"fx": 0.0}, {"fy": -1.0}, {"cx": math.nan}, {"width": 0}])
+def test_an_impossible_lens_is_a_value_error(bad):
+    good = {"width": 64, "height": 48, "fx": 50.0, "fy": 50.0, "cx": 32.0, "cy": 24.0}
+    with pytest.raises(ValueError):
+        Lens(**{**good, **bad})
