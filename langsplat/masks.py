@@ -19,7 +19,7 @@ WORK_PIXELS = 480 * 360  # larger pictures are cut in this size: fine texture is
 
 # Features of a pixel: Lab and the logarithm of the lightness's local spread. Lightness counts less
 # than hue because shading changes it within one object, and hue is made up for the shade it is in.
-LIGHTNESS_WEIGHT = 0.5
+LIGHTNESS_WEIGHT = 0.65
 SHADE_LIGHTNESS = 25.0
 SHADE_POWER = 0.5
 TEXTURE_WEIGHT = 4.8
@@ -40,7 +40,7 @@ class Scale:
     smallest: float  # share of the picture; smaller regions join their nearest neighbour
 
 
-SCALES = (Scale(4.5, 150, 0.0004), Scale(8.0, 90, 0.001), Scale(12.5, 50, 0.002))
+SCALES = (Scale(4.5, 150, 0.0004), Scale(7.5, 90, 0.001), Scale(11.0, 50, 0.002))
 FULL_CONTRAST = 27.0  # spread of the colors at and above which costs count as they stand
 NOISE = 2.0  # a lower cost is no difference, whatever the contrast
 STEP = 1.15  # from one threshold to the next; smaller comes closer to strictly cheapest-first

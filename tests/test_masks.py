@@ -25,7 +25,7 @@ def still_life(height: int = 180, width: int = 240) -> tuple[np.ndarray, dict[st
     image[box] = (40, 70, 190)
     image[lid] = (60, 110, 200)
     image += np.random.default_rng(0).normal(0, 3, image.shape)
-    masks = {"ball": ball, "box": box, "lid": lid}
+    masks = {"ball": ball, "body": box & ~lid, "lid": lid}
     return np.clip(image, 0, 255).astype(np.uint8), masks
 
 
@@ -70,8 +70,8 @@ def test_shaded_objects_come_out_whole_and_their_parts_apart():
     image, masks = still_life()
     segments = load_segmenter()(image)
     assert best_overlap(segments[2], masks["ball"]) > 0.9
-    assert best_overlap(segments[2], masks["box"]) > 0.75
-    assert max(best_overlap(ids, masks["lid"]) for ids in segments) > 0.85
+    for part in ("body", "lid"):
+        assert max(best_overlap(ids, masks[part]) for ids in segments) > 0.9
 
 
 def test_every_segment_is_one_connected_piece():
@@ -101,7 +101,7 @@ def test_photos_are_cut_into_a_sensible_number_of_segments():
         segments = load_segmenter()(image)
         check_partition(segments, image.shape[:2])
         counts = [int(ids.max()) + 1 for ids in segments]
-        assert 20 <= counts[0] <= 150 and 3 <= counts[2] <= 30
+        assert 40 <= counts[0] <= 150 and 8 <= counts[2] <= 50
         assert counts[0] > counts[1] > counts[2]
 
 
