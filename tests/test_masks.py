@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from langsplat.masks import load_segmenter
+from langsplat.masks import SCALES, load_segmenter
 from tests.conftest import real_data
 
 SIZES = [(1, 1), (1, 40), (40, 1), (2, 3), (33, 57), (120, 160), (700, 500)]
@@ -72,6 +72,16 @@ def test_shaded_objects_come_out_whole_and_their_parts_apart():
     assert best_overlap(segments[2], masks["ball"]) > 0.9
     for part in ("body", "lid"):
         assert max(best_overlap(ids, masks[part]) for ids in segments) > 0.9
+
+
+def test_a_busy_picture_has_no_tiny_segments_and_not_too_many():
+    tiles = np.random.default_rng(3).integers(0, 256, (24, 32, 3))
+    image = np.kron(tiles, np.ones((10, 10, 1))).astype(np.uint8)
+    image[::17, ::13] = 255  # specks
+    for ids, scale in zip(load_segmenter()(image), SCALES, strict=True):
+        areas = np.bincount(ids.ravel())
+        assert len(areas) <= scale.most
+        assert areas.min() >= scale.smallest * ids.size
 
 
 def test_every_segment_is_one_connected_piece():
