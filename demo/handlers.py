@@ -17,7 +17,7 @@ import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,13 +27,12 @@ import numpy as np
 from demo.viewer import Cloud, cloud_of
 from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.encoders import Encoder, load_encoder
-from langsplat.hub import fetch_scene, is_repo_id
+from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
 from langsplat.query import Answer, SceneQuery, check_text, render_rgb, save_answer
 from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLED = ROOT / "checkpoints" / "scenes"
 LONG_SIDE = 640  # pixels of a rendered view
 AUTO = "auto"
 MIN_PHOTOS, MAX_PHOTOS = 8, 200
@@ -168,12 +167,19 @@ class Shelf:
 
     Args:
         results: folder for what visitors make (scenes they build, files to download).
-        bundled: folder of bundled scenes.
+        bundled: name -> folder of the scenes listed from the start; None: those that ship.
+        load: gives the encoder a scene names.
     """
 
-    def __init__(self, results: Path, bundled: Path = BUNDLED) -> None:
+    def __init__(
+        self,
+        results: Path,
+        bundled: Mapping[str, Path] | None = None,
+        load: Callable[[str], Encoder] = load_encoder,
+    ) -> None:
         self.results = results
         self.downloads = results / "downloads"
+        self._load = load
         self._lock = threading.RLock()
         self._folders: dict[str, Path] = {}
         self._encoders: dict[str, Encoder] = {}
@@ -182,9 +188,10 @@ class Shelf:
         self._answers: _Recent[Answer] = _Recent(_KEPT_ANSWERS)
         self._files: list[Path] = []
         self.downloads.mkdir(parents=True, exist_ok=True)
-        for parent in (bundled, results / "scenes"):
-            for file in sorted(parent.glob(f"*/{SCENE_FILE}")):
-                self.add(file.parent)
+        for name, folder in (bundled_scenes() if bundled is None else bundled).items():
+            self.add(folder, name)
+        for file in sorted(results.glob(f"scenes/*/{SCENE_FILE}")):
+            self.add(file.parent)
 
     @property
     def names(self) -> list[str]:
@@ -213,18 +220,11 @@ class Shelf:
             ValueError: it is none of them, or cannot be opened.
         """
         if spec in self._folders:
-            name = self.add(self._folders[spec], first=True)
-        elif Path(spec).is_dir() or Path(spec).is_file():
-            folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
-            name = self.add(folder, folder.resolve().name, first=True)
-        elif is_repo_id(spec):
-            name = self.add(fetch_scene(spec, progress=progress), spec, first=True)
+            folder, name = self._folders[spec], spec
         else:
-            listed = ", ".join(self.names) or "none"
-            raise ValueError(
-                f"There is no scene {spec!r}: give a scene's folder, a Hub repository as "
-                f"user/name, or a bundled scene ({listed})."
-            )
+            folder = find_scene(spec, progress=progress)
+            name = spec if is_repo_id(spec) and not Path(spec).exists() else folder.resolve().name
+        name = self.add(folder, name, first=True)
         self.room(name)
         return name
 
@@ -238,7 +238,7 @@ class Shelf:
         if not is_repo_id(repo_id):
             raise ValueError("Type a Hub repository as user/name, for example someone/my-scene.")
         folder = fetch_scene(repo_id, progress=progress)
-        load_scene(folder)
+        _load_listed(repo_id, folder)
         return self.add(folder, repo_id)
 
     def room(self, name: str) -> Room:
@@ -305,7 +305,7 @@ class Shelf:
             pass  # the page says it to whoever comes
 
     def _open(self, name: str) -> Room:
-        scene = load_scene(self._folders[name])
+        scene = _load_listed(name, self._folders[name])
         cloud = cloud_of(scene)
         if scene.language is None:
             silence = "This scene has no words in it yet: build it again to ask it questions."
@@ -313,7 +313,7 @@ class Shelf:
         spec = scene.language.encoder
         try:
             if spec not in self._encoders:
-                self._encoders[spec] = load_encoder(spec)
+                self._encoders[spec] = self._load(spec)
             engine = SceneQuery(scene, self._encoders[spec])
         except ValueError as error:
             # The pictures still work; only the words are missing.
@@ -321,7 +321,15 @@ class Shelf:
         return Room(name, scene, cloud, engine)
 
 
-def _unused(name: str, taken: dict[str, Path]) -> str:
+def _load_listed(name: str, folder: Path) -> Scene:
+    """The scene in `folder`; errors speak of its name, not of where the server keeps it."""
+    try:
+        return load_scene(folder)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(folder), name)) from None
+
+
+def _unused(name: str, taken: Container[str]) -> str:
     number, candidate = 2, name
     while candidate in taken:
         candidate, number = f"{name}-{number}", number + 1
@@ -443,8 +451,8 @@ class Builder:
             scenes = self._shelf.results / "scenes"
             scenes.mkdir(parents=True, exist_ok=True)
             slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "my-scene"
-            taken = {path.name: path for path in scenes.iterdir()}
-            out = scenes / _unused(slug, taken | dict.fromkeys(self._shelf.names, scenes))
+            taken = {path.name for path in scenes.iterdir()} | set(self._shelf.names)
+            out = scenes / _unused(slug, taken)
             with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
                 yield from self._run(_gather(paths, Path(work) / "photos"), out, name.strip())
         finally:
@@ -462,7 +470,6 @@ class Builder:
             [*words, "--progress", "json"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
             start_new_session=True,  # so that SfM's worker can be ended with it
         )
@@ -472,9 +479,9 @@ class Builder:
         reader.start()
         try:
             yield from _follow(lines)
-        except ValueError:
+        except ValueError as error:
             if not self._stopped:
-                raise
+                raise ValueError(str(error).replace(str(source), "The upload")) from None
             yield Report("Stopped. Nothing of this build was kept.", "none")
             return
         finally:

@@ -82,10 +82,10 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
     ) as page:
-        gr.Markdown("# LangSplat\nType words and see where they are in a 3D scene.", elem_id="head")
+        gr.Markdown(f"# {TITLE}\nType words, see where they are.", elem_id="head")
         with gr.Tabs(selected="explore") as tabs:
             with gr.Tab("Explore", id="explore"):
-                explore = _Explore(shelf)
+                explore = Explore(shelf)
             with gr.Tab("New scene", id="new"):
                 _new_scene(builder, shelf, explore, tabs)
             with gr.Tab("About", id="about"):
@@ -127,7 +127,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
 Updates = dict[Any, Any]
 
 
-class _Explore:
+class Explore:
     """The first tab: its components, and the handlers that fill them."""
 
     def __init__(self, shelf: Shelf) -> None:
@@ -182,7 +182,7 @@ class _Explore:
             )
             self.after = gr.Button("›", min_width=44, scale=0, elem_id="after")
         with gr.Row(elem_classes="orbit"):
-            self.yaw = _slider(-180, 180, 0, 1, "Orbit: yaw °")
+            self.yaw = _slider(-180, 180, 0, 1, "Yaw °")
             self.pitch = _slider(-85, 85, 0, 1, "Pitch °")
             self.distance = _slider(0.2, 3, 1, 0.05, "Distance")
         self.reset = gr.Button("Reset the view", size="sm", elem_id="reset")
@@ -194,9 +194,16 @@ class _Explore:
         self.threshold = _slider(0, 1, THRESHOLD, 0.01, "Threshold of the mask", "threshold")
         with gr.Row():
             self.display = gr.Radio(
-                [OVERLAY, HEAT, MASK], value=OVERLAY, label="Show", min_width=200
+                [OVERLAY, HEAT, MASK],
+                value=OVERLAY,
+                label="Show",
+                scale=2,
+                min_width=220,
+                elem_id="display",
             )
-            self.level = gr.Dropdown([AUTO, *LEVELS], value=AUTO, label="Level", min_width=90)
+            self.level = gr.Dropdown(
+                [AUTO, *LEVELS], value=AUTO, label="Level", scale=1, min_width=110
+            )
         with gr.Row(elem_classes="downloads"):
             self.mask_file = _download("Mask PNG", "mask-file")
             self.overlay_file = _download("Overlay PNG", "overlay-file")
@@ -298,7 +305,9 @@ class _Explore:
         }
 
     def open_if_new(self, visit: Visit, name: str) -> Updates:
-        return self.open(visit, name) if name and name != visit.scene else {}
+        if not name or name == visit.scene:
+            return {self.visit: visit}
+        return self.open(visit, name)
 
     def ask(self, visit: Visit, text: str) -> Updates:
         """Take up a question; `answer` follows, also with the reason why it cannot be asked."""
@@ -390,6 +399,7 @@ class _Explore:
                 maximum=max(last, 1),
                 interactive=last > 0,
                 label=f"View: {name}" if name else "View",
+                buttons=[],
             ),
             self.yaw: round(orbit.yaw),
             self.pitch: round(min(max(orbit.pitch, -85), 85)),
@@ -418,7 +428,7 @@ class _Explore:
         }
 
 
-def _new_scene(builder: Builder, shelf: Shelf, explore: _Explore, tabs: gr.Tabs) -> None:
+def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) -> None:
     """The second tab: photos in, a scene out."""
     gr.Markdown(
         f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
@@ -492,26 +502,24 @@ def _endpoints(shelf: Shelf) -> None:
     def scenes() -> list[dict[str, Any]]:
         return list_scenes(shelf)
 
-    def render(scene: str, view: float = 0) -> np.ndarray:
-        return _told(lambda: shelf.picture(scene or shelf.default, View(int(view))))
+    def render(scene: str, view: float) -> np.ndarray:
+        return _told(lambda: shelf.picture(scene, View(int(view))))
 
     def query(
-        text: str, scene: str = "", view: float = 0, threshold: float = THRESHOLD, level: str = AUTO
+        text: str, scene: str, view: float, threshold: float, level: str
     ) -> tuple[dict[str, Any], str, str]:
-        name = scene or shelf.default
-
         def run() -> tuple[dict[str, Any], str, str]:
             look = View(int(view))
-            answer = shelf.answer(name, look, text, level=level, threshold=threshold)
-            files = shelf.files(answer, shelf.picture(name, look))
-            result = answer.as_dict() | {"scene": name, "view": int(view)}
+            answer = shelf.answer(scene, look, text, level=level, threshold=threshold)
+            files = shelf.files(answer, shelf.picture(scene, look))
+            result = answer.as_dict() | {"scene": scene, "view": look.index}
             return result, str(files["overlay.png"]), str(files["mask.png"])
 
         return _told(run)
 
     with gr.Column(visible=False):
         words = gr.Textbox(label="text")
-        scene = gr.Textbox(label="scene (empty: the first one)")
+        scene = gr.Textbox(shelf.default, label="name of the scene, as /scenes lists it")
         view = gr.Number(0, precision=0, label="number of the view, from 0")
         threshold = gr.Number(THRESHOLD, label="threshold of the mask, 0 to 1")
         level = gr.Textbox(AUTO, label="auto, subpart, part or whole")
@@ -629,7 +637,7 @@ def _image(elem_id: str, alt: str) -> gr.Image:
 
 
 def _download(label: str, elem_id: str) -> gr.DownloadButton:
-    return gr.DownloadButton(label, size="sm", interactive=False, min_width=90, elem_id=elem_id)
+    return gr.DownloadButton(label, size="md", interactive=False, min_width=90, elem_id=elem_id)
 
 
 def _offer(path: Path | None) -> gr.DownloadButton:

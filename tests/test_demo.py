@@ -1,0 +1,521 @@
+"""The page without a browser: every handler called directly, then its endpoints over HTTP."""
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import gradio_client
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import app
+from demo.handlers import (
+    AUTO,
+    MAX_PHOTOS,
+    Builder,
+    Report,
+    Shelf,
+    View,
+    Visit,
+    camera_of,
+    check_photos,
+    list_scenes,
+    orbit_of,
+)
+from demo.page import Explore, build_app, serve
+from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
+from langsplat.cameras import orbit_camera
+from langsplat.codec import Codebook
+from langsplat.query import NEGATIVES
+from langsplat.scene import Camera, Gaussians, LanguageField, Scene, load_scene, save_scene
+from tests.conftest import ROOT
+
+BALLS = ("red ball", "blue ball", "yellow ball")
+
+
+class TableEncoder:
+    """Knows the three balls and the negatives, each its own axis."""
+
+    name = "table"
+    dim = 8
+    image_size = 8
+
+    def encode_images(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        known = {text: axis for text, axis in zip((*BALLS, *NEGATIVES), torch.eye(8), strict=False)}
+        return torch.stack([known.get(text, torch.eye(8)[7]) for text in texts])
+
+
+def three_balls(width: int = 160, height: int = 120) -> Scene:
+    """A red, a blue and a yellow ball on a grey floor, seen from twelve sides."""
+    generator = torch.Generator().manual_seed(0)
+    up, center, radius = torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 0, 0.2]), 2.6
+    means, colors, owners = [], [], []
+    balls = zip(
+        [(0.6, 0.0, 0.3), (-0.5, 0.4, 0.3), (0.0, -0.6, 0.3)],
+        [(0.9, 0.1, 0.1), (0.1, 0.3, 0.9), (0.9, 0.8, 0.1)],
+        strict=True,
+    )
+    for owner, (middle, color) in enumerate(balls):
+        shell = F.normalize(torch.randn(400, 3, generator=generator), dim=1)
+        means.append(0.3 * shell + torch.tensor(middle))
+        colors.append(torch.tensor([color]).expand(400, 3))
+        owners.append(torch.full((400,), owner))
+    floor = torch.rand(800, 3, generator=generator) * torch.tensor([3.0, 3, 0])
+    means.append(floor - torch.tensor([1.5, 1.5, 0]))
+    colors.append(torch.full((800, 3), 0.4))
+    owners.append(torch.full((800,), 3))
+    n = 2000
+    gaussians = Gaussians(
+        means=torch.cat(means),
+        quats=torch.tensor([1.0, 0, 0, 0]).expand(n, 4).clone(),
+        scales=torch.full((n, 3), 0.04),
+        opacities=torch.full((n,), 0.95),
+        sh=((torch.cat(colors) - 0.5) / 0.28209479)[:, None],
+    )
+    words = TableEncoder().encode_texts([*BALLS, "object"])
+    language = LanguageField(
+        rows=torch.cat(owners)[None, :, None].expand(3, n, 1).clone(),
+        codes=torch.ones(3, n, 1),
+        mass=torch.ones(3, n),
+        codec=Codebook(words[None].expand(3, 4, 8).clone()),
+        encoder="table",
+    )
+    cameras: list[Camera] = []
+    for yaw in range(0, 360, 30):
+        camera = orbit_camera(center, up, radius, yaw, 28.0, 1.0, width, height, 50.0)
+        cameras.append(replace(camera, name=f"photo_{yaw:03d}.jpg"))
+    return Scene(
+        gaussians=gaussians,
+        cameras=tuple(cameras),
+        up=up,
+        center=center,
+        radius=radius,
+        language=language,
+        name="three balls",
+        provenance={"examples": list(BALLS)},
+    )
+
+
+def shelf_of_balls(folder: Path) -> Shelf:
+    save_scene(three_balls(), folder / "balls")
+    return Shelf(folder / "results", {"balls": folder / "balls"}, lambda spec: TableEncoder())
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return shelf_of_balls(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def explore(shelf: Shelf) -> Explore:
+    with gr.Blocks():
+        return Explore(shelf)
+
+
+@pytest.fixture(scope="module")
+def address(shelf: Shelf) -> Iterator[str]:
+    page = build_app(shelf, Builder(shelf))
+    yield serve(page, shelf, host="127.0.0.1", port=None)
+    page.close()
+
+
+# --------------------------------------------------------------------------- views and the shelf
+
+
+def test_views_are_rendered_with_640_pixels_on_the_long_side() -> None:
+    camera = camera_of(three_balls(), View(3))
+    assert (camera.width, camera.height) == (640, 480)
+    tall = camera_of(three_balls(90, 120), View(None, 10, 20, 1))
+    assert (tall.width, tall.height) == (480, 640)
+
+
+def test_a_view_that_does_not_exist_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="views 0 to 11"):
+        camera_of(three_balls(), View(12))
+
+
+def test_the_orbit_nearest_to_a_view_stands_where_the_view_stands() -> None:
+    scene = three_balls()
+    orbit = orbit_of(scene, View(4))
+    assert orbit.index is None
+    assert orbit.distance == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(camera_of(scene, orbit).position, scene.cameras[4].position, atol=1e-3)
+
+
+def test_a_scene_without_cameras_can_still_be_orbited() -> None:
+    camera = camera_of(replace(three_balls(), cameras=()), View(None, 30, 20, 1))
+    assert (camera.width, camera.height) == (640, 480)
+
+
+def test_only_listed_names_are_ever_opened(shelf: Shelf) -> None:
+    for name in ("/etc/passwd", "../balls", str(shelf.results.parent / "balls"), ""):
+        with pytest.raises(ValueError, match="in the list"):
+            shelf.room(name)
+
+
+def test_another_threshold_does_not_ask_again(shelf: Shelf) -> None:
+    first = shelf.answer("balls", View(0), "red ball", threshold=0.5)
+    second = shelf.answer("balls", View(0), "  red   ball ", threshold=0.9)
+    assert second.relevancy is first.relevancy
+    assert second.share <= first.share
+
+
+def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:
+    shelf = shelf_of_balls(tmp_path)
+    answer = shelf.answer("balls", View(0), "red ball")
+    rgb = shelf.picture("balls", View(0))[:8, :8]
+    corner = replace(
+        answer, relevancy=answer.relevancy[:8, :8], by_level=answer.by_level[:, :8, :8]
+    )
+    for _ in range(66):
+        shelf.files(corner, rgb)
+    assert len(list(shelf.downloads.iterdir())) == 64
+    for index in range(20):
+        shelf.picture("balls", View(index % 12, distance=float(index)))
+    assert len(shelf._pictures) == 16
+
+
+def test_built_scenes_are_listed_again_at_the_next_start(tmp_path: Path) -> None:
+    save_scene(three_balls(), tmp_path / "results" / "scenes" / "mine")
+    shelf = shelf_of_balls(tmp_path)
+    assert shelf.names == ["balls", "mine"]
+    assert shelf.add(tmp_path / "balls") == "balls", "the same folder keeps its name"
+    assert shelf.add_first("mine") == "mine"
+    assert shelf.default == "mine"
+
+
+def test_a_damaged_scene_is_named_but_the_servers_path_is_not(tmp_path: Path) -> None:
+    shelf = shelf_of_balls(tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "scene.safetensors").write_bytes(b"\x00" * 100)
+    shelf.add(tmp_path / "bad")
+    with pytest.raises(ValueError, match="bad is not a readable scene") as error:
+        shelf.room("bad")
+    assert str(tmp_path) not in str(error.value)
+    assert [entry["name"] for entry in list_scenes(shelf)] == ["balls", "bad"]
+
+
+def test_a_scene_whose_encoder_is_missing_shows_its_pictures(tmp_path: Path) -> None:
+    def refuse(spec: str) -> TableEncoder:
+        raise ValueError(f"The weights of {spec} are not here.")
+
+    save_scene(three_balls(), tmp_path / "balls")
+    shelf = Shelf(tmp_path / "results", {"balls": tmp_path / "balls"}, refuse)
+    assert shelf.picture("balls", View(0)).shape == (480, 640, 3)
+    with pytest.raises(ValueError, match=r"cannot be asked here\. The weights of table"):
+        shelf.answer("balls", View(0), "red ball")
+
+
+def test_a_scene_without_words_says_so(tmp_path: Path) -> None:
+    save_scene(replace(three_balls(), language=None), tmp_path / "mute")
+    shelf = Shelf(tmp_path / "results", {"mute": tmp_path / "mute"})
+    with pytest.raises(ValueError, match="no words in it"):
+        shelf.answer("mute", View(0), "red ball")
+
+
+# --------------------------------------------------------------------------- what is drawn
+
+
+def test_the_point_view_gets_places_within_a_step_of_the_truth() -> None:
+    scene = three_balls()
+    cloud = cloud_of(scene)
+    assert 0 < len(cloud.rows) <= MAX_POINTS
+    places = cloud.low + cloud.places / 65_535 * cloud.size
+    truth = scene.gaussians.means.numpy()[cloud.rows]
+    assert np.abs(places - truth).max() <= cloud.size / 65_535
+
+
+def test_the_point_view_of_many_gaussians_stays_small() -> None:
+    scene = three_balls()
+    many = scene.gaussians.select(torch.arange(60_000) % 2000)
+    cloud = cloud_of(replace(scene, gaussians=many, language=None))
+    assert len(cloud.rows) <= MAX_POINTS
+    assert len(json.dumps(point_payload("many", cloud, None))) < 250_000
+
+
+def test_the_point_view_speaks(shelf: Shelf) -> None:
+    cloud = shelf.room("balls").cloud
+    assert "No query yet" in point_payload("balls", cloud, None)["twin"]
+    red = point_payload("balls", cloud, shelf.answer("balls", View(0), "red ball"))
+    assert "400 of them score above 0.50" in red["twin"]
+    none = point_payload("balls", cloud, shelf.answer("balls", View(0), "giraffe"))
+    assert "None scores above" in none["twin"]
+
+
+def test_the_legend_marks_the_threshold() -> None:
+    assert "left: 62.0%" in legend(0.62)
+
+
+# --------------------------------------------------------------------------- the Explore tab
+
+
+def test_a_visitor_finds_the_first_scene_answered(explore: Explore) -> None:
+    moved = explore.arrive(Visit())
+    visit = moved[explore.visit]
+    assert (visit.scene, visit.text) == ("balls", "red ball")
+    shown = explore.answer(visit, AUTO, 0.5, "Overlay")
+    assert shown[explore.line]["kind"] == "found"
+    assert "scores" in shown[explore.points]
+    files = explore.offer(visit, AUTO, 0.5, "Overlay")
+    with Image.open(files[explore.mask_file].value["path"]) as mask:
+        assert mask.size == (640, 480)
+        assert mask.getextrema() == (0, 255)
+
+
+def test_nothing_like_it_gives_words_an_empty_mask_and_no_download(explore: Explore) -> None:
+    visit = explore.ask(Visit("balls"), "giraffe")[explore.visit]
+    shown = explore.answer(visit, AUTO, 0.5, "Mask")
+    assert shown[explore.line]["kind"] == "none"
+    assert 'Nothing here looks like "giraffe"' in shown[explore.line]["text"]
+    files = explore.offer(visit, AUTO, 0.5, "Mask")
+    assert not files[explore.mask_file].interactive
+    assert files[explore.scores_file].interactive
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "Type what to look for"), ("x" * 10_000, "200 characters")]
+)
+def test_a_query_that_cannot_be_asked_is_answered_in_words(
+    explore: Explore, text: str, words: str
+) -> None:
+    visit = explore.ask(Visit("balls"), text)[explore.visit]
+    shown = explore.answer(visit, AUTO, 0.5, "Overlay")
+    assert shown[explore.line]["kind"] == "error"
+    assert words in shown[explore.line]["text"]
+    assert shown[explore.find].interactive
+    assert not explore.offer(visit, AUTO, 0.5, "Overlay")[explore.scores_file].interactive
+
+
+def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
+    moved = explore.go_before(Visit("balls"))
+    assert moved[explore.visit].view == View(11)
+    assert moved[explore.photo].value == 11
+    assert explore.go_after(moved[explore.visit])[explore.visit].view == View(0)
+    orbit = explore.orbit(Visit("balls"), 40, 10, 1.5)
+    assert orbit[explore.visit].view == View(None, 40, 10, 1.5)
+    assert explore.yaw not in orbit, "a slider under the visitor's hand stays"
+    assert explore.go_back(orbit[explore.visit])[explore.visit].view == View(0)
+
+
+def test_an_empty_shelf_says_what_to_do(tmp_path: Path) -> None:
+    with gr.Blocks():
+        explore = Explore(Shelf(tmp_path, {}))
+    assert "build one" in explore.arrive(Visit())[explore.line]["text"]
+    assert explore.line not in explore.answer(Visit(), AUTO, 0.5, "Overlay")
+
+
+def test_a_repository_that_is_none_is_refused_in_words(explore: Explore) -> None:
+    said = explore.fetch_scene("../../etc")[explore.hub_line]
+    assert said["kind"] == "error"
+    assert "user/name" in said["text"]
+
+
+# --------------------------------------------------------------------------- builds
+
+
+def photos(folder: Path, count: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in range(count):
+        path = folder / f"{index}.jpg"
+        Image.new("RGB", (64, 48), (20 * index % 255, 90, 60)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def zip_of(path: Path, names: Sequence[str]) -> list[str]:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"not decoded here")
+    return [str(path)]
+
+
+def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) -> None:
+    def refused(paths: list[str]) -> str:
+        with pytest.raises(ValueError) as error:
+            check_photos(paths)
+        return str(error.value)
+
+    assert "none so far" in refused([])
+    assert "there is 1 so far" in refused(photos(tmp_path / "one", 1))
+    assert "201 photos" in refused(photos(tmp_path / "many", MAX_PHOTOS + 1))
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt is not a photo" in refused([str(tmp_path / "notes.txt")])
+    (tmp_path / "broken.zip").write_bytes(b"PK no")
+    assert "damaged" in refused([str(tmp_path / "broken.zip")])
+    junk = [f"__MACOSX/._{index}.jpg" for index in range(20)]
+    assert "none so far" in refused(zip_of(tmp_path / "junk.zip", junk))
+    assert "one zip" in refused([*zip_of(tmp_path / "a.zip", []), *photos(tmp_path / "b", 8)])
+    check_photos(zip_of(tmp_path / "good.zip", [f"in/{index}.jpg" for index in range(8)]))
+
+
+BUILD = """
+import json, shutil, sys, time
+out, mode = sys.argv[sys.argv.index("--out") + 1], sys.argv[1]
+print(json.dumps({"stage": "train", "done": 1, "total": 4, "note": "", "left": 90.5}), flush=True)
+if mode == "wait":
+    time.sleep(60)
+if mode == "error":
+    print(json.dumps({"error": "Only 3 of 8 photos could be placed."}))
+    sys.exit(1)
+if mode == "crash":
+    sys.exit(139)
+shutil.copytree(mode, out)
+print(json.dumps({"scene": out}))
+"""
+
+
+def builder_of(tmp_path: Path, mode: str) -> tuple[Shelf, Builder]:
+    """A builder whose child behaves as `mode` says: what is tested is how it is watched."""
+    shelf = shelf_of_balls(tmp_path)
+    (tmp_path / "build.py").write_text(BUILD)
+    mode = str(tmp_path / "balls") if mode == "copy" else mode
+    return shelf, Builder(shelf, [sys.executable, str(tmp_path / "build.py"), mode])
+
+
+def leftovers(shelf: Shelf) -> list[str]:
+    return [path.name for path in shelf.results.iterdir() if path.name.startswith("photos-")]
+
+
+def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
+    shelf, builder = builder_of(tmp_path, "copy")
+    reports = list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))
+    assert Report("train, 1 of 4, about 2 min left", share=0.25, log=("train",)) in reports
+    assert reports[-1].scene == "my-mug"
+    assert shelf.names == ["balls", "my-mug"]
+    assert len(load_scene(shelf.results / "scenes" / "my-mug").cameras) == 12
+    assert leftovers(shelf) == []
+    assert list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))[-1].scene == "my-mug-2"
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("error", "Only 3 of 8 photos"), ("crash", "ended unexpectedly")]
+)
+def test_a_build_that_fails_says_why_and_leaves_nothing(
+    tmp_path: Path, mode: str, words: str
+) -> None:
+    shelf, builder = builder_of(tmp_path, mode)
+    with pytest.raises(ValueError, match=words):
+        list(builder.build(photos(tmp_path / "in", 8)))
+    assert leftovers(shelf) == []
+    assert shelf.names == ["balls"]
+
+
+def test_a_second_build_is_told_to_wait_and_stop_ends_the_first(tmp_path: Path) -> None:
+    shelf, builder = builder_of(tmp_path, "wait")
+    paths = photos(tmp_path / "in", 8)
+    running = builder.build(paths)
+    while next(running).share is None:
+        pass
+    with pytest.raises(ValueError, match="being built already"):
+        next(builder.build(paths))
+    child = builder._child
+    assert child is not None
+    builder.stop()
+    assert list(running)[-1].text.startswith("Stopped")
+    assert child.poll() is not None
+    assert leftovers(shelf) == []
+
+
+def test_closing_a_build_kills_its_process(tmp_path: Path) -> None:
+    shelf, builder = builder_of(tmp_path, "wait")
+    running = builder.build(photos(tmp_path / "in", 8))
+    next(running)
+    child = builder._child
+    assert child is not None
+    running.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
+    assert leftovers(shelf) == []
+
+
+# --------------------------------------------------------------------------- over HTTP
+
+
+def test_exactly_three_endpoints_are_public(address: str) -> None:
+    client = gradio_client.Client(address, verbose=False)
+    api = client.view_api(return_format="dict", print_info=False)
+    assert set(api["named_endpoints"]) == {"/scenes", "/render", "/query"}
+    assert api["unnamed_endpoints"] == {}
+
+
+def test_a_script_can_list_render_and_query(address: str, tmp_path: Path) -> None:
+    client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path))
+    scenes = client.predict(api_name="/scenes")
+    assert scenes[0]["name"] == "balls"
+    assert scenes[0]["views"] == 12
+    with Image.open(client.predict(scene="balls", view=2, api_name="/render")) as picture:
+        assert picture.size == (640, 480)
+    result, overlay, mask = client.predict(
+        text="blue ball", scene="balls", view=2, threshold=0.5, api_name="/query"
+    )
+    assert result["found"] is True
+    assert result["gaussians"] == 400
+    with Image.open(overlay) as picture:
+        assert picture.size == (640, 480)
+    with Image.open(mask) as picture:
+        inside = np.asarray(picture.convert("L")) > 127
+    assert inside.mean() == pytest.approx(result["share"], abs=1e-4)
+    left, top, right, bottom = result["box"]
+    assert inside[top:bottom, left:right].sum() == inside.sum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"text": " "}, "Type what to look for"),
+        ({"text": "x" * 10_000}, "200 characters"),
+        ({"text": "mug", "scene": "/etc/passwd"}, "in the list"),
+        ({"text": "mug", "view": 99}, "views 0 to 11"),
+        ({"text": "mug", "threshold": 7}, "between 0 and 1"),
+        ({"text": "mug", "level": "all"}, "level must be one of"),
+    ],
+)
+def test_a_script_gets_a_sentence_and_no_traceback(
+    address: str, arguments: dict[str, object], words: str
+) -> None:
+    client = gradio_client.Client(address, verbose=False)
+    with pytest.raises(Exception, match=words) as error:
+        client.predict(**arguments, api_name="/query")
+    assert "Traceback" not in str(error.value)
+
+
+def test_no_file_of_the_machine_is_served(address: str, shelf: Shelf) -> None:
+    for path in ("/etc/passwd", str(ROOT / "app.py"), str(shelf.results.parent / "balls")):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{address}gradio_api/file={path}")
+        assert error.value.code in (403, 404)
+
+
+# --------------------------------------------------------------------------- the command line
+
+
+def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code = app.main(["--scene", "no such scene", "--results", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "no such scene" in said
+
+
+def test_a_damaged_scene_ends_the_app_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "scene.safetensors").write_bytes(b"{}")
+    assert app.main(["--scene", str(tmp_path), "--results", str(tmp_path / "r")]) == 2
+    assert "not a readable scene" in capsys.readouterr().err
