@@ -3,19 +3,20 @@
 In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1] before any
 background. The stages, each run by a few Python threads over disjoint parts of the work:
 
-    project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside)
-    sort       by depth, once, ties by index
-    bin        for every tile the splats that touch it, front to back
+    cull       drop what this view cannot see; the rest is sorted by depth, once, ties by index
+    project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside), and
+               the tiles it touches
+    scatter    for every tile its splats, front to back
     blend      tile by tile; a splat's rows within the tile are one flat loop that LLVM vectorises
 
 The kernels release the GIL and run in plain threads: numba's own parallel layer takes longer to
-compile, and aborts the process when two Python threads enter it. Results do not depend on timing: every
-thread sums into its own buffer, and buffers are added in a fixed order.
+compile, and aborts the process when two Python threads enter it. Results do not depend on timing:
+every thread sums into its own buffer, and buffers are added in a fixed order.
 
 The kernels take their element type from the tensors, so the code that gradient checks see in
 float64 is the code that runs in float32.
 
-Letters: N Gaussians, M splats (the visible ones, by depth), D channels, P parts (threads).
+Letters: N Gaussians, M splats (by depth), D channels, P parts (threads).
 """
 
 import math
@@ -26,17 +27,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numba import extending, njit, types
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 16  # pixels along a side
 AREA = TILE * TILE
-MX, MY, A, B, C, OPACITY, REACH, EX, EY = range(9)
-COLUMNS = 9
+MX, MY, A, B, C, OPACITY, REACH, EY, COLUMNS = range(9)
 # Columns of a splat. With (dx, dy) from the centre (MX, MY), the exponent is
 # s = A dx² + B dx dy + C dy² and alpha = OPACITY exp(-s), above the cut while s <= REACH;
-# EX, EY are half the sides of the box around that ellipse.
+# EY is half the height of that ellipse.
 
 # No "nnan", "ninf": masked lanes may hold infinities.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -51,12 +52,13 @@ def _exp_minus(s: float) -> float:
     return math.exp(-s)
 
 
-@extending.overload(_exp_minus, jit_options={"fastmath": _FAST, "cache": True})
+@extending.overload(_exp_minus, jit_options={"fastmath": _FAST})
 def _exp_minus_overload(s):  # type: ignore[no-untyped-def]
     if s != types.float32:
         return lambda s: math.exp(-s)
     # Degree 6 around the middle of [-0.75, 0] for exp(-s / 8), then three squarings: one short
-    # chain of multiply-adds, no bit tricks. Relative error below 1e-6 (checked in the tests).
+    # chain of multiply-adds, no bit tricks, nonsense beyond the range. Relative
+    # error below 1e-6 (checked in the tests).
     scale = np.float32(-1 / 8)
     middle = np.float32(3 / 8)
     c0, c1, c2, c3, c4, c5, c6 = (
@@ -74,50 +76,126 @@ def _exp_minus_overload(s):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _project(part, parts, means, quats, scales, opacities, view, K, size, rules, splats, depths):
-    """Gaussians part::parts -> splats and depths (inf: not visible). EWA splatting, as gsplat."""
+def _cull(part, parts, means, quats, scales, opacities, view, K, size, rules, keys):
+    """Keys (depth, index) of the Gaussians that may be visible, packed at the part's start.
+
+    Returns the keys of this part. Where a pixel is decided exactly is the next stage's business.
+    """
     eps2d, near, far, alpha_min = rules[0], rules[1], rules[2], rules[3]
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    width, height = size[0], size[1]
     n = means.shape[0]
-    for i in range(n * part // parts, n * (part + 1) // parts):
-        depths[i] = np.inf
+    first = n * part // parts
+    count = first
+    for i in range(first, n * (part + 1) // parts):
         m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
         z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
         opacity = np.float64(opacities[i])
         if not (near <= z <= far and opacity >= alpha_min):
             continue
-        x = view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]
-        y = view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]
-        mx = fx * x / z + cx
-        my = fy * y / z + cy
-        xx, xy, yy = _covariance2d(quats[i], scales[i], x, y, z, view, K, size)
-        xx += eps2d
-        yy += eps2d
+        x = (view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]) / z
+        y = (view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]) / z
+        tx, ty = _tangents(x, y, K, size)
+        u, v = _jacobian(tx, ty, z, view, K)
+        largest = np.float64(max(scales[i, 0], scales[i, 1], scales[i, 2]))
+        extent = 2 * math.log(max(opacity, 1.0) / alpha_min)
+        rx = math.sqrt(extent * (largest * largest * _dot(u, u) + eps2d)) + 1
+        ry = math.sqrt(extent * (largest * largest * _dot(v, v) + eps2d)) + 1
+        mx, my = fx * x + cx, fy * y + cy
+        if mx + rx > 0 and mx - rx < size[0] and my + ry > 0 and my - ry < size[1]:
+            # Depths are positive, so their bits sort like the numbers; the index breaks ties.
+            bits = np.float32(z).view(np.uint32)
+            keys[count] = (np.uint64(bits) << np.uint64(32)) | np.uint64(i)
+            count += 1
+    return keys[first:count]
+
+
+@_kernel
+def _project(
+    part,
+    parts,
+    means,
+    quats,
+    scales,
+    opacities,
+    view,
+    K,
+    size,
+    rules,
+    keys,
+    order,
+    splats,
+    columns,
+    rows,
+    counts,
+):
+    """Splats of keys in order (EWA splatting, as gsplat), and the tiles that each touches.
+
+    Returns (tiles, members) of this part: splat members[k] touches tile tiles[k]. counts[part]
+    says how often each tile occurs.
+    """
+    eps2d, alpha_min = rules[0], rules[3]
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    m = keys.shape[0]
+    begin, end = m * part // parts, m * (part + 1) // parts
+    tiles = np.empty(8 * (end - begin) + 64, np.int32)
+    members = np.empty(tiles.shape[0], np.int32)
+    used = 0
+    for k in range(begin, end):
+        i = np.int64(keys[k] & np.uint64(0xFFFFFFFF))
+        order[k] = i
+        splat = splats[k]
+        m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
+        z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
+        x = (view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]) / z
+        y = (view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]) / z
+        tx, ty = _tangents(x, y, K, size)
+        u, v = _jacobian(tx, ty, z, view, K)
+        g, h = _footprint(quats[i], scales[i], u, v)
+        xx, xy, yy = _dot(g, g) + eps2d, _dot(g, h), _dot(h, h) + eps2d
         det = xx * yy - xy * xy
-        if not det > 0:
+        if not det > 0:  # a quaternion of length 0, or beyond float64
             continue
+        opacity = np.float64(opacities[i])
         reach = math.log(opacity / alpha_min)
-        ex = math.sqrt(2 * reach * xx)
-        ey = math.sqrt(2 * reach * yy)
-        if not (
-            mx + ex > 0.5 and mx - ex < width - 0.5 and my + ey > 0.5 and my - ey < height - 0.5
-        ):
-            # No pixel centre lies within the box, except for a box smaller than a pixel at the rim.
-            if not (mx + ex >= 0.5 and mx - ex <= width - 0.5):
-                continue
-            if not (my + ey >= 0.5 and my - ey <= height - 0.5):
-                continue
-        depths[i] = z
-        splats[i, MX] = mx
-        splats[i, MY] = my
-        splats[i, A] = 0.5 * yy / det
-        splats[i, B] = -xy / det
-        splats[i, C] = 0.5 * xx / det
-        splats[i, OPACITY] = opacity
-        splats[i, REACH] = reach
-        splats[i, EX] = ex
-        splats[i, EY] = ey
+        ex, ey = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
+        my = fy * y + cy
+        splat[MX] = fx * x + cx
+        splat[MY] = my
+        splat[A] = 0.5 * yy / det
+        splat[B] = -xy / det
+        splat[C] = 0.5 * xx / det
+        splat[OPACITY] = opacity
+        splat[REACH] = reach
+        splat[EY] = ey
+        low, high = _tile_range(my - ey, my + ey, rows)
+        for row in range(low, high + 1):
+            left, right = _band(splat, ex, row * TILE)
+            first, last = _tile_range(left, right, columns)
+            if used + columns > tiles.shape[0]:
+                more = np.empty(tiles.shape[0] + columns, np.int32)
+                tiles = np.append(tiles, more)
+                members = np.append(members, more)
+            for tile in range(row * columns + first, row * columns + last + 1):
+                tiles[used] = tile
+                members[used] = k
+                counts[part, tile] += 1
+                used += 1
+    return tiles[:used], members[:used]
+
+
+@_kernel
+def _scatter(part, parts, tiles, members, cursors, out):
+    """Write this part's members to their tiles' places, in order."""
+    cursor = cursors[part]
+    for k in range(tiles.shape[0]):
+        tile = tiles[k]
+        out[cursor[tile]] = members[k]
+        cursor[tile] += 1
+
+
+@_kernel
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @_kernel
@@ -136,50 +214,49 @@ def _rotation(quat):
 
 
 @_kernel
-def _tangents(x, y, z, K, size):
-    """x / z and y / z held within 1.3 times the picture (as gsplat), and whether they were held."""
+def _tangents(x, y, K, size):
+    """x / z and y / z held within 1.3 times the picture, for the Jacobian (as gsplat)."""
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     margin_x = 0.15 * size[0] / fx
     margin_y = 0.15 * size[1] / fy
-    tx = min(max(x / z, -cx / fx - margin_x), (size[0] - cx) / fx + margin_x)
-    ty = min(max(y / z, -cy / fy - margin_y), (size[1] - cy) / fy + margin_y)
-    return tx, ty, tx != x / z, ty != y / z
+    tx = min(max(x, -cx / fx - margin_x), (size[0] - cx) / fx + margin_x)
+    ty = min(max(y, -cy / fy - margin_y), (size[1] - cy) / fy + margin_y)
+    return tx, ty
 
 
 @_kernel
-def _footprint(quat, scale, x, y, z, view, K, size):
-    """The 2 x 3 matrix G = J V R S, with covariance2d = G Gᵀ, and J V."""
-    tx, ty, _, _ = _tangents(x, y, z, K, size)
+def _jacobian(tx, ty, z, view, K):
+    """The two rows of d pixel / d world."""
     jx, jy = K[0, 0] / z, K[1, 1] / z
-    u0 = jx * (view[0, 0] - tx * view[2, 0])
-    u1 = jx * (view[0, 1] - tx * view[2, 1])
-    u2 = jx * (view[0, 2] - tx * view[2, 2])
-    v0 = jy * (view[1, 0] - ty * view[2, 0])
-    v1 = jy * (view[1, 1] - ty * view[2, 1])
-    v2 = jy * (view[1, 2] - ty * view[2, 2])
+    u = (
+        jx * (view[0, 0] - tx * view[2, 0]),
+        jx * (view[0, 1] - tx * view[2, 1]),
+        jx * (view[0, 2] - tx * view[2, 2]),
+    )
+    v = (
+        jy * (view[1, 0] - ty * view[2, 0]),
+        jy * (view[1, 1] - ty * view[2, 1]),
+        jy * (view[1, 2] - ty * view[2, 2]),
+    )
+    return u, v
+
+
+@_kernel
+def _footprint(quat, scale, u, v):
+    """Rows g, h of Jacobian * rotation * scales: covariance2d = [g; h] [g; h]ᵀ."""
     r0, r1, r2, _, _ = _rotation(quat)
     s0, s1, s2 = np.float64(scale[0]), np.float64(scale[1]), np.float64(scale[2])
     g = (
-        (u0 * r0[0] + u1 * r1[0] + u2 * r2[0]) * s0,
-        (u0 * r0[1] + u1 * r1[1] + u2 * r2[1]) * s1,
-        (u0 * r0[2] + u1 * r1[2] + u2 * r2[2]) * s2,
+        (u[0] * r0[0] + u[1] * r1[0] + u[2] * r2[0]) * s0,
+        (u[0] * r0[1] + u[1] * r1[1] + u[2] * r2[1]) * s1,
+        (u[0] * r0[2] + u[1] * r1[2] + u[2] * r2[2]) * s2,
     )
     h = (
-        (v0 * r0[0] + v1 * r1[0] + v2 * r2[0]) * s0,
-        (v0 * r0[1] + v1 * r1[1] + v2 * r2[1]) * s1,
-        (v0 * r0[2] + v1 * r1[2] + v2 * r2[2]) * s2,
+        (v[0] * r0[0] + v[1] * r1[0] + v[2] * r2[0]) * s0,
+        (v[0] * r0[1] + v[1] * r1[1] + v[2] * r2[1]) * s1,
+        (v[0] * r0[2] + v[1] * r1[2] + v[2] * r2[2]) * s2,
     )
-    return g, h, (u0, u1, u2), (v0, v1, v2)
-
-
-@_kernel
-def _covariance2d(quat, scale, x, y, z, view, K, size):
-    g, h, _, _ = _footprint(quat, scale, x, y, z, view, K, size)
-    return (
-        g[0] * g[0] + g[1] * g[1] + g[2] * g[2],
-        g[0] * h[0] + g[1] * h[1] + g[2] * h[2],
-        h[0] * h[0] + h[1] * h[1] + h[2] * h[2],
-    )
+    return g, h
 
 
 @_kernel
@@ -191,11 +268,11 @@ def _tile_range(low, high, tiles):
 
 
 @_kernel
-def _band(splat, y):
+def _band(splat, ex, y):
     """Extent in x of the ellipse within the rows of pixels y .. y + TILE - 1."""
     mx, my = np.float64(splat[MX]), np.float64(splat[MY])
     a, b, c = np.float64(splat[A]), np.float64(splat[B]), np.float64(splat[C])
-    ex, ey, reach = np.float64(splat[EX]), np.float64(splat[EY]), np.float64(splat[REACH])
+    ey, reach = np.float64(splat[EY]), np.float64(splat[REACH])
     top = max(y + 0.5 - my, -ey)
     bottom = min(y + TILE - 0.5 - my, ey)
     det = max(4 * a * c - b * b, 0.0)
@@ -211,94 +288,128 @@ def _band(splat, y):
     return mx - left, mx + right
 
 
-@_kernel
-def _bin(part, parts, splats, columns, rows, fill, cursors, members):
-    """Count every tile's splats in cursors [P, tiles]; with `fill`, write them at the cursors."""
-    m = splats.shape[0]
-    for i in range(m * part // parts, m * (part + 1) // parts):
-        splat = splats[i]
-        low, high = _tile_range(splat[MY] - splat[EY], splat[MY] + splat[EY], rows)
-        for row in range(low, high + 1):
-            left, right = _band(splat, row * TILE)
-            first, last = _tile_range(left, right, columns)
-            for tile in range(row * columns + first, row * columns + last + 1):
-                if fill:
-                    members[cursors[part, tile]] = i
-                cursors[part, tile] += 1
+# A tile's working memory is one flat block of planes of AREA numbers, at fixed distances so that
+# LLVM needs no overlap checks:
+X, Y, LIGHT, WEIGHT, DOT, REST, C0, C1, C2, STATE = (AREA * plane for plane in range(10))
+# X, Y: pixel centres in the tile. LIGHT: transmittance, negative once the pixel is done or outside.
+# WEIGHT: of the splat at hand. DOT: its color · image gradient. REST: what lies behind it.
+# C0, C1, C2: up to three channels. More are kept pixel by pixel in the picture itself, where the
+# channels of a pixel are neighbours, and cost time only where a weight is not zero.
+NARROW = 3
 
 
 @_kernel
 def _rows_of(splat, y0):
-    """The rows of a tile at y0 that the splat's box touches, as first and count."""
-    first = max(math.ceil(splat[MY] - splat[EY] - y0 - 0.51), 0.0)
-    last = min(math.floor(splat[MY] + splat[EY] - y0 - 0.49), TILE - 1.0)
-    return int(first), int(max(last - first + 1, 0.0))
+    """The pixels of the tile rows at y0 that the splat's box touches, as first and count."""
+    my, ey = splat[MY] - y0, splat[EY]
+    first = int(max(math.ceil(my - ey - 0.51), 0.0))
+    last = int(min(math.floor(my + ey - 0.49), TILE - 1.0))
+    return (first & (TILE - 1)) * TILE, max(last - first + 1, 0) * TILE
 
 
 @_kernel
 def _start_tile(tile, columns, size, state):
-    """Fill state: pixel centres (rows 0, 1) and transmittance (row 2; -1 outside the picture)."""
     one = state.dtype.type(1)
     x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
+    state[:] = 0
     for p in range(AREA):
         x, y = p % TILE, p // TILE
-        state[0, p] = x + 0.5
-        state[1, p] = y + 0.5
-        state[2, p] = one if x0 + x < size[0] and y0 + y < size[1] else -one
+        state[X + p] = x + 0.5
+        state[Y + p] = y + 0.5
+        state[LIGHT + p] = one if x0 + x < size[0] and y0 + y < size[1] else -one
     return x0, y0
 
 
 @_kernel
+def _load_planes(x0, y0, size, picture, state):
+    """Copy a tile of picture [H, W, D <= 3] into the channels' planes."""
+    for y in range(y0, min(y0 + TILE, size[1])):
+        for x in range(x0, min(x0 + TILE, size[0])):
+            for d in range(picture.shape[2]):
+                state[C0 + d * AREA + (y - y0) * TILE + x - x0] = picture[y, x, d]
+
+
+@_kernel
+def _all_done(state):
+    zero = state.dtype.type(0)
+    light = zero
+    for p in range(AREA):
+        light += max(state[LIGHT + p], zero)
+    return light == zero
+
+
+@_kernel
+def _pass(s, before, opacity, reach, alpha_max, stop):
+    """One splat over one pixel: unclamped alpha, alpha, weight, transmittance after it, if drawn.
+
+    A pixel where it would not leave more than `stop` is done: its transmittance turns negative.
+    """
+    zero = before - before
+    inside = (s <= reach) & (s >= zero)
+    free = opacity * _exp_minus(s)
+    alpha = min(free, alpha_max)
+    weight = before * alpha
+    after = before - weight
+    drawn = inside & (after > stop)
+    weight = weight if drawn else zero
+    after = after if drawn else (-abs(before) if inside else before)
+    return free, alpha, weight, after, drawn
+
+
+@_kernel
 def _blend(part, parts, splats, order, starts, members, colors, columns, size, rules, image, trans):
-    """Tiles part::parts: image [H, W, D] and the final transmittance [H, W]."""
+    """Tiles part::parts: image [H, W, D], zeros before, and the final transmittance [H, W]."""
     dtype = image.dtype.type
-    zero = dtype(0)
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     channels = colors.shape[1]
-    # One block of memory, planes at fixed distances: LLVM then needs no overlap checks.
-    # 0, 1 pixel centres; 2 transmittance, negative once the pixel is done; 3 weights; 4 ... colors.
-    state = np.empty((4 + channels, AREA), image.dtype)
+    state = np.empty(STATE, image.dtype)
+    c0, c1, c2 = state.dtype.type(0), state.dtype.type(0), state.dtype.type(0)
     for tile in range(part, starts.shape[0] - 1, parts):
         x0, y0 = _start_tile(tile, columns, size, state)
-        for p in range(AREA):
-            for d in range(channels):
-                state[4 + d, p] = zero
         for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            splat = splats[i]
-            row, count = _rows_of(splat, y0)
+            splat, color = splats[members[k]], colors[order[members[k]]]
             mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
-            a, b, c = splat[A], splat[B], splat[C]
-            opacity, reach = splat[OPACITY], splat[REACH]
-            p0 = (row & (TILE - 1)) * TILE
-            n = count * TILE
+            a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
+            if channels == NARROW:
+                c0, c1, c2 = color[0], color[1], color[2]
+            p0, n = _rows_of(splat, dtype(y0))
             for j in range(n):
                 p = p0 + j
-                dx = state[0, p] - mx
-                dy = state[1, p] - my
+                dx, dy = state[X + p] - mx, state[Y + p] - my
                 s = dx * (a * dx + b * dy) + c * dy * dy
-                inside = (s <= reach) & (s >= zero)
-                alpha = min(opacity * _exp_minus(min(s, reach)), alpha_max)
-                before = state[2, p]
-                weight = before * alpha
-                after = before - weight
-                go = inside & (after > stop)
-                state[3, p] = weight if go else zero
-                state[2, p] = after if go else (-abs(before) if inside else before)
-            color = colors[order[i]]
-            for d in range(channels):
-                value = color[d]
-                for j in range(n):
-                    p = p0 + j
-                    state[4 + d, p] += state[3, p] * value
+                _, _, weight, after, _ = _pass(s, state[LIGHT + p], opacity, reach, alpha_max, stop)
+                state[LIGHT + p] = after
+                state[WEIGHT + p] = weight
+                state[C0 + p] += weight * c0
+                state[C1 + p] += weight * c1
+                state[C2 + p] += weight * c2
+            if channels > NARROW:
+                for p in range(p0, p0 + n):
+                    weight = state[WEIGHT + p]
+                    if weight != 0:
+                        pixel = image[y0 + p // TILE, x0 + p % TILE]
+                        for d in range(channels):
+                            pixel[d] += weight * color[d]
             if k % 16 == 0 and _all_done(state):
                 break
         for y in range(y0, min(y0 + TILE, size[1])):
             for x in range(x0, min(x0 + TILE, size[0])):
                 p = (y - y0) * TILE + x - x0
-                trans[y, x] = abs(state[2, p])
-                for d in range(channels):
-                    image[y, x, d] = state[4 + d, p]
+                trans[y, x] = abs(state[LIGHT + p])
+                if channels == NARROW:
+                    for d in range(image.shape[2]):
+                        image[y, x, d] = state[C0 + d * AREA + p]
+
+
+@_kernel
+def _add_wide_gradient(state, p0, n, x0, y0, v_image, target):
+    """Add the sum of weight * image gradient to target [D]."""
+    for p in range(p0, p0 + n):
+        weight = state[WEIGHT + p]
+        if weight != 0:
+            pixel = v_image[y0 + p // TILE, x0 + p % TILE]
+            for d in range(target.shape[0]):
+                target[d] += weight * pixel[d]
 
 
 @_kernel
@@ -307,42 +418,36 @@ def _blend_colors_backward(
 ):
     """Add Wᵀ v_image of the tiles part::parts to v_colors[part]: all that linear colors need."""
     dtype = v_image.dtype.type
-    zero = dtype(0)
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    channels = v_image.shape[2]
-    state = np.empty((4 + channels, AREA), v_image.dtype)
+    zero = dtype(0)
+    wide = v_colors.shape[2] > NARROW
+    state = np.empty(STATE, v_image.dtype)
     for tile in range(part, starts.shape[0] - 1, parts):
         x0, y0 = _start_tile(tile, columns, size, state)
-        _load_planes(x0, y0, size, v_image, state)
+        if not wide:
+            _load_planes(x0, y0, size, v_image, state)
         for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            splat = splats[i]
-            row, count = _rows_of(splat, y0)
+            splat, target = splats[members[k]], v_colors[part, order[members[k]]]
             mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
-            a, b, c = splat[A], splat[B], splat[C]
-            opacity, reach = splat[OPACITY], splat[REACH]
-            p0 = (row & (TILE - 1)) * TILE
-            n = count * TILE
+            a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
+            p0, n = _rows_of(splat, dtype(y0))
+            t0, t1, t2 = zero, zero, zero
             for j in range(n):
                 p = p0 + j
-                dx = state[0, p] - mx
-                dy = state[1, p] - my
+                dx, dy = state[X + p] - mx, state[Y + p] - my
                 s = dx * (a * dx + b * dy) + c * dy * dy
-                inside = (s <= reach) & (s >= zero)
-                alpha = min(opacity * _exp_minus(min(s, reach)), alpha_max)
-                before = state[2, p]
-                weight = before * alpha
-                after = before - weight
-                go = inside & (after > stop)
-                state[3, p] = weight if go else zero
-                state[2, p] = after if go else (-abs(before) if inside else before)
-            target = v_colors[part, order[i]]
-            for d in range(channels):
-                total = zero
-                for j in range(n):
-                    p = p0 + j
-                    total += state[3, p] * state[4 + d, p]
-                target[d] += total
+                _, _, weight, after, _ = _pass(s, state[LIGHT + p], opacity, reach, alpha_max, stop)
+                state[LIGHT + p] = after
+                state[WEIGHT + p] = weight
+                t0 += weight * state[C0 + p]
+                t1 += weight * state[C1 + p]
+                t2 += weight * state[C2 + p]
+            if wide:
+                _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
+            else:
+                target[0] += t0
+                target[1] += t1
+                target[2] += t2
             if k % 16 == 0 and _all_done(state):
                 break
 
@@ -355,16 +460,16 @@ def _blend_backward(
     order,
     starts,
     members,
-    colors,
     columns,
     size,
     rules,
+    v_image,
+    v_colors,
+    colors,
     image,
     trans,
-    v_image,
     v_alpha,
     v_splats,
-    v_colors,
 ):
     """Gradients of the tiles part::parts, added to v_splats[part] [M, 6] and v_colors[part] [N, D].
 
@@ -373,65 +478,71 @@ def _blend_backward(
     v_splats holds sums of v_s {1, dx, dy, dx², dx dy, dy²}, v_s the gradient of the exponent.
     """
     dtype = v_image.dtype.type
-    zero, one = dtype(0), dtype(1)
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    channels = v_image.shape[2]
-    # 0, 1 pixel centres; 2 transmittance; 3 weights; 4 ... image gradient; then rest and c·v
-    state = np.empty((6 + channels, AREA), v_image.dtype)
-    rest, dot = 4 + channels, 5 + channels
+    zero, one = dtype(0), dtype(1)
+    channels = colors.shape[1]
+    wide = channels > NARROW
+    state = np.empty(STATE, v_image.dtype)
+    c0, c1, c2 = zero, zero, zero
     for tile in range(part, starts.shape[0] - 1, parts):
         x0, y0 = _start_tile(tile, columns, size, state)
-        _load_planes(x0, y0, size, v_image, state)
+        if not wide:
+            _load_planes(x0, y0, size, v_image, state)
         for y in range(y0, min(y0 + TILE, size[1])):
             for x in range(x0, min(x0 + TILE, size[0])):
                 total = -v_alpha[y, x] * trans[y, x]
-                for d in range(channels):
+                for d in range(v_image.shape[2]):
                     total += image[y, x, d] * v_image[y, x, d]
-                state[rest, (y - y0) * TILE + x - x0] = total
+                state[REST + (y - y0) * TILE + x - x0] = total
         for k in range(starts[tile], starts[tile + 1]):
             i = members[k]
-            splat = splats[i]
-            row, count = _rows_of(splat, y0)
+            splat, color, target = splats[i], colors[order[i]], v_colors[part, order[i]]
             mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
-            a, b, c = splat[A], splat[B], splat[C]
-            opacity, reach = splat[OPACITY], splat[REACH]
-            p0 = (row & (TILE - 1)) * TILE
-            n = count * TILE
-            color = colors[order[i]]
-            for j in range(n):
-                state[dot, p0 + j] = zero
-            for d in range(channels):
-                value = color[d]
-                for j in range(n):
-                    p = p0 + j
-                    state[dot, p] += state[4 + d, p] * value
+            a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
+            p0, n = _rows_of(splat, dtype(y0))
+            if wide:
+                for p in range(p0, p0 + n):
+                    dot = zero
+                    if state[LIGHT + p] > zero:
+                        pixel = v_image[y0 + p // TILE, x0 + p % TILE]
+                        for d in range(channels):
+                            dot += pixel[d] * color[d]
+                    state[DOT + p] = dot
+            else:
+                c0, c1, c2 = color[0], color[1], color[2]
+            t0, t1, t2 = zero, zero, zero
             v0, vx, vy, vxx, vxy, vyy = zero, zero, zero, zero, zero, zero
             for j in range(n):
                 p = p0 + j
-                dx = state[0, p] - mx
-                dy = state[1, p] - my
+                dx, dy = state[X + p] - mx, state[Y + p] - my
                 s = dx * (a * dx + b * dy) + c * dy * dy
-                inside = (s <= reach) & (s >= zero)
-                free = opacity * _exp_minus(min(s, reach))
-                alpha = min(free, alpha_max)
-                before = state[2, p]
-                weight = before * alpha
-                after = before - weight
-                go = inside & (after > stop)
-                weight = weight if go else zero
-                state[3, p] = weight
-                state[2, p] = after if go else (-abs(before) if inside else before)
-                cv = state[dot, p]
-                behind = state[rest, p] - weight * cv
-                state[rest, p] = behind
-                v_s = alpha * (behind / (one - alpha) - before * cv)
-                v_s = v_s if go & (free <= alpha_max) else zero
+                before = state[LIGHT + p]
+                free, alpha, weight, after, drawn = _pass(
+                    s, before, opacity, reach, alpha_max, stop
+                )
+                state[LIGHT + p] = after
+                state[WEIGHT + p] = weight
+                w0, w1, w2 = state[C0 + p], state[C1 + p], state[C2 + p]
+                dot = state[DOT + p] + c0 * w0 + c1 * w1 + c2 * w2
+                rest = state[REST + p] - weight * dot
+                state[REST + p] = rest
+                t0 += weight * w0
+                t1 += weight * w1
+                t2 += weight * w2
+                v_s = alpha * (rest / (one - alpha) - before * dot)
+                v_s = v_s if drawn & (free <= alpha_max) else zero
                 v0 += v_s
                 vx += v_s * dx
                 vy += v_s * dy
                 vxx += v_s * dx * dx
                 vxy += v_s * dx * dy
                 vyy += v_s * dy * dy
+            if wide:
+                _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
+            else:
+                target[0] += t0
+                target[1] += t1
+                target[2] += t2
             sums = v_splats[part, i]
             sums[0] += v0
             sums[1] += vx
@@ -439,13 +550,6 @@ def _blend_backward(
             sums[3] += vxx
             sums[4] += vxy
             sums[5] += vyy
-            target = v_colors[part, order[i]]
-            for d in range(channels):
-                total = zero
-                for j in range(n):
-                    p = p0 + j
-                    total += state[3, p] * state[4 + d, p]
-                target[d] += total
             if k % 16 == 0 and _all_done(state):
                 break
 
@@ -461,7 +565,6 @@ def _project_backward(
     view,
     K,
     size,
-    rules,
     splats,
     order,
     v_splats,
@@ -499,7 +602,9 @@ def _project_backward(
         x = view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]
         y = view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]
         z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
-        g, h, u, v = _footprint(quats[i], scales[i], x, y, z, view, K, size)
+        tx, ty = _tangents(x / z, y / z, K, size)
+        u, v = _jacobian(tx, ty, z, view, K)
+        g, h = _footprint(quats[i], scales[i], u, v)
         r0, r1, r2, q, inverse = _rotation(quats[i])
         # cov2d = [g; h] [g; h]ᵀ
         v_g = (
@@ -551,14 +656,13 @@ def _project_backward(
         v_ty = -jy * (w_v0 * view[2, 0] + w_v1 * view[2, 1] + w_v2 * view[2, 2])
         v_cz = -(u[0] * w_u0 + u[1] * w_u1 + u[2] * w_u2) / z
         v_cz -= (v[0] * w_v0 + v[1] * w_v1 + v[2] * w_v2) / z
-        tx, ty, held_x, held_y = _tangents(x, y, z, K, size)
         v_cx = fx / z * v_mx
         v_cy = fy / z * v_my
         v_cz -= (v_mx * fx * x + v_my * fy * y) / (z * z)
-        if not held_x:
+        if tx == x / z:  # not held
             v_cx += v_tx / z
             v_cz -= v_tx * tx / z
-        if not held_y:
+        if ty == y / z:
             v_cy += v_ty / z
             v_cz -= v_ty * ty / z
         v_means[i, 0] = view[0, 0] * v_cx + view[1, 0] * v_cy + view[2, 0] * v_cz
@@ -566,37 +670,17 @@ def _project_backward(
         v_means[i, 2] = view[0, 2] * v_cx + view[1, 2] * v_cy + view[2, 2] * v_cz
 
 
-@_kernel
-def _load_planes(x0, y0, size, picture, state):
-    """Copy a tile of picture [H, W, D] into the planes 4 ... of state; zero outside."""
-    zero = state.dtype.type(0)
-    for p in range(AREA):
-        for d in range(state.shape[0] - 4):
-            state[4 + d, p] = zero
-    for y in range(y0, min(y0 + TILE, size[1])):
-        for x in range(x0, min(x0 + TILE, size[0])):
-            for d in range(picture.shape[2]):
-                state[4 + d, (y - y0) * TILE + x - x0] = picture[y, x, d]
+def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]:
+    """Run kernel(part, parts, *args) for all parts at once; of a list each part gets its item."""
 
+    def run(part: int) -> Any:
+        return kernel(part, parts, *(a[part] if isinstance(a, list) else a for a in args))
 
-@_kernel
-def _all_done(state):
-    most = state[2, 0]
-    for p in range(AREA):
-        most = max(most, state[2, p])
-    return most < state.dtype.type(0)
-
-
-def _in_threads(kernel: Callable[..., None], parts: int, *args: Any) -> None:
-    """kernel(part, parts, *args) for every part at once."""
     if parts == 1:
-        kernel(0, 1, *args)
-        return
+        return [run(0)]
     with ThreadPoolExecutor(parts - 1) as pool:
-        others = [pool.submit(kernel, part, parts, *args) for part in range(1, parts)]
-        kernel(0, parts, *args)
-        for other in others:
-            other.result()
+        others = [pool.submit(run, part) for part in range(1, parts)]
+        return [run(0), *(other.result() for other in others)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -623,40 +707,42 @@ def _prepare(
     height: int,
     rules: tuple[float, ...],
 ) -> _Frame:
-    """Project, sort, bin."""
-    means = gaussians[0]
+    """Cull, sort, project, scatter."""
     parts = torch.get_num_threads()
-    size = np.array([width, height])
-    constants = np.array(rules, np.float64)
-    n = len(means)
-    splats = np.empty((n, COLUMNS), means.dtype)
-    depths = np.empty(n, np.float32)
-    _in_threads(_project, parts, *gaussians, view, K, size, constants, splats, depths)
-    seen = np.flatnonzero(depths < np.inf)
-    # Depths are positive, so their bits sort like the numbers; the index below them breaks ties.
-    keys = depths[seen].view(np.uint32).astype(np.uint64) << np.uint64(32) | seen.astype(np.uint64)
-    keys.sort()
-    order = (keys & np.uint64(0xFFFFFFFF)).astype(np.int32)
-    splats = splats[order]
     columns, rows = -(-width // TILE), -(-height // TILE)
+    size, constants = np.array([width, height]), np.array(rules, np.float64)
+    world = (*gaussians, view, K, size, constants)
+    keys = np.empty(len(gaussians[0]), np.uint64)
+    keys = np.concatenate(_in_threads(_cull, parts, *world, keys))
+    keys.sort()
+    order = np.empty(len(keys), np.int32)
+    splats = np.empty((len(keys), COLUMNS), gaussians[0].dtype)
     counts = np.zeros((parts, columns * rows), np.int64)
-    _in_threads(_bin, parts, splats, columns, rows, False, counts, np.empty(0, np.int32))
+    pairs = _in_threads(_project, parts, *world, keys, order, splats, columns, rows, counts)
     ends = np.cumsum(counts.T.ravel()).reshape(-1, parts)
     starts = np.concatenate([np.zeros(1, np.int64), ends[:, -1]])
-    members = np.empty(starts[-1], np.int32)
     cursors = np.ascontiguousarray((ends - counts.T).T)
-    _in_threads(_bin, parts, splats, columns, rows, True, cursors, members)
+    members = np.empty(starts[-1], np.int32)
+    tiles, touching = map(list, zip(*pairs, strict=True))
+    _in_threads(_scatter, parts, tiles, touching, cursors, members)
     return _Frame(parts, view, K, size, constants, splats, order, columns, starts, members)
+
+
+def _padded(colors: Tensor) -> Tensor:
+    """colors [N, D], contiguous, with zero channels added up to NARROW."""
+    missing = NARROW - colors.shape[1]
+    return F.pad(colors, (0, missing)).contiguous() if missing > 0 else colors.contiguous()
 
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, view, K, width, height, rules):  # type: ignore[no-untyped-def]
-        tensors = [t.detach().contiguous() for t in (means, quats, scales, opacities, colors)]
-        arrays = tuple(t.numpy() for t in tensors)
+        tensors = [t.detach().contiguous() for t in (means, quats, scales, opacities)]
+        tensors.append(_padded(colors.detach()))
+        *gaussians, values = (t.numpy() for t in tensors)
         view, K = (t.detach().double().contiguous().numpy() for t in (view, K))
-        frame = _prepare(arrays[:4], view, K, width, height, rules)
-        image = means.new_empty(height, width, colors.shape[1])
+        frame = _prepare(tuple(gaussians), view, K, width, height, rules)
+        image = means.new_zeros(height, width, colors.shape[1])
         trans = means.new_empty(height, width)
         _in_threads(
             _blend,
@@ -665,7 +751,7 @@ class _Rasterize(torch.autograd.Function):
             frame.order,
             frame.starts,
             frame.members,
-            arrays[4],
+            values,
             frame.columns,
             frame.size,
             frame.rules,
@@ -680,59 +766,45 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, v_image, v_alpha):  # type: ignore[no-untyped-def]
         frame = ctx.frame
-        *tensors, image, trans = (t.numpy() for t in ctx.saved_tensors)
-        colors = tensors[4]
-        v_image = v_image.contiguous().numpy()
+        *gaussians, colors, image, trans = (t.numpy() for t in ctx.saved_tensors)
+        channels = v_image.shape[2]
         v_colors = np.zeros((frame.parts, *colors.shape), colors.dtype)
-        if not any(ctx.needs_input_grad[:4]):
-            _in_threads(
-                _blend_colors_backward,
-                frame.parts,
-                frame.splats,
-                frame.order,
-                frame.starts,
-                frame.members,
-                frame.columns,
-                frame.size,
-                frame.rules,
-                v_image,
-                v_colors,
-            )
-            return None, None, None, None, torch.from_numpy(v_colors.sum(0)), *[None] * 5
-        v_splats = np.zeros((frame.parts, len(frame.splats), 6), colors.dtype)
-        _in_threads(
-            _blend_backward,
-            frame.parts,
+        shared = (
             frame.splats,
             frame.order,
             frame.starts,
             frame.members,
-            colors,
             frame.columns,
             frame.size,
             frame.rules,
-            image,
-            trans,
-            v_image,
-            v_alpha[..., 0].contiguous().numpy(),
-            v_splats,
+            v_image.contiguous().numpy(),
             v_colors,
         )
-        grads = [np.zeros_like(t) for t in tensors[:4]]
-        _in_threads(
-            _project_backward,
-            frame.parts,
-            *tensors[:4],
-            frame.view,
-            frame.K,
-            frame.size,
-            frame.rules,
-            frame.splats,
-            frame.order,
-            v_splats,
-            *grads,
-        )
-        return *map(torch.from_numpy, grads), torch.from_numpy(v_colors.sum(0)), *[None] * 5
+        grads: list[Any] = [None] * 4
+        if any(ctx.needs_input_grad[:4]):
+            v_alpha = v_alpha[..., 0].contiguous().numpy()
+            v_splats = np.zeros((frame.parts, len(frame.splats), 6), colors.dtype)
+            _in_threads(
+                _blend_backward, frame.parts, *shared, colors, image, trans, v_alpha, v_splats
+            )
+            arrays = [np.zeros_like(t) for t in gaussians]
+            _in_threads(
+                _project_backward,
+                frame.parts,
+                *gaussians,
+                frame.view,
+                frame.K,
+                frame.size,
+                frame.splats,
+                frame.order,
+                v_splats,
+                *arrays,
+            )
+            grads = [torch.from_numpy(array) for array in arrays]
+        else:
+            _in_threads(_blend_colors_backward, frame.parts, *shared)
+        total = v_colors[0] if frame.parts == 1 else v_colors.sum(0)
+        return *grads, torch.from_numpy(total[:, :channels]), *[None] * 5
 
 
 def rasterize(
