@@ -10,14 +10,12 @@ M segments of a level, E embedding size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from langsplat.encoders import Encoder
+from langsplat.encoders import Encoder
 
 CROPS_PER_BATCH = 64
 
@@ -103,7 +101,7 @@ def crop_segments(image: np.ndarray, segments: np.ndarray, size: int) -> np.ndar
     return crops
 
 
-def embed_segments(image: np.ndarray, segments: np.ndarray, encoder: "Encoder") -> SegmentFeatures:
+def embed_segments(image: np.ndarray, segments: np.ndarray, encoder: Encoder) -> SegmentFeatures:
     """Encode every segment of every level of one view.
 
     Args:
