@@ -37,13 +37,15 @@ SH_C0 = 0.28209479177387814
 """The constant spherical harmonic: RGB = 0.5 + SH_C0 * sh[:, 0]."""
 
 DEAD_OPACITY = 0.005
-"""Below this a Gaussian counts as dead (arXiv 2404.09591, section 4.3)."""
+"""At or below this a Gaussian counts as dead (arXiv 2404.09591)."""
 
 FEW_POINTS = 500
 """With fewer SfM points than this, random ones are added."""
 
+REPORT_SECONDS = 0.5
 CHECKPOINT_SECONDS = 20.0
 MAX_BAD_STEPS = 20
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.Adam names them
 STATE_FORMAT = "langsplat-training-1"
 
 
@@ -219,17 +221,17 @@ def fit_gaussians(
     if state is not None and state.exists():
         note = trainer.resume(state)
         progress("train", trainer.iteration, config.iterations, note)
-    saved = reported = -math.inf
-    while trainer.share < 1:
+    saved, reported = time.monotonic(), -math.inf
+    finished = trainer.share >= 1
+    while not finished:
         trainer.step()
-        now = time.monotonic()
-        if now - reported >= 0.5 or trainer.share >= 1:
+        finished, now = trainer.share >= 1, time.monotonic()
+        if finished or now - reported >= REPORT_SECONDS:
             reported = now
-            done = config.iterations if trainer.share >= 1 else trainer.iteration
+            done = config.iterations if finished else trainer.iteration
             progress("train", done, config.iterations, trainer.note())
-        if state is not None and (now - saved >= CHECKPOINT_SECONDS or trainer.share >= 1):
-            if math.isfinite(saved) or trainer.share >= 1:
-                trainer.save(state)
+        if state is not None and (finished or now - saved >= CHECKPOINT_SECONDS):
+            trainer.save(state)
             saved = now
     return trainer.gaussians()
 
@@ -412,7 +414,7 @@ class _Trainer:
     # --- Markov-chain Monte Carlo (arXiv 2404.09591) ---
 
     def _add_noise(self, means_lr: float) -> None:
-        """Shake the means of near-transparent Gaussians within their own shape (equation 9)."""
+        """Shake the means of near-transparent Gaussians within their own shape."""
         p = self.params
         opacities = p["logit_opacities"].sigmoid()
         # A steep sigmoid: solid Gaussians stay, those about to die wander.
@@ -448,7 +450,7 @@ class _Trainer:
         """Let each source share its light with new ones in `places`, or appended if None.
 
         `sources` [M] may repeat. A Gaussian that becomes n takes the opacity and scales with
-        which the n together look nearly as the one did (equation 9 of the paper's section 4.3):
+        which the n together look nearly as the one did (the paper's rule for relocation):
         o' = 1 - (1 - o)^(1/n), s' = s o / sum_j C(n, j) (-1)^(j-1) o'^j / sqrt(j).
         """
         params = {name: tensor.detach() for name, tensor in self.params.items()}
@@ -492,18 +494,21 @@ class _Trainer:
         }
         groups = [{"params": [tensor], "name": name} for name, tensor in self.params.items()]
         self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=1e-15, fused=True)
-        if moments is not None:
-            for name, tensor in self.params.items():
-                self.optimizer.state[tensor] = {
-                    "step": torch.tensor(steps, device=self.device),
-                    "exp_avg": moments["exp_avg"][name].to(self.device),
-                    "exp_avg_sq": moments["exp_avg_sq"][name].to(self.device),
-                }
+        for name, tensor in self.params.items():
+            self.optimizer.state[tensor] = {
+                "step": torch.tensor(steps, device=self.device),
+                **{
+                    key: torch.zeros_like(tensor)
+                    if moments is None
+                    else moments[key][name].to(self.device)
+                    for key in MOMENTS
+                },
+            }
 
     def _moments(self) -> dict[str, dict[str, Tensor]]:
         return {
             key: {name: self.optimizer.state[p][key] for name, p in self.params.items()}
-            for key in ("exp_avg", "exp_avg_sq")
+            for key in MOMENTS
         }
 
     def _steps(self) -> float:
@@ -542,7 +547,7 @@ class _Trainer:
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}
         except (SafetensorError, OSError):
             return "The unfinished training found cannot be read: new start"
-        groups: dict[str, dict[str, Tensor]] = {"params": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        groups: dict[str, dict[str, Tensor]] = {key: {} for key in ("params", *MOMENTS)}
         for key, tensor in tensors.items():
             group, _, name = key.partition(".")
             if name:
@@ -588,7 +593,7 @@ def _split(opacities: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     old = opacities.double().clamp(1e-6, 1 - 1e-6)
     new = 1 - (1 - old) ** (1 / n)
     total = torch.zeros_like(old)
-    # C(n, j) grows past float32 long before n = 50: float64, and through factorials' logs.
+    # Terms of alternating sign as large as C(50, j) o'^j: float64, binomials through their logs.
     for j in range(1, int(n.max()) + 1):
         binomial = torch.exp(
             torch.lgamma(n + 1) - math.lgamma(j + 1) - torch.lgamma((n - j + 1).clamp_min(1))

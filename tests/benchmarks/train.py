@@ -11,36 +11,42 @@ from tests.benchmarks.rows import Row, row
 from tests.conftest import real_data
 
 LONG_SIDE = 336
-MINUTES = 10
+TIME_LIMIT = 600.0
 SPEED_BAR = 3.5
 PSNR_BAR = 25.0
 
 
 def run(device: str = "cpu") -> list[Row]:
-    """snowmiku_small at 336 x 252, every 8th photo held out, 25-30k Gaussians.
+    """snowmiku_small at 336 x 252, 25-30k Gaussians, every 8th photo held out of training.
 
-    The rate is that of the slowest part of the run, all photos at full size and N at its ceiling,
-    and of the whole run beside it.
+    Two rates: of the part of the run that sees photos at full size (the slow one, which the bar
+    is for), and of the whole run. A machine too slow for all steps stops at the time limit.
     """
     torch.set_num_threads(2)
     capture = load_capture(real_data("snowmiku_small"), max_side=LONG_SIDE)
-    config = replace(TrainConfig.preset("normal"), holdout_every=8)
+    config = replace(TrainConfig.preset("normal"), holdout_every=8, time_limit=TIME_LIMIT)
+    reports: list[tuple[int, float]] = []
     began = time.perf_counter()
-    times: list[tuple[int, float]] = []
 
     def progress(stage: str, done: int, total: int, note: str) -> None:
-        times.append((done, time.perf_counter() - began))
+        reports.append((done, time.perf_counter() - began))
 
     gaussians = fit_gaussians(capture, config, device=device, progress=progress)
     seconds = time.perf_counter() - began
-    late = [entry for entry in times if entry[0] >= 0.6 * config.iterations]
-    full_rate = (late[-1][0] - late[0][0]) / (late[-1][1] - late[0][1])
+    # The last report says "all done" even where the clock ended the run.
+    steps, at = reports[-2]
+    half = config.half_resolution_until
+    full = [
+        (done, when)
+        for done, when in reports[:-1]
+        if done > half * config.iterations or when > half * TIME_LIMIT
+    ]
+    full_rate = (steps - full[0][0]) / (at - full[0][1])
     held_out = mean_psnr(gaussians, capture, split_views(len(capture.images), 8)[1])
-    in_time = seconds <= 60 * MINUTES
-    name = f"train snowmiku_small {LONG_SIDE} px, {len(gaussians):,} Gaussians"
+    name = f"train snowmiku {LONG_SIDE} px, {len(gaussians):,} Gaussians"
     return [
-        row(f"{name}: full size", full_rate, "iterations/s", bar=SPEED_BAR),
-        row(f"{name}: whole run", config.iterations / seconds, "iterations/s"),
-        row(f"{name}: time", seconds, "s", bar=60 * MINUTES, higher_is_better=False),
-        row(f"{name}: held-out PSNR", held_out if in_time else 0.0, "dB", bar=PSNR_BAR),
+        row(f"{name}: photos at full size", full_rate, "iterations/s", bar=SPEED_BAR),
+        row(f"{name}: whole run of {steps}", steps / at, "iterations/s"),
+        row(f"{name}: held-out PSNR", held_out, "dB", bar=PSNR_BAR),
+        row(f"{name}: time", seconds, "s", bar=TIME_LIMIT + 5, higher_is_better=False),
     ]
