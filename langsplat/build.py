@@ -1,8 +1,8 @@
 """From photos to a scene: capture, train, describe, lift, save - in order, resumable.
 
 Whatever is finished stays in a working folder beside the result (`SCENE.build/`) until the scene is
-written: the same command after an interruption goes on where it stopped, and a changed capture or
-setting starts anew. The scene itself appears whole or not at all.
+written: the same command after an interruption goes on where it stopped, and a changed setting
+redoes what depends on it. The scene itself appears whole or not at all.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ def build_scene(
         path: a folder or zip of photos, a COLMAP model with its images, or a transforms.json.
         out: the scene's folder; new, empty, or an older scene, which is replaced.
         config: every choice.
-        progress: called with stages read, sfm ..., train, describe, language, save.
+        progress: called with the stages in order.
     Returns:
         The scene's folder.
     Raises:
@@ -102,7 +102,7 @@ def build_scene(
     # Cheap failures first: a name nobody knows must not cost ten minutes of training.
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
-    work = _working_folder(path, out, config)
+    work = _working_folder(path, out, config.max_side)
     seconds: dict[str, float] = {}
 
     began = time.perf_counter()
@@ -128,7 +128,8 @@ def build_scene(
     seconds["train"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    features = _describe(capture, segmenter, encoder, work / "features", progress)
+    described_by = hashlib.sha256(f"{config.segmenter} {encoder.name}".encode()).hexdigest()[:8]
+    features = _describe(capture, segmenter, encoder, work / f"features-{described_by}", progress)
     seconds["describe"] = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -143,7 +144,7 @@ def build_scene(
     )
     seconds["language"] = time.perf_counter() - began
 
-    progress("save", 0, 1, "")
+    progress("Save the scene", 0, 1, "")
     up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     scene = Scene(
         gaussians=gaussians.to("cpu"),
@@ -166,7 +167,7 @@ def build_scene(
     view = _central_view(capture.cameras)
     save_scene(scene, out, preview=_jpeg(render_rgb(scene, view)), card=_card(scene))
     shutil.rmtree(work)
-    progress("save", 1, 1, "")
+    progress("Save the scene", 1, 1, "")
     return out
 
 
@@ -176,8 +177,11 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key not in skip}
 
 
-def _working_folder(path: Path, out: Path, config: BuildConfig) -> Path:
-    """SCENE.build/, emptied when it belongs to other photos or other settings."""
+def _working_folder(path: Path, out: Path, max_side: int) -> Path:
+    """SCENE.build/, emptied when it belongs to other photos or another size of them.
+
+    The stages after the capture know for themselves whether what they find there is theirs.
+    """
     if not path.exists():
         raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -186,7 +190,7 @@ def _working_folder(path: Path, out: Path, config: BuildConfig) -> Path:
         if file.is_file():
             status = file.stat()
             listing.append([str(file.relative_to(path)), status.st_size, status.st_mtime_ns])
-    key = {"settings": _settings(config), "langsplat": langsplat.__version__, "files": listing}
+    key = {"max_side": max_side, "langsplat": langsplat.__version__, "files": listing}
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     work = out.with_name(out.name + ".build")
     marker = work / "of.txt"
@@ -216,7 +220,12 @@ def _describe(
             features.append(embed_segments(image, segmenter(image), encoder))
             _write_features(file, features[-1])
         count = sum(len(rows) for rows in features[-1].embeddings)
-        progress("describe", index + 1, total, f"{count} segments in {capture.cameras[index].name}")
+        progress(
+            "Describe segments",
+            index + 1,
+            total,
+            f"{count} segments in {capture.cameras[index].name}",
+        )
     return features
 
 

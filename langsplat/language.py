@@ -68,7 +68,7 @@ def fit_language(
     support = torch.zeros(levels, len(gaussians), codec.size, device=gaussians.device)
     for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
         _add_view(support, gaussians, camera, view, codec)
-        progress("language", index + 1, len(cameras), "")
+        progress("Lift language", index + 1, len(cameras), "")
     mass = support.sum(dim=2)
     codes, rows = support.topk(min(keep, codec.size), dim=2)
     codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
