@@ -263,12 +263,15 @@ class Explore:
         answered = event.then(
             self.answer,
             judging,
-            [self.find, self.line, self.found, self.points],
+            [self.find, self.line, self.found, self.points, *self._files],
             **self._shown,
             **_LANE,
         )
-        files = [self.mask_file, self.overlay_file, self.scores_file]
-        answered.then(self.offer, judging, files, show_progress="hidden", **_LANE, **_PRIVATE)
+        answered.then(self.offer, judging, self._files, show_progress="hidden", **_LANE, **_PRIVATE)
+
+    @property
+    def _files(self) -> list[gr.DownloadButton]:
+        return [self.mask_file, self.overlay_file, self.scores_file]
 
     @property
     def _shown(self) -> dict[str, Any]:
@@ -342,6 +345,8 @@ class Explore:
     def answer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
         """The answer to the visit's question, from where it stands."""
         idle: Updates = {self.find: gr.Button("Find", interactive=True)}
+        # The files of the question before must not be taken for this one's.
+        idle |= dict.fromkeys(self._files, _offer(None))
         if not visit.scene:
             return idle
         try:
@@ -374,8 +379,7 @@ class Explore:
                 visit.scene, visit.view, visit.text, level=level, threshold=threshold
             )
         except ValueError:
-            buttons = (self.mask_file, self.overlay_file, self.scores_file)
-            return {button: _offer(None) for button in buttons}
+            return dict.fromkeys(self._files, _offer(None))
         files = self.shelf.files(answer, rgb)
         return {
             self.mask_file: _offer(files["mask.png"] if answer.found else None),

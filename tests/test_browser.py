@@ -1,0 +1,108 @@
+"""The page in Debian's Chromium: a query, a download, and no request that leaves the machine."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.handlers import Builder, Shelf
+from demo.page import build_app, serve
+from langsplat.hub import bundled_scenes
+from tests.test_demo import shelf_of_balls
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+# WebGL on the CPU; the sandbox needs privileges that containers lack.
+FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PATIENCE = 60_000  # milliseconds; a busy machine may be compiling the renderer
+FOUND = '.status-text[data-kind="found"]'
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    folder = tmp_path_factory.mktemp("browser")
+    return Shelf(folder) if bundled_scenes() else shelf_of_balls(folder)
+
+
+@pytest.fixture(scope="module")
+def address(shelf: Shelf) -> Iterator[str]:
+    page = build_app(shelf, Builder(shelf))
+    yield serve(page, shelf, host="127.0.0.1", port=None)
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def visit(
+    browser: "playwright.Browser", address: str, width: int
+) -> tuple["playwright.Page", list[str], list[str]]:
+    """The page with its first example answered; the outside requests and script errors so far."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    outside: list[str] = []
+    errors: list[str] = []
+    inside = (address, "data:", "blob:")
+    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith(inside) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector(FOUND)
+    page.wait_for_selector(".points-plot canvas")
+    return page, outside, errors
+
+
+def test_a_visitor_asks_once_and_downloads_the_mask(
+    browser: "playwright.Browser", address: str, shelf: Shelf, tmp_path: Path
+) -> None:
+    page, outside, errors = visit(browser, address, 1400)
+    first, second = shelf.room(shelf.default).scene.examples[:2]
+    assert f'"{first}"' in page.inner_text(FOUND)
+
+    page.fill("#text textarea, #text input", second)
+    page.click("#find")
+    page.wait_for_selector(f"{FOUND}:has-text('\"{second}\"')")
+    page.wait_for_selector("#mask-file:not([disabled])")
+    with page.expect_download() as download:
+        page.click("#mask-file")
+    path = tmp_path / "mask.png"
+    download.value.save_as(path)
+    with Image.open(path) as mask:
+        assert mask.format == "PNG"
+        assert max(mask.size) == 640
+        inside = np.asarray(mask.convert("L")) > 127
+    assert 0 < inside.mean() < 1
+
+    page.fill("#text textarea, #text input", "")
+    page.click("#find")
+    page.wait_for_selector('.status-text[data-kind="error"]:has-text("Type what to look for")')
+    assert errors == []
+    assert outside == []
+    page.close()
+
+
+def test_a_phone_shows_one_column_without_sideways_scrolling(
+    browser: "playwright.Browser", address: str
+) -> None:
+    page, outside, _ = visit(browser, address, 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tops = page.evaluate(
+        "['#picture', '#found', '#points'].map(s => document.querySelector(s)"
+        ".getBoundingClientRect().top)"
+    )
+    assert tops == sorted(tops)
+    assert len(set(tops)) == 3, "the three panels lie under each other"
+    assert outside == []
+    page.close()
