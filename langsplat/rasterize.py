@@ -87,14 +87,14 @@ def rasterize(
             cannot be used.
     """
     n, cameras, channels = means.shape[0] if means.ndim else 0, len(viewmats), colors.shape[-1:]
+    if cameras == 0:
+        raise ValueError("There is no camera to draw from: give at least one viewmat and K.")
     _check("means", means, (n, 3))
     _check("quats", quats, (n, 4))
     _check("scales", scales, (n, 3))
     _check("opacities", opacities, (n,))
     _check("viewmats", viewmats, (cameras, 4, 4))
     _check("Ks", Ks, (cameras, 3, 3))
-    if cameras == 0:
-        raise ValueError("There is no camera to draw from: give at least one viewmat and K.")
     if colors.ndim == 2:
         colors = colors.expand(cameras, *colors.shape)
     _check("colors", colors, (cameras, n, *channels))

@@ -1,0 +1,187 @@
+"""How fast the rasterizer is: contributions per second, backward against forward, frame times.
+
+A contribution is one (pixel, Gaussian) pair that is blended. The scene is gsplat's test garden:
+scales from the nearest neighbours, isotropic, opacity 0.8, RGB, 648 x 420. Where it is absent a
+synthetic cloud of as many Gaussians stands in, and the row's name says so.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from langsplat.rasterize import RULES, lift, rasterize
+from langsplat.scene import Camera, Gaussians
+from tests.benchmarks.rows import Row, exp_yardstick, row
+from tests.conftest import DATA
+
+CORES = 2
+
+
+def garden() -> tuple[str, tuple[Tensor, ...], Tensor, Tensor, int, int]:
+    """Name, (means, quats, scales, opacities, colors), viewmats, Ks, width, height."""
+    path = DATA / "gsplat_test_garden" / "test_garden.npz"
+    if path.exists():
+        data = np.load(path)
+        name, points, colors = "garden", data["means3d"], data["colors"] / 255
+        views, Ks = torch.from_numpy(data["viewmats"]), torch.from_numpy(data["Ks"])
+        width, height = int(data["width"]), int(data["height"])
+    else:
+        rng = np.random.default_rng(0)
+        name, points, colors = "synthetic", rng.normal(size=(138_766, 3)), rng.random((138_766, 3))
+        views, width, height = torch.eye(4)[None].clone(), 648, 420
+        views[:, 2, 3] = 4
+        Ks = torch.tensor([[[480.0, 0, 324], [0, 480, 210], [0, 0, 1]]])
+    n = len(points)
+    gaussians = (
+        torch.from_numpy(points).float(),
+        torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
+        neighbour_distance(points)[:, None].repeat(1, 3),
+        torch.full((n,), 0.8),
+        torch.from_numpy(colors).float(),
+    )
+    return name, gaussians, views.float(), Ks.float(), width, height
+
+
+def neighbour_distance(points: np.ndarray) -> Tensor:
+    """Root mean square distance to the three nearest neighbours, [N]."""
+    from scipy.spatial import cKDTree
+
+    distances, _ = cKDTree(points).query(points, k=4)
+    return torch.from_numpy(np.sqrt((distances[:, 1:] ** 2).mean(1))).float()
+
+
+def contributions(gaussians: tuple[Tensor, ...], view: Tensor, K: Tensor, width: int, height: int):
+    """How many (pixel, Gaussian) pairs a frame blends."""
+    from numba import njit
+
+    from langsplat import _rasterize_numba as backend
+
+    arrays = tuple(t.numpy() for t in gaussians[:4])
+    frame = backend._prepare(
+        arrays, view.double().numpy(), K.double().numpy(), width, height, RULES
+    )
+    alpha_max, stop, tile = RULES.alpha_max, RULES.stop, backend.TILE
+
+    @njit
+    def count(splats, starts, members, columns):
+        total = 0
+        for t in range(len(starts) - 1):
+            x0, y0 = t % columns * tile, t // columns * tile
+            for y in range(y0, min(y0 + tile, height)):
+                for x in range(x0, min(x0 + tile, width)):
+                    light = 1.0
+                    for k in range(starts[t], starts[t + 1]):
+                        mx, my, a, b, c, opacity, reach = splats[members[k]][:7]
+                        dx, dy = x + 0.5 - mx, y + 0.5 - my
+                        s = a * dx * dx + b * dx * dy + c * dy * dy
+                        if s > reach:
+                            continue
+                        after = light * (1 - min(alpha_max, opacity * np.exp(-s)))
+                        if after <= stop:
+                            break
+                        light = after
+                        total += 1
+        return total
+
+    return count(frame.splats, frame.starts, frame.members, frame.columns)
+
+
+def seconds(work: Callable[[], object], repeats: int, device: str) -> float:
+    """Median over runs, after one to warm up (and compile)."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def run(device: str = "cpu") -> list[Row]:
+    name, gaussians, views, Ks, width, height = garden()
+    blended = contributions(gaussians, views[0], Ks[0], width, height)
+    gaussians = tuple(t.to(device) for t in gaussians)
+    views, Ks = views[:1].to(device), Ks[:1].to(device)
+    weights = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            rasterize(*gaussians, views, Ks, width, height)
+
+    def both() -> None:
+        leaves = [t.detach().requires_grad_() for t in gaussians]
+        image, _ = rasterize(*leaves, views, Ks, width, height)
+        torch.autograd.grad(image, leaves, weights)
+
+    before = exp_yardstick(CORES)
+    frame = seconds(forward, 25, device)
+    yardstick = (before + exp_yardstick(CORES)) / 2
+    size = f"{width}x{height}"
+    rows = [
+        row(
+            f"{name} {size}: forward contributions",
+            blended / frame,
+            "1/s",
+            yardstick=yardstick,
+            bar=0.10,
+        ),
+        row(f"{name} {size}: forward", 1e3 * frame, "ms"),
+        row(
+            f"{name} {size}: forward + backward over forward",
+            seconds(both, 9, device) / seconds(forward, 9, device),
+            "x",
+            bar=4,
+            higher_is_better=False,
+        ),
+    ]
+    return rows + smaller(device)
+
+
+def smaller(device: str) -> list[Row]:
+    """A frame as training, the page and lifting see it: 30,000 Gaussians."""
+    generator = torch.Generator().manual_seed(0)
+    n = 30_000
+    points = torch.randn(n, 3, generator=generator) * torch.tensor([2.0, 1.5, 1.5])
+    means, quats = points, torch.randn(n, 4, generator=generator)
+    scales = neighbour_distance(points.numpy())[:, None] * (0.5 + torch.rand(n, 3))
+    opacities = 0.1 + 0.8 * torch.rand(n, generator=generator)
+    sh = torch.rand(n, 1, 3, generator=generator)
+    gaussians = Gaussians(means, quats, scales, opacities, sh).to(device)
+    view = torch.eye(4)
+    view[2, 3] = 4
+    K = torch.tensor([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    camera = Camera(view, K, 640, 480).to(device)
+    small = camera.resized(336, 252)
+    rows = []
+    for what, at, channels in (("training", small, 3), ("page", camera, 3)):
+        leaves = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
+        colors = torch.rand(n, channels, generator=generator).to(device)
+
+        def both(leaves=leaves, colors=colors, at=at) -> None:
+            own = [t.detach().requires_grad_() for t in (*leaves, colors)]
+            image, _ = rasterize(*own, at.viewmat[None], at.K[None], at.width, at.height)
+            torch.autograd.grad(image.sum(), own)
+
+        def forward(leaves=leaves, colors=colors, at=at) -> None:
+            with torch.no_grad():
+                rasterize(*leaves, colors, at.viewmat[None], at.K[None], at.width, at.height)
+
+        label = f"30k Gaussians {at.width}x{at.height} ({what})"
+        rows.append(row(f"{label}: forward", 1e3 * seconds(forward, 9, device), "ms"))
+        rows.append(row(f"{label}: forward + backward", 1e3 * seconds(both, 9, device), "ms"))
+    values = torch.rand(n, 192, generator=generator).to(device)
+    at = camera
+
+    def many() -> None:
+        with torch.no_grad():
+            rasterize(*leaves, values, at.viewmat[None], at.K[None], at.width, at.height)
+
+    rows.append(row("30k Gaussians 640x480: 192 channels", 1e3 * seconds(many, 3, device), "ms"))
+    picture = torch.rand(480, 640, 64, generator=generator).to(device)
+    lifting = seconds(lambda: lift(gaussians, camera, picture), 3, device)
+    rows.append(row("30k Gaussians 640x480: lift 64 channels", 1e3 * lifting, "ms"))
+    return rows

@@ -1,0 +1,445 @@
+"""The rasterizer: each backend against the reference, and what must hold for any numbers."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from langsplat.rasterize import (
+    RULES,
+    available_backends,
+    lift,
+    rasterize,
+    render,
+    sh_to_rgb,
+)
+from langsplat.scene import Camera, Gaussians
+from tests import reference
+from tests.conftest import real_data
+
+WIDTH, HEIGHT = 50, 37
+Inputs = tuple[Tensor, ...]  # means, quats, scales, opacities, colors, viewmats, Ks
+
+
+@pytest.fixture(params=["numba", pytest.param("gsplat", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest) -> str:
+    why = available_backends()[request.param]
+    if why != "ok":
+        pytest.skip(why)
+    return request.param
+
+
+def draw(inputs: Inputs, backend: str, width: int = WIDTH, height: int = HEIGHT, **options):
+    """rasterize on the backend's device, results on the CPU."""
+    device = "cuda" if backend == "gsplat" else "cpu"
+    options = {k: v.to(device) for k, v in options.items()}
+    image, alpha = rasterize(
+        *(t.to(device) for t in inputs), width, height, backend=backend, **options
+    )
+    return image.cpu(), alpha.cpu()
+
+
+def scene(n: int = 40, channels: int = 3, cameras: int = 1, seed: int = 1) -> Inputs:
+    """A cloud of soft Gaussians in front of the cameras."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    views = torch.eye(4).repeat(cameras, 1, 1)
+    views[:, :3, :3] = reference.rotation_of(torch.tensor([[1, 0.1, 0.2, -0.1]]))
+    views[:, 2, 3] = 3 + torch.arange(cameras) * 0.5
+    K = torch.tensor([[50.0, 0, 25], [0, 52, 18], [0, 0, 1]]).repeat(cameras, 1, 1)
+    return (
+        (rand(n, 3) - 0.5) * 2,
+        rand(n, 4) - 0.5,
+        0.05 + 0.25 * rand(n, 3),
+        0.1 + 0.6 * rand(n),
+        rand(n, channels),
+        views,
+        K,
+    )
+
+
+def as_scene(inputs: Inputs) -> tuple[Gaussians, Camera]:
+    means, quats, scales, opacities, colors, views, Ks = inputs
+    sh = (colors[:, None, :3] - 0.5) / 0.28209479177387814
+    return Gaussians(means, quats, scales, opacities, sh), Camera(views[0], Ks[0], WIDTH, HEIGHT)
+
+
+def assert_same_picture(ours: Tensor, truth: Tensor, flipped: float = 0.0) -> None:
+    """Within 1e-5 + 1e-3 |x|, but for a share of values that lie at a cut-off (alpha_min, stop)."""
+    off = (ours - truth).abs() > 1e-5 + 1e-3 * truth.abs()
+    assert off.double().mean() <= flipped
+    # A contribution that falls on the other side of alpha_min changes a value by little.
+    torch.testing.assert_close(ours.double(), truth.double(), atol=2e-2, rtol=0)
+
+
+def assert_same_gradient(name: str, ours: Tensor, truth: Tensor) -> None:
+    ours, truth = ours.double().flatten(), truth.double().flatten()
+    assert (ours @ truth) / (ours.norm() * truth.norm()) > 0.9999, name
+    assert (ours - truth).norm() / truth.norm() < 1e-3, name
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 70])
+def test_picture_equals_the_reference(backend: str, channels: int) -> None:
+    inputs = scene(channels=channels, cameras=2)
+    background = torch.linspace(0, 1, channels)
+    image, alpha = draw(inputs, backend, background=background)
+    truth, truth_alpha = reference.rasterize(*inputs, WIDTH, HEIGHT, background.double())
+    assert image.shape == (2, HEIGHT, WIDTH, channels)
+    assert alpha.shape == (2, HEIGHT, WIDTH, 1)
+    assert_same_picture(image, truth, flipped=1e-3)
+    assert_same_picture(alpha, truth_alpha, flipped=1e-3)
+
+
+def test_opaque_thin_and_off_screen_gaussians_equal_the_reference(backend: str) -> None:
+    means, quats, scales, opacities, *rest = scene(300, seed=4)
+    generator = torch.Generator().manual_seed(0)
+    scales = scales * 10 ** (2 * torch.rand(300, 3, generator=generator) - 1.5)
+    means = means * torch.tensor([3.0, 3.0, 1.0])
+    opacities = torch.linspace(0, 1, 300)
+    inputs = (means, quats, scales, opacities, *rest)
+    image, alpha = draw(inputs, backend)
+    truth, truth_alpha = reference.rasterize(*inputs, WIDTH, HEIGHT)
+    assert_same_picture(image, truth, flipped=5e-3)
+    assert_same_picture(alpha, truth_alpha, flipped=5e-3)
+
+
+def gradients(inputs: Inputs, background: Tensor, rasterizer) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in (*inputs[:5], background)]
+    image, alpha = rasterizer(leaves[:5], leaves[5])
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.rand(image.shape, generator=generator) - 0.3
+    weights_alpha = torch.rand(alpha.shape, generator=generator)
+    loss = (image * weights.to(image)).sum() + (alpha * weights_alpha.to(alpha)).sum()
+    return list(torch.autograd.grad(loss, leaves))
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+def test_gradients_equal_the_reference(backend: str, channels: int) -> None:
+    inputs = scene(channels=channels, cameras=2)
+    background = torch.linspace(0, 1, channels)
+    ours = gradients(
+        inputs,
+        background,
+        lambda leaves, back: draw((*leaves, *inputs[5:]), backend, background=back),
+    )
+    exact = tuple(t.double() for t in inputs)
+    truth = gradients(
+        exact,
+        background.double(),
+        lambda leaves, back: reference.rasterize(*leaves, *exact[5:], WIDTH, HEIGHT, back),
+    )
+    names = ("means", "quats", "scales", "opacities", "colors", "background")
+    for name, mine, true in zip(names, ours, truth, strict=True):
+        assert_same_gradient(name, mine, true)
+
+
+def test_gradients_far_outside_the_picture_equal_the_reference(backend: str) -> None:
+    """Where the Jacobian's x / z is held, it has no gradient."""
+    means, quats, scales, opacities, *rest = scene(20)
+    means = means + torch.tensor([3.0, 2.5, 0.0])
+    inputs = (means, quats, scales * 6, opacities, *rest)
+    black = torch.zeros(3)
+    ours = gradients(
+        inputs, black, lambda leaves, back: draw((*leaves, *inputs[5:]), backend, background=back)
+    )
+    exact = tuple(t.double() for t in inputs)
+    truth = gradients(
+        exact,
+        black.double(),
+        lambda leaves, back: reference.rasterize(*leaves, *exact[5:], WIDTH, HEIGHT, back),
+    )
+    for name, mine, true in zip(("means", "quats", "scales"), ours, truth, strict=False):
+        assert_same_gradient(name, mine, true)
+
+
+def test_float64_runs_the_same_code_and_passes_gradcheck() -> None:
+    inputs = tuple(t.double() for t in scene(6))
+    leaves = [t.clone().requires_grad_() for t in inputs[:5]]
+
+    def picture(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+        return rasterize(*leaves, *inputs[5:], 9, 7)
+
+    assert torch.autograd.gradcheck(picture, leaves, eps=1e-7, atol=1e-4, nondet_tol=0.0)
+
+
+def test_image_is_linear_in_colors(backend: str) -> None:
+    inputs = scene()
+    more = torch.rand(inputs[4].shape, generator=torch.Generator().manual_seed(5))
+    one, _ = draw(inputs, backend)
+    other, _ = draw((*inputs[:4], more, *inputs[5:]), backend)
+    both, _ = draw((*inputs[:4], 2 * inputs[4] - 3 * more, *inputs[5:]), backend)
+    torch.testing.assert_close(both, 2 * one - 3 * other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 33])
+def test_lift_is_the_transpose_of_render(backend: str, channels: int) -> None:
+    device = "cuda" if backend == "gsplat" else "cpu"
+    gaussians, camera = as_scene(scene(channels=3))
+    gaussians = gaussians.to(device)
+    generator = torch.Generator().manual_seed(6)
+    values = torch.rand(len(gaussians), channels, generator=generator).to(device)
+    picture = torch.rand(HEIGHT, WIDTH, channels, generator=generator).to(device)
+    rendered, alpha = render(gaussians, camera, values, backend=backend)
+    lifted = lift(gaussians, camera, picture, backend=backend)
+    assert lifted.shape == values.shape
+    # <W values, picture> = <values, Wᵀ picture>
+    torch.testing.assert_close((rendered * picture).sum(), (values * lifted).sum())
+    ones = torch.ones(HEIGHT, WIDTH, 1, device=device)
+    weights = lift(gaussians, camera, ones, backend=backend)
+    torch.testing.assert_close(weights.sum(), alpha.sum())
+
+
+def test_order_of_gaussians_does_not_matter(backend: str) -> None:
+    inputs = scene(200)
+    shuffle = torch.randperm(200, generator=torch.Generator().manual_seed(7))
+    shuffled = (*(t[shuffle] for t in inputs[:5]), *inputs[5:])
+    torch.testing.assert_close(draw(inputs, backend), draw(shuffled, backend))
+
+
+def test_moving_world_and_camera_together_changes_nothing(backend: str) -> None:
+    means, quats, scales, opacities, colors, views, Ks = scene()
+    turn = torch.tensor([[0.3, -0.5, 0.7, 0.2]])
+    rotation, shift = reference.rotation_of(turn)[0], torch.tensor([0.5, -2.0, 1.0])
+    w, x, y, z = (turn / turn.norm())[0]
+    left = torch.stack(
+        [
+            torch.stack([w, -x, -y, -z]),
+            torch.stack([x, w, -z, y]),
+            torch.stack([y, z, w, -x]),
+            torch.stack([z, -y, x, w]),
+        ]
+    )
+    motion = torch.eye(4)
+    motion[:3, :3], motion[:3, 3] = rotation, shift
+    moved = (
+        means @ rotation.T + shift,
+        quats @ left.T,
+        scales,
+        opacities,
+        colors,
+        views @ torch.linalg.inv(motion),
+        Ks,
+    )
+    here, there = draw(scene(), backend), draw(moved, backend)
+    for ours, theirs in zip(here, there, strict=True):
+        assert_same_picture(ours, theirs, flipped=2e-3)
+
+
+def test_several_cameras_are_each_drawn_as_if_alone(backend: str) -> None:
+    inputs = scene(cameras=3)
+    own = torch.rand(3, 40, 5, generator=torch.Generator().manual_seed(8))
+    image, alpha = draw((*inputs[:4], own, *inputs[5:]), backend)
+    for c in range(3):
+        alone = (*inputs[:4], own[c], inputs[5][c : c + 1], inputs[6][c : c + 1])
+        torch.testing.assert_close((image[c : c + 1], alpha[c : c + 1]), draw(alone, backend))
+
+
+def test_nothing_to_see_is_background(backend: str) -> None:
+    inputs = scene()
+    background = torch.tensor([0.2, 0.4, 0.6])
+    nothing = (*(t[:0] for t in inputs[:5]), *inputs[5:])
+    behind = (inputs[0] - torch.tensor([0.0, 0.0, 50.0]), *inputs[1:])
+    faint = (*inputs[:3], torch.full((40,), RULES.alpha_min / 2), *inputs[4:])
+    for case in (nothing, behind, faint):
+        leaves = [t.clone().requires_grad_() for t in case[:5]]
+        image, alpha = draw((*leaves, *case[5:]), backend, background=background)
+        assert torch.equal(image, background.expand(1, HEIGHT, WIDTH, 3))
+        assert not alpha.any()
+        if backend == "numba":
+            for gradient in torch.autograd.grad(image.sum(), leaves):
+                assert not gradient.any()
+
+
+def test_a_picture_of_one_pixel(backend: str) -> None:
+    inputs = scene()
+    image, alpha = draw(inputs, backend, 1, 1)
+    truth, _ = reference.rasterize(*inputs, 1, 1)
+    assert image.shape == (1, 1, 1, 3) and alpha.shape == (1, 1, 1, 1)
+    assert_same_picture(image, truth)
+
+
+@pytest.mark.parametrize("size", [1e-10, 1.0, 1e10])
+@pytest.mark.parametrize("distance", [1e-10, 1.0, 1e10])
+@pytest.mark.parametrize("length", [1e-10, 1e10])
+def test_extreme_inputs_stay_finite(
+    backend: str, size: float, distance: float, length: float
+) -> None:
+    means, quats, scales, opacities, colors, views, Ks = scene(10)
+    extreme = torch.tensor([size, 1.0, 1.0])
+    case = (means * distance, quats * length, scales * extreme, opacities, colors)
+    leaves = [t.clone().requires_grad_() for t in case]
+    image, alpha = draw((*leaves, views, Ks), backend)
+    assert image.isfinite().all() and alpha.isfinite().all()
+    assert alpha.min() >= 0 and alpha.max() <= 1
+    for gradient in torch.autograd.grad(image.sum(), leaves):
+        assert gradient.isfinite().all()
+
+
+def test_gaussians_that_are_not_finite_are_left_out(backend: str) -> None:
+    inputs = scene()
+    poisoned = [t.clone() for t in inputs]
+    for index, (tensor, value) in enumerate(
+        zip(poisoned[:5], (np.nan, np.inf, -np.inf, np.nan, np.inf), strict=True)
+    ):
+        tensor[index].view(-1)[-1:] = value
+    leaves = [t.requires_grad_() for t in poisoned[:5]]
+    image, alpha = draw((*leaves, *inputs[5:]), backend)
+    healthy = (*(t[5:] for t in inputs[:5]), *inputs[5:])
+    torch.testing.assert_close((image, alpha), draw(healthy, backend))
+    for gradient in torch.autograd.grad(image.sum(), leaves):
+        assert gradient.isfinite().all() and not gradient[:5].any()
+
+
+def test_a_quaternion_without_length_is_left_out() -> None:
+    inputs = scene()
+    quats = inputs[1].clone()
+    quats[0] = 0
+    image = draw((inputs[0], quats, *inputs[2:]), "numba")
+    alone = (*(t[1:] for t in inputs[:5]), *inputs[5:])
+    torch.testing.assert_close(image, draw(alone, "numba"))
+
+
+def test_picture_and_gradients_are_the_same_bits_every_time() -> None:
+    inputs = scene(500)
+    black = torch.zeros(3)
+
+    def picture(leaves: list[Tensor], back: Tensor) -> tuple[Tensor, Tensor]:
+        return draw((*leaves, *inputs[5:]), "numba", background=back)
+
+    first = gradients(inputs, black, picture)
+    for again in range(3):
+        for one, other in zip(first, gradients(inputs, black, picture), strict=True):
+            assert torch.equal(one, other), again
+
+
+def test_two_python_threads_may_draw_at_once(backend: str) -> None:
+    inputs = scene(500)
+    alone, _ = draw(inputs, backend)
+    with ThreadPoolExecutor(2) as pool:
+        pictures = list(pool.map(lambda _: draw(inputs, backend)[0], range(20)))
+    for picture in pictures:
+        assert torch.equal(picture, alone)
+
+
+def test_number_of_torch_threads_does_not_change_the_picture() -> None:
+    inputs = scene(500)
+    threads = torch.get_num_threads()
+    pictures = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            pictures.append(draw(inputs, "numba")[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(pictures[0], pictures[1]) and torch.equal(pictures[0], pictures[2])
+
+
+def test_many_large_gaussians_fill_every_tile() -> None:
+    """More tiles touched than the first guess of the buffers."""
+    inputs = scene(200)
+    wide = (*inputs[:2], inputs[2] * 20, *inputs[3:5], inputs[5], inputs[6] * 4)
+    image, _ = draw(wide, "numba", 200, 148)
+    truth, _ = reference.rasterize(*wide, 200, 148)
+    assert_same_picture(image, truth, flipped=5e-3)
+
+
+def test_fast_exponential_is_accurate() -> None:
+    from numba import njit
+
+    from langsplat._rasterize_numba import _exp_minus
+
+    @njit
+    def over(values, out):
+        for i in range(len(values)):
+            out[i] = _exp_minus(values[i])
+
+    values = np.linspace(0, 6, 10_000, dtype=np.float32)
+    out = np.empty_like(values)
+    over(values, out)
+    truth = np.exp(-values.astype(np.float64))
+    assert np.abs(out / truth - 1).max() < 3e-6
+
+
+def test_sh_to_rgb_agrees_with_closed_forms() -> None:
+    """Against the bases written out by m, l for the z axis, and by orthonormality on the sphere."""
+    generator = torch.Generator().manual_seed(9)
+    dirs = torch.randn(200_000, 3, generator=generator, dtype=torch.float64)
+    bases = []
+    for k in range(16):
+        sh = torch.zeros(1, 16, 3, dtype=torch.float64)
+        sh[0, k] = 1
+        bases.append(sh_to_rgb(sh.expand(len(dirs), -1, -1), dirs)[:, 0] - 0.5)
+    basis = torch.stack(bases)
+    gram = 4 * torch.pi * basis @ basis.T / len(dirs)
+    torch.testing.assert_close(gram, torch.eye(16, dtype=torch.float64), atol=0.03, rtol=0)
+    # The signs of 3DGS: first band -y, z, -x.
+    axes = torch.eye(3)
+    sh = torch.zeros(3, 4, 3)
+    sh[:, 1], sh[:, 2], sh[:, 3] = 1.0, 2.0, 4.0
+    expected = 0.5 + 0.4886025 * torch.tensor([-4.0, -1.0, 2.0])
+    torch.testing.assert_close(sh_to_rgb(sh, axes * 7)[:, 0], expected)
+    torch.testing.assert_close(sh_to_rgb(sh, axes, degree=0), torch.full((3, 3), 0.5))
+
+
+def test_render_draws_rgb_from_sh(backend: str) -> None:
+    inputs = scene()
+    gaussians, camera = as_scene(inputs)
+    image, _ = render(gaussians.to("cuda" if backend == "gsplat" else "cpu"), camera)
+    torch.testing.assert_close(image.cpu(), draw(inputs, backend)[0][0], atol=1e-5, rtol=1e-4)
+
+
+def test_real_points_equal_the_reference(backend: str) -> None:
+    data = np.load(real_data("gsplat_test_garden") / "test_garden.npz")
+    means = torch.from_numpy(data["means3d"])[::200]
+    n = len(means)
+    inputs = (
+        means,
+        torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
+        torch.full((n, 3), 0.05),
+        torch.full((n,), 0.8),
+        torch.from_numpy(data["colors"])[::200].float() / 255,
+        torch.from_numpy(data["viewmats"]).float(),
+        torch.from_numpy(data["Ks"]).float() * torch.tensor([[0.1], [0.1], [1.0]]),
+    )
+    image, _ = draw(inputs, backend, 64, 42)
+    truth, _ = reference.rasterize(*inputs, 64, 42)
+    assert_same_picture(image, truth, flipped=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"quats": torch.ones(3, 4)}, "quats must be"),
+        ({"colors": torch.ones(39, 3)}, "colors must be"),
+        ({"colors": torch.ones(40, 0)}, "at least one channel"),
+        ({"Ks": torch.eye(3)[None].repeat(2, 1, 1)}, "Ks must be"),
+        ({"viewmats": torch.ones(0, 4, 4)}, "no camera"),
+        ({"width": 0}, "choose another size"),
+        ({"width": 10_000, "height": 10_000}, "choose another size"),
+        ({"background": torch.ones(4)}, "background must be"),
+        ({"backend": "opengl"}, "backend must be"),
+    ],
+)
+def test_bad_input_is_told_in_words(change: dict, words: str) -> None:
+    names = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")
+    arguments = dict(zip(names, scene(), strict=True)) | {"width": WIDTH, "height": HEIGHT}
+    with pytest.raises(ValueError, match=words):
+        rasterize(**(arguments | change))
+
+
+def test_lift_refuses_a_picture_of_another_size() -> None:
+    gaussians, camera = as_scene(scene())
+    with pytest.raises(ValueError, match="resize"):
+        lift(gaussians, camera, torch.ones(HEIGHT, WIDTH + 1, 3))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gsplat_without_cuda_says_so_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match="no CUDA device"):
+        rasterize(*scene(), WIDTH, HEIGHT, backend="gsplat")
+    assert available_backends() == {"numba": "ok", "gsplat": "no CUDA device was found"}
