@@ -54,7 +54,7 @@ def serve(repos: dict[str, Repo]) -> Iterator[Hub]:
             hub.requests.append(f"{self.command} {self.path}")
             parts = self.path.strip("/").split("/")
             if parts[0] == "blobs":
-                self.blob(parts[1])
+                self.blob("/".join(parts[1:3]), parts[3])
             elif len(parts) >= 5 and parts[2] == "resolve":
                 self.resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
             else:
@@ -75,15 +75,15 @@ def serve(repos: dict[str, Repo]) -> Iterator[Hub]:
             content = repo.files[filename]
             digest = hashlib.sha256(content).hexdigest()
             size = len(content) if repo.claimed_size is None else repo.claimed_size
-            elsewhere = f"http://localhost:{self.server.server_address[1]}/blobs/{digest}"
+            elsewhere = f"http://localhost:{self.server.server_address[1]}/blobs/{name}/{digest}"
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(size)}
             self.reply(302, {**headers, "Location": elsewhere})
 
-        def blob(self, digest: str) -> None:
-            for repo in hub.repos.values():
-                for content in repo.files.values():
-                    if hashlib.sha256(content).hexdigest() == digest:
-                        return self.send(repo, content)
+        def blob(self, name: str, digest: str) -> None:
+            repo = hub.repos[name]
+            for content in repo.files.values():
+                if hashlib.sha256(content).hexdigest() == digest:
+                    return self.send(repo, content)
             self.reply(404, {})
 
         def send(self, repo: Repo, content: bytes) -> None:

@@ -98,9 +98,23 @@ def scene_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_scene_is_fetched_with_progress_and_opens(visitor, scene_files):
-    with serve({"jane/garden": Repo(scene_files)}) as hub:
-        visit = visitor.fetch(hub.url)
+@pytest.fixture(scope="module")
+def fetched(scene_files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Visit]:
+    """Visits, in one process, to a whole repository, one without preview, one that breaks off."""
+    repos = {
+        "jane/garden": Repo(scene_files),
+        "jane/bare": Repo({SCENE_FILE: scene_files[SCENE_FILE]}),
+        "jane/cut": Repo(scene_files, cuts=1),
+    }
+    visitor = Visitor(tmp_path_factory.mktemp("cache"))
+    with serve(repos) as hub:
+        visits = visitor.fetch_all(hub.url, [(name, None) for name in repos])
+    assert repos["jane/cut"].cuts == 0
+    return dict(zip(repos, visits, strict=True))
+
+
+def test_a_scene_is_fetched_with_progress_and_opens(fetched, scene_files):
+    visit = fetched["jane/garden"]
     assert visit.error == ""
     assert load_scene(visit.folder).name == "garden"
     assert (visit.folder / "preview.jpg").read_bytes() == b"a picture"
@@ -109,6 +123,15 @@ def test_a_scene_is_fetched_with_progress_and_opens(visitor, scene_files):
     assert {step[0] for step in visit.progress} == {"download"}
     assert visit.progress[-1][1:3] == [size, size]
     assert [step[1] for step in visit.progress] == sorted(step[1] for step in visit.progress)
+
+
+def test_a_scene_without_a_preview_is_still_a_scene(fetched):
+    assert [path.name for path in fetched["jane/bare"].folder.iterdir()] == [SCENE_FILE]
+
+
+def test_a_transfer_that_breaks_off_once_is_resumed(fetched, scene_files):
+    content = (fetched["jane/cut"].folder / SCENE_FILE).read_bytes()
+    assert content == scene_files[SCENE_FILE]
 
 
 def test_a_fetched_scene_opens_again_without_the_hub(visitor, scene_files):
@@ -134,12 +157,6 @@ def test_an_unchanged_scene_is_not_downloaded_twice_but_a_new_revision_is(visito
         second = visitor.fetch(hub.url)
     assert second.folder.name == "b" * 40
     assert (second.folder / SCENE_FILE).read_bytes() == newer[SCENE_FILE]
-
-
-def test_a_scene_without_a_preview_is_still_a_scene(visitor, scene_files):
-    with serve({"jane/garden": Repo({SCENE_FILE: scene_files[SCENE_FILE]})}) as hub:
-        visit = visitor.fetch(hub.url)
-    assert [path.name for path in visit.folder.iterdir()] == [SCENE_FILE]
 
 
 def test_repositories_that_give_no_scene_are_explained(visitor):
@@ -185,12 +202,6 @@ def test_offline_mode_names_itself(visitor):
     with closed_port() as endpoint:
         visit = visitor.fetch(endpoint, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE is set" in visit.error
-
-
-def test_a_transfer_that_breaks_off_once_is_resumed(visitor, scene_files):
-    with serve({"jane/garden": Repo(scene_files, cuts=1)}) as hub:
-        visit = visitor.fetch(hub.url)
-    assert (visit.folder / SCENE_FILE).read_bytes() == scene_files[SCENE_FILE]
 
 
 def test_a_transfer_that_never_ends_leaves_nothing_behind(visitor, scene_files):
