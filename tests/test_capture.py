@@ -585,10 +585,11 @@ def test_pairs_are_all_up_to_sixty_photos_and_a_connected_few_beyond():
 # ------------------------------------------------------------------ SfM, the real thing
 
 
-def door_photos(folder: Path, side: int) -> Path:
-    """The 12 photos of the door, shrunk; some lie on their side with an EXIF turn to say so."""
+def door_photos(folder: Path) -> Path:
+    """The door's photos, shrunk to two sizes; some lie on their side, with an EXIF turn."""
     folder.mkdir()
     for k, path in enumerate(sorted((real_data("gtsfm_lund_door") / "images").glob("*.JPG"))):
+        side = 560 if k % 2 else 640
         with Image.open(path) as image:
             small = image.resize((round(image.width * side / image.height), side), 1)
             exif = Image.Exif()
@@ -604,7 +605,7 @@ def test_bare_photos_are_placed_where_the_ground_truth_says(tmp_path):
     truth = load_capture(real_data("gtsfm_lund_door"), max_side=64)
     stages = []
     capture = load_capture(
-        door_photos(tmp_path / "door", 720),
+        door_photos(tmp_path / "door"),
         max_side=360,
         progress=lambda stage, done, total, note: stages.append((stage, done, total)),
     )
@@ -682,4 +683,5 @@ def test_the_sfm_child_dies_with_its_parent(tmp_path, how):
         if Path(f"/proc/{child}/stat").read_text().rsplit(")")[-1].split()[0] == "Z":
             return  # dead, not yet collected by init
         time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
     pytest.fail("the SfM process outlived the process that started it")
