@@ -346,7 +346,7 @@ def cupcake(look: Look) -> list[Part]:
         for r, z in ((0.44, 0.4), (0.34, 0.55), (0.22, 0.7), (0.1, 0.84))
     ]
     return [
-        Part("cup", cup, look.paint(look.other("brown", "white", "blue", "red"), "paper")),
+        Part("wrapper", cup, look.paint(look.other("brown", "white", "blue", "red"), "paper")),
         Part("cream", merged(*rings), look.paint(material="wax")),
         Part("cherry", ellipsoid(0.12).moved(0, 0, 1.06), look.paint("red", "skin")),
     ]

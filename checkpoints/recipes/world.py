@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -265,8 +265,11 @@ def tea_table() -> World:
     return compose(things, seed=1)
 
 
-def random_world(seed: int) -> World:
-    """As many things as find room on the table, with random colours, sizes and light."""
+def random_world(seed: int, colors: int = 0) -> World:
+    """As many things as find room on the table, with random colours, sizes and light.
+
+    Worlds of one seed differ only in the colours of their things, drawn anew for each `colors`.
+    """
     rng = np.random.default_rng([seed, 99])
     things: list[Placed] = []
     taken: list[tuple[float, float, float]] = []
@@ -285,6 +288,11 @@ def random_world(seed: int) -> World:
                 color = str(rng.choice(kind.colors))
                 things.append(Placed(name, color, x, y, 0, rng.uniform(0, 360), scale))
                 break
+    if colors:
+        again = np.random.default_rng([seed, 99, colors])
+        things = [
+            replace(thing, color=str(again.choice(KINDS[thing.kind].colors))) for thing in things
+        ]
     return compose(things, seed, plain=True)
 
 
@@ -435,8 +443,8 @@ class Studio:
             }
         )
 
-    def picture(self, view: View, spp: int, seed: int) -> np.ndarray:
-        """[H, W, 3] uint8."""
+    def picture(self, view: View, spp: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Linear light [H, W, 3] and the surfaces' own color (albedo) [H, W, 3]."""
         mi = self._mi
         integrator = mi.load_dict(
             {
@@ -445,11 +453,11 @@ class Studio:
                 "image": {"type": "path", "max_depth": 5},
             }
         )
-        out = mi.render(
-            self._scene, sensor=self._sensor(view), integrator=integrator, spp=spp, seed=seed
-        )
+        sensor = self._sensor(view)
+        out = mi.render(self._scene, sensor=sensor, integrator=integrator, spp=spp, seed=seed)
         out = np.nan_to_num(np.array(out, dtype=np.float32))
-        return tone(smooth_noise(out[..., :3], out[..., 3:6], out[..., 6:9], out[..., 9:12]))
+        albedo = out[..., 3:6]
+        return smooth_noise(out[..., :3], albedo, out[..., 6:9], out[..., 9:12]), albedo
 
     def labels(self, view: View) -> np.ndarray:
         """[H, W] uint8: the number of the part seen at each pixel's centre, 0 = none."""
@@ -470,6 +478,23 @@ class Studio:
                 handle = int(np.array(dr.reinterpret_array(mi.UInt32, mi.ShapePtr(shape)))[0])
                 out[seen == handle] = int(shape.id()[4:7])
         return out.reshape(view.height, view.width)
+
+
+def recolored(
+    light: np.ndarray, albedo: np.ndarray, labels: np.ndarray, old: World, new: World
+) -> np.ndarray:
+    """The picture [H, W, 3] as it would be with the new world's colours, without rendering it.
+
+    Light and shadow stay; what is more than the surface's own colour explains is gloss, and stays.
+    """
+    means = [
+        np.stack([[0.5] * 3, *(linear(part.surface.rgb) for part in world.parts)])
+        for world in (old, new)
+    ]
+    change = (means[1] / np.maximum(means[0], 0.004))[labels].astype(light.dtype)
+    shade = (light * albedo).sum(2) / np.maximum((albedo**2).sum(2), 1e-4)
+    gloss = np.maximum(light - albedo * shade[..., None], 0)
+    return np.clip(albedo * change, 0, 0.95) * shade[..., None] + np.minimum(gloss, 0.6)
 
 
 def starting_points(world: World, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -518,33 +543,46 @@ def write_ply(path: Path, points: np.ndarray, colors: np.ndarray) -> None:
 
 
 def write_capture(
-    world: World,
+    worlds: Sequence[World],
     views: Sequence[View],
-    out: Path,
+    folders: Sequence[Path],
     *,
     spp: int,
     seed: int,
     until: float = np.inf,
     points: int = 12_000,
 ) -> None:
-    """Render the views into `out` until time.monotonic() passes `until`.
+    """Render the first world's views until time.monotonic() passes `until`.
 
-    Views that are there already are kept, so it can go on where it stopped.
+    The other worlds are the same in other colours; they go to the other folders. Views that are
+    there already are kept, so it can go on where it stopped.
     """
-    for folder in ("images", "labels"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     studio = None
     for k, view in enumerate(views):
         name = f"view_{k:03d}.png"
-        if (out / "labels" / name).exists():
+        if (folders[-1] / "labels" / name).exists():
             continue
         if time.monotonic() > until:
             return
-        studio = studio or Studio(world)
+        studio = studio or Studio(worlds[0])
         began = time.perf_counter()
-        Image.fromarray(studio.picture(view, spp, seed + k)).save(out / "images" / name)
-        Image.fromarray(studio.labels(view)).save(out / "labels" / name)
-        print(f"{out.name}/{name} {time.perf_counter() - began:.1f} s", flush=True)
+        light, albedo = studio.picture(view, spp, seed + k)
+        labels = studio.labels(view)
+        for world, out in zip(worlds, folders, strict=True):
+            for folder in ("images", "labels"):
+                (out / folder).mkdir(parents=True, exist_ok=True)
+            if world is not worlds[0]:
+                image = tone(recolored(light, albedo, labels, worlds[0], world))
+            else:
+                image = tone(light)
+            Image.fromarray(image).save(out / "images" / name)
+            Image.fromarray(labels).save(out / "labels" / name)
+        print(f"{folders[0].name}/{name} {time.perf_counter() - began:.1f} s", flush=True)
+    for world, out in zip(worlds, folders, strict=True):
+        _write_descriptions(world, views, out, points)
+
+
+def _write_descriptions(world: World, views: Sequence[View], out: Path, points: int) -> None:
     first = views[0]
     frames = [
         {"file_path": f"images/view_{k:03d}.png", "transform_matrix": view.camtoworld.tolist()}
@@ -576,24 +614,20 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=66)
     parser.add_argument("--size", default="480x360", help="WIDTHxHEIGHT")
     parser.add_argument("--spp", type=int, default=32, help="samples a pixel")
+    parser.add_argument("--recolors", type=int, default=0, help="each also in so many colourings")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop then; run again to go on")
     args = parser.parse_args()
     width, height = (int(part) for part in args.size.split("x"))
     until = time.monotonic() + 60 * args.minutes
     if args.seed is None:
         views = surround(args.views, width, height)
-        write_capture(tea_table(), views, args.out, spp=args.spp, seed=0, until=until)
+        write_capture([tea_table()], views, [args.out], spp=args.spp, seed=0, until=until)
         return
     for seed in range(args.seed, args.seed + args.count):
         views = surround(args.views, width, height, seed=seed)
-        write_capture(
-            random_world(seed),
-            views,
-            args.out / f"world_{seed:04d}",
-            spp=args.spp,
-            seed=seed,
-            until=until,
-        )
+        worlds = [random_world(seed, colors) for colors in range(args.recolors + 1)]
+        folders = [args.out / f"world_{seed:04d}_{k}" for k in range(len(worlds))]
+        write_capture(worlds, views, folders, spp=args.spp, seed=seed, until=until)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,275 @@
+"""What can be said of a crop: every caption with the facts that make it true.
+
+A caption names any of kind, part, color, object color and material; it is true of a crop when all
+that it names fits. Letters: B crops, T captions.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from things import COLORS, KINDS, MATERIALS
+
+# Other names come after the first; all are trained, so that "cup" finds the mug.
+KIND_NAMES: dict[str, tuple[str, ...]] = {
+    "mug": ("mug", "cup", "coffee mug", "coffee cup", "tea cup", "teacup"),
+    "teapot": ("teapot", "tea pot", "kettle", "pot of tea"),
+    "plate": ("plate", "dish", "saucer"),
+    "bowl": ("bowl", "fruit bowl"),
+    "apple": ("apple", "apple fruit"),
+    "pear": ("pear", "pear fruit"),
+    "orange": ("orange fruit", "tangerine", "mandarin", "clementine"),
+    "lemon": ("lemon", "lime", "citrus fruit"),
+    "banana": ("banana", "plantain"),
+    "cookie": ("cookie", "biscuit", "chocolate chip cookie", "cookies"),
+    "donut": ("donut", "doughnut", "glazed donut"),
+    "cupcake": ("cupcake", "muffin", "small cake"),
+    "lamp": ("lamp", "table lamp", "desk lamp", "light"),
+    "teddy bear": ("teddy bear", "teddy", "bear", "stuffed bear", "plush bear", "stuffed animal"),
+    "book": ("book", "novel", "notebook"),
+    "candle": ("candle", "wax candle"),
+    "vase": ("vase", "flower vase", "vase with flowers"),
+    "spoon": ("spoon", "teaspoon", "cutlery"),
+    "clock": ("clock", "alarm clock", "alarm"),
+    "rubber duck": ("rubber duck", "duck", "toy duck", "duckling", "bath duck"),
+    "toy car": ("toy car", "car", "vehicle", "automobile"),
+    "house": ("house", "toy house", "dollhouse", "cottage", "home"),
+    "ball": ("ball", "toy ball", "beach ball"),
+    "gift box": ("gift box", "gift", "present", "wrapped box", "parcel"),
+    "plant": ("plant", "potted plant", "house plant", "pot plant", "succulent"),
+    "bottle": ("bottle", "wine bottle", "glass bottle"),
+    "table": ("table", "tabletop", "desk", "table top"),
+    "floor": ("floor", "wooden floor", "ground", "floorboards"),
+    "rug": ("rug", "carpet"),
+    "wall": ("wall", "wallpaper"),
+    "picture": ("picture", "painting on the wall", "picture frame"),
+}
+PART_NAMES: dict[str, tuple[str, ...]] = {
+    "body": ("body",),
+    "handle": ("handle", "grip"),
+    "coffee": ("coffee", "drink", "tea", "beverage"),
+    "lid": ("lid",),
+    "spout": ("spout",),
+    "rim": ("rim", "border"),
+    "stem": ("stem", "stalk"),
+    "leaf": ("leaf", "leaves"),
+    "navel": ("navel",),
+    "tip": ("tip",),
+    "dough": ("dough",),
+    "chips": ("chocolate chips", "chips"),
+    "icing": ("icing", "glaze", "frosting"),
+    "sprinkles": ("sprinkles",),
+    "wrapper": ("wrapper", "paper cup"),
+    "cream": ("cream", "whipped cream", "frosting"),
+    "cherry": ("cherry",),
+    "base": ("base", "foot"),
+    "stand": ("stand", "pole"),
+    "shade": ("shade", "lampshade", "lamp shade"),
+    "head": ("head",),
+    "ears": ("ears", "ear"),
+    "belly": ("belly", "tummy", "stomach"),
+    "paws": ("paws", "paw", "feet"),
+    "snout": ("snout", "muzzle"),
+    "nose": ("nose",),
+    "eyes": ("eyes", "eye"),
+    "cover": ("cover", "book cover"),
+    "pages": ("pages", "page"),
+    "title": ("title", "title label"),
+    "wax": ("wax",),
+    "wick": ("wick",),
+    "flame": ("flame", "fire", "candle light"),
+    "flowers": ("flowers", "flower", "petals", "bouquet", "blossom"),
+    "flower centers": ("flower centers",),
+    "case": ("case",),
+    "face": ("clock face", "dial", "face"),
+    "hands": ("hands", "clock hands"),
+    "bells": ("bells", "bell"),
+    "legs": ("legs", "leg"),
+    "wings": ("wings", "wing"),
+    "beak": ("beak", "bill"),
+    "roof": ("roof", "rooftop"),
+    "windows": ("windows", "window"),
+    "wheels": ("wheels", "wheel", "tires", "tyres"),
+    "headlights": ("headlights", "headlight"),
+    "walls": ("walls",),
+    "door": ("door",),
+    "chimney": ("chimney",),
+    "box": ("box",),
+    "ribbon": ("ribbon",),
+    "bow": ("bow", "bow tie"),
+    "pot": ("pot", "flower pot", "flowerpot"),
+    "soil": ("soil", "dirt", "earth"),
+    "label": ("label", "sticker"),
+    "cap": ("cap", "bottle cap"),
+    "frame": ("frame",),
+    "painting": ("painting",),
+}
+SAME_PART = {"leaves": "leaf", "stems": "stem"}  # parts that share their words
+BARE_NOT = {"body", "case", "box", "walls", "dough", "tip", "navel", "head", "foot"}
+COLOR_NAMES = {name: (name,) for name in COLORS} | {
+    "grey": ("grey", "gray"),
+    "turquoise": ("turquoise", "teal", "cyan"),
+    "purple": ("purple", "violet"),
+}
+MATERIAL_NAMES: dict[str, tuple[str, ...]] = {
+    "ceramic": ("ceramic", "porcelain"),
+    "metal": ("metal", "metallic"),
+    "wood": ("wooden", "wood"),
+    "plush": ("plush", "fluffy", "furry"),
+    "cloth": ("cloth", "fabric"),
+}
+NEAR_COLORS = (
+    ("yellow", "orange"),
+    ("orange", "brown"),
+    ("red", "orange"),
+    ("white", "grey"),
+    ("black", "grey"),
+    ("blue", "turquoise"),
+    ("pink", "purple"),
+)
+
+# Words for things that no world holds; trained as untrue of everything.
+ABSENT = """dog cat horse cow sheep bird fish elephant lion tiger monkey rabbit mouse chicken pig
+person man woman child baby hand shoe hat shirt dress jacket sock glove scarf belt bag backpack
+suitcase umbrella watch ring necklace glasses sunglasses chair sofa couch bed pillow blanket
+curtain door mirror shelf cupboard drawer stove oven fridge microwave toaster sink bathtub toilet
+toilet towel soap brush comb razor toothbrush laptop computer keyboard monitor phone tablet camera
+television radio speaker headphones cable battery robot printer screwdriver hammer nail saw wrench
+drill rope ladder bucket broom shovel hose tent bicycle motorcycle bus truck train airplane boat
+ship helicopter rocket road bridge building tower castle church tree forest grass mountain river
+lake beach ocean sky cloud sun moon star snow rain pizza burger sandwich bread cheese egg meat
+sausage soup salad rice pasta potato carrot tomato onion pepper cucumber lettuce corn mushroom
+strawberry grape watermelon pineapple peach chocolate candy milk juice beer wine
+knife fork chopsticks pan guitar piano drum violin trumpet football basketball tennis racket skate
+dice cards puzzle chess doll lego kite balloon newspaper envelope stamp pencil pen scissors ruler
+eraser glue key lock coin wallet""".split()
+
+KIND_IDS = {name: k for k, name in enumerate(KIND_NAMES)}
+PART_IDS = {name: k for k, name in enumerate(PART_NAMES)}
+COLOR_IDS = {name: k for k, name in enumerate(COLORS)}
+MATERIAL_IDS = {name: k for k, name in enumerate(MATERIALS)}
+WHOLE, GROUP = -1, -2
+
+
+def part_id(name: str) -> int:
+    return PART_IDS[SAME_PART.get(name, name)]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text and what it claims; -1 = says nothing of it."""
+
+    text: str
+    kind: int = -1
+    part: int = -1
+    color: int = -1
+    object_color: int = -1
+    material: int = -1
+
+
+def kind_captions() -> list[Caption]:
+    return [Caption(n, kind=KIND_IDS[k]) for k, names in KIND_NAMES.items() for n in names]
+
+
+def color_kind_captions() -> list[Caption]:
+    """Of every name of every kind that comes in several colours, in every colour."""
+    out = []
+    for kind, names in KIND_NAMES.items():
+        for color, words in COLOR_NAMES.items():
+            if kind in KINDS and color not in KINDS[kind].colors and color != "brown":
+                continue  # nothing to learn from: no such thing is ever rendered
+            for name in names:
+                for word in words:
+                    ids = (KIND_IDS[kind], COLOR_IDS[color])
+                    out.append(Caption(f"{word} {name}", kind=ids[0], color=ids[1]))
+    return out
+
+
+def part_captions(parts_of: dict[str, Iterable[str]]) -> list[Caption]:
+    """handle; red handle; handle of the mug; mug handle; handle of the red mug."""
+    out = []
+    for part, names in PART_NAMES.items():
+        for name in names:
+            if part in BARE_NOT or name in BARE_NOT:
+                continue
+            out.append(Caption(name, part=PART_IDS[part]))
+            for color, words in COLOR_NAMES.items():
+                out += [
+                    Caption(f"{w} {name}", part=PART_IDS[part], color=COLOR_IDS[color])
+                    for w in words
+                ]
+    for kind, parts in parts_of.items():
+        for part in parts:
+            ids = {"kind": KIND_IDS[kind], "part": part_id(part)}
+            for owner in KIND_NAMES[kind]:
+                for name in PART_NAMES[SAME_PART.get(part, part)]:
+                    out.append(Caption(f"{name} of the {owner}", **ids))
+                    out.append(Caption(f"{owner} {name}", **ids))
+            owner, name = KIND_NAMES[kind][0], PART_NAMES[SAME_PART.get(part, part)][0]
+            for color, words in COLOR_NAMES.items():
+                text = f"{name} of the {words[0]} {owner}"
+                out.append(Caption(text, object_color=COLOR_IDS[color], **ids))
+    return out
+
+
+def attribute_captions() -> list[Caption]:
+    out = []
+    for color, words in COLOR_NAMES.items():
+        for word in words:
+            for text in (word, f"something {word}", f"{word} thing"):
+                out.append(Caption(text, color=COLOR_IDS[color]))
+    for material, words in MATERIAL_NAMES.items():
+        for word in words:
+            for text in (word, f"something {word}"):
+                out.append(Caption(text, material=MATERIAL_IDS[material]))
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of B crops; part is WHOLE or GROUP where there is none."""
+
+    kind: np.ndarray
+    part: np.ndarray
+    color: np.ndarray
+    object_color: np.ndarray
+    material: np.ndarray
+    kinds_seen: np.ndarray  # bit sets: everything in the crop, of which nothing false may be said
+    colors_seen: np.ndarray
+    materials_seen: np.ndarray
+    share: np.ndarray  # of the object's visible pixels that the part has, 0 .. 1
+
+    def rows(self, index: np.ndarray) -> "Facts":
+        return Facts(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def truth(facts: Facts, captions: list[Caption]) -> np.ndarray:
+    """[B, T] int8: 1 true, 0 false, -1 neither (asked of no one)."""
+    columns = ("kind", "part", "color", "object_color", "material")
+    kind, part, color, owner, material = (
+        np.array([getattr(c, name) for c in captions])[None] for name in columns
+    )
+    f = {name: getattr(facts, name)[:, None] for name in facts.__dataclass_fields__}
+    group, whole = f["part"] == GROUP, f["part"] == WHOLE
+    same_kind = (kind < 0) | (f["kind"] == kind)
+    same_part = np.where(part < 0, (kind < 0) | whole, f["part"] == part)
+    # A caption of a whole thing means the thing's own colour; parts have theirs.
+    same_color = (color < 0) | (f["color"] == color)
+    same_owner = (owner < 0) | (f["object_color"] == owner)
+    same_material = (material < 0) | (f["material"] == material)
+    out = (same_kind & same_part & same_color & same_owner & same_material & ~group).astype(np.int8)
+
+    kind_seen = (kind < 0) | ((f["kinds_seen"] >> np.maximum(kind, 0)) & 1 > 0)
+    color_seen = (color < 0) | ((f["colors_seen"] >> np.maximum(color, 0)) & 1 > 0)
+    material_seen = (material < 0) | ((f["materials_seen"] >> np.maximum(material, 0)) & 1 > 0)
+    seen = kind_seen & color_seen & material_seen & (out == 0)
+    attribute = (kind < 0) & (part < 0)
+    out[seen & (group | attribute)] = -1
+    # A part that is most of its object is the object, nearly; and the other way round.
+    out[seen & ~group & (f["part"] >= 0) & (part < 0) & (kind >= 0) & (f["share"] > 0.45)] = -1
+    out[seen & whole & (part >= 0) & (kind >= 0) & (owner < 0)] = -1
+    for first, second in NEAR_COLORS:
+        for a, b in ((first, second), (second, first)):
+            near = (color == COLOR_IDS[a]) & (f["color"] == COLOR_IDS[b])
+            out[near & same_kind & same_part & (out == 0)] = -1
+    return out

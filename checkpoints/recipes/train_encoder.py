@@ -1,0 +1,423 @@
+"""Train the bundled encoder on crops of rendered worlds.
+
+    python train_encoder.py --crops train.npz --held-out held_out.npz --out ../encoder --minutes 10
+
+The architecture is an open_clip model, read from open_clip_config.json in the output folder. Two
+losses: a contrastive one with many right answers on either side, and one on the relevancy itself,
+r = sigmoid(10 (crop . text - max over negatives crop . negative)), so that r = 0.5 separates what
+is there from what is not. Letters: B crops of a batch, T captions of a batch, S side of a crop.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from captions import (
+    ABSENT,
+    COLOR_IDS,
+    COLORS,
+    GROUP,
+    KIND_IDS,
+    KIND_NAMES,
+    PART_NAMES,
+    WHOLE,
+    Caption,
+    Facts,
+    attribute_captions,
+    color_kind_captions,
+    kind_captions,
+    part_captions,
+    truth,
+)
+from safetensors.torch import save_file
+from things import KINDS, Look
+from torch import Tensor
+
+NEGATIVES = ("object", "things", "stuff", "texture")
+TEMPERATURE = 10.0  # of the relevancy; LERF's and LangSplat's
+# Never shown with their colour, so that results on them say whether colour and kind combine.
+UNSEEN = (
+    ("mug", "purple"),
+    ("teapot", "red"),
+    ("book", "turquoise"),
+    ("vase", "orange"),
+    ("bottle", "pink"),
+    ("toy car", "yellow"),
+    ("ball", "green"),
+    ("house", "purple"),
+    ("gift box", "orange"),
+    ("candle", "green"),
+)
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+
+def parts_of_kinds() -> dict[str, list[str]]:
+    """The named parts of every kind, from building one of each."""
+    rng = np.random.default_rng(0)
+    built = {k: kind.build(Look(rng, kind.colors[0])) for k, kind in KINDS.items()}
+    return {k: [part.name for part in parts] for k, parts in built.items() if len(parts) > 1}
+
+
+def load_crops(file: Path) -> tuple[Tensor, Facts, np.ndarray]:
+    """Crops [B, 3, S, S] uint8, their facts, and the number of the world each comes from."""
+    with np.load(file) as data:
+        images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous()
+        facts = Facts(*(data[name] for name in Facts.__dataclass_fields__))
+        return images, facts, data["world"]
+
+
+def is_unseen(facts: Facts) -> np.ndarray:
+    pairs = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
+    both = zip(facts.kind.tolist(), facts.object_color.tolist(), strict=True)
+    return np.array([pair in pairs for pair in both])
+
+
+class Vocabulary:
+    """All captions, in groups that are drawn from evenly, as tokens."""
+
+    def __init__(self, tokenizer: open_clip.SimpleTokenizer) -> None:
+        self._tokenizer = tokenizer
+        parts = part_captions(parts_of_kinds())
+        unseen = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
+        colored = [c for c in color_kind_captions() if (c.kind, c.color) not in unseen]
+        self.groups = [
+            kind_captions(),
+            colored,
+            [c for c in parts if c.kind < 0 and c.color < 0],
+            [c for c in parts if c.kind < 0 and c.color >= 0],
+            [c for c in parts if c.kind >= 0 and c.object_color < 0],
+            [c for c in parts if c.kind >= 0 and c.object_color >= 0],
+            attribute_captions(),
+        ]
+        used = {token for group in self.groups for c in group for token in self.ids(c.text)}
+        used |= {token for text in (*ABSENT, *NEGATIVES) for token in self.ids(text)}
+        used |= {token for text in ("a an the of my photo", ".") for token in self.ids(text)}
+        # Tokens from here are left at zero and stand for all words that no caption has.
+        self.unknown = np.setdiff1d(np.arange(500, 40000), sorted(used))
+        self.trained = torch.zeros(tokenizer.vocab_size, 1)
+        self.trained[sorted(used)] = 1
+
+    def ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def tokens(self, texts: Iterable[str | list[int]]) -> Tensor:
+        """[T, context] of texts, or of ready-made ids."""
+        length = self._tokenizer.context_length
+        rows = torch.zeros(0, length, dtype=torch.long)
+        out = []
+        for text in texts:
+            ids = self.ids(text) if isinstance(text, str) else text
+            ids = [self._tokenizer.sot_token_id, *ids[: length - 2], self._tokenizer.eot_token_id]
+            out.append(F.pad(torch.tensor(ids), (0, length - len(ids))))
+        return torch.stack(out) if out else rows
+
+    def said(self, caption: Caption, rng: np.random.Generator) -> str:
+        """The caption as somebody may type it."""
+        bare = caption.kind < 0 and caption.part < 0
+        before = ("", "a ", "the ", "my ", "an " if caption.text[0] in "aeio" else "a ")
+        return caption.text if bare else str(rng.choice(before)) + caption.text
+
+    def strange(self, rng: np.random.Generator) -> str | list[int]:
+        """Something that is in no world: an unknown word, or a known one for an absent thing."""
+        color = str(rng.choice(list(COLORS))) if rng.random() < 0.3 else ""
+        if rng.random() < 0.5:
+            words = rng.choice(self.unknown, int(rng.integers(1, 3))).tolist()
+            return [*self.ids(color), *words] if color else words
+        return f"{color} {rng.choice(ABSENT)}".strip()
+
+
+def augment(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Crops [B, 3, S, S] uint8 -> float in [0, 1]: flipped, turned, rescaled, re-lit, blurred."""
+    b, _, side, _ = images.shape
+    x = images.float() / 255
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(b, *shape).uniform_(low, high, generator=rng)
+
+    inside = (x.amax(1, keepdim=True) > 0).float()
+    # Colour names must stay true: brightness, a little gamma and white balance, no hue.
+    x = (x + 1e-4) ** uniform(0.85, 1.18, 1, 1, 1) * uniform(0.75, 1.2, 1, 1, 1)
+    x = x * uniform(0.95, 1.05, 3, 1, 1)
+    x = x + torch.randn(x.shape, generator=rng) * uniform(0, 0.035, 1, 1, 1)
+    x = x.clamp(0, 1) * inside
+    angle, zoom = uniform(-0.22, 0.22), uniform(0.95, 1.22)
+    stretch, flip = uniform(0.92, 1.08), uniform(-1, 1).sign()
+    c, s = angle.cos() * zoom, angle.sin() * zoom
+    rows = [torch.stack([c * flip * stretch, -s, uniform(-0.08, 0.08)], 1)]
+    rows += [torch.stack([s * flip * stretch, c, uniform(-0.08, 0.08)], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), [b, 3, side, side], align_corners=False)
+    x = F.grid_sample(x, grid, align_corners=False)
+    small = int(torch.randint(12, side, (1,), generator=rng))
+    some = torch.rand(b, generator=rng) < 0.35
+    if bool(some.any()):
+        low = F.interpolate(x[some], size=small, mode="area")
+        x[some] = F.interpolate(low, size=side, mode="bilinear", align_corners=False)
+    return x
+
+
+def normalised(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (images - mean) / std
+
+
+def contrastive(similarity: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Both ways, with several right answers a row; answers that are neither are left out."""
+    logits = (scale * similarity).masked_fill(target < 0, -1e4)
+    total = similarity.new_zeros(())
+    for rows, right in ((logits, target > 0), (logits.T, target.T > 0)):
+        some = right.any(1)
+        log_p = rows[some].log_softmax(1)
+        right = right[some].float()
+        total = total - ((log_p * right).sum(1) / right.sum(1)).mean()
+    return total / 2
+
+
+def relevancy_loss(margin: Tensor, target: Tensor) -> Tensor:
+    """True: r well above 0.5; false: r well below it, and the worst of them count again."""
+    true, false = target == 1, target == 0
+    wrong_low = F.softplus(1.5 - margin)[true]
+    wrong_high = F.softplus(margin + 1.5)[false]
+    hard = wrong_high.topk(max(1, len(wrong_high) // 25)).values
+    return wrong_low.mean() + 0.5 * wrong_high.mean() + 0.5 * hard.mean()
+
+
+def margins(images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
+    """[B, T]: r = sigmoid of it."""
+    return TEMPERATURE * (images @ texts.T - (images @ negatives.T).amax(1, keepdim=True))
+
+
+def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
+    """How likely each crop is drawn: all kinds and parts about evenly, groups and rooms less."""
+    key = facts.kind * 1000 + np.where(facts.part >= 0, facts.part + 1, 0)
+    key = np.where(facts.part == GROUP, -1, key)
+    _, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
+    weight = counts[inverse].astype(float) ** -0.6
+    weight *= np.where(facts.part == WHOLE, 1.6, 1.0)
+    weight[facts.part == GROUP] = 0.06 * weight.sum() / max((facts.part == GROUP).sum(), 1)
+    return weight / weight.sum()
+
+
+def train(
+    model: torch.nn.Module,
+    vocabulary: Vocabulary,
+    images: Tensor,
+    facts: Facts,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    lr: float,
+) -> None:
+    """`steps` steps of AdamW with warm-up and cosine decay."""
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "embedding" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embedding" in n]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
+    embedding = model.text.token_embedding.weight
+    embedding.register_hook(lambda grad: grad * vocabulary.trained)
+    negatives = vocabulary.tokens(NEGATIVES)
+    weight = draw_crops(facts, rng)
+    queue = rng.choice(len(images), steps * batch, p=weight)
+    claims = [_by_claim(group) for group in vocabulary.groups]
+    model.train().to(memory_format=torch.channels_last)
+    began = time.perf_counter()
+    mean_loss = np.zeros(2)
+    for step in range(steps):
+        rows = queue[step * batch : (step + 1) * batch]
+        captions = _draw_captions(claims, facts.rows(rows), 26, rng)
+        texts = [vocabulary.said(c, rng) for c in captions]
+        strange = [vocabulary.strange(rng) for _ in range(24)]
+        target = torch.from_numpy(truth(facts.rows(rows), captions))
+        target = torch.cat([target, target.new_zeros(len(rows), len(strange))], 1)
+        tokens = torch.cat([vocabulary.tokens([*texts, *strange]), negatives])
+        text_rows = F.normalize(model.encode_text(tokens), dim=1)
+        text_rows, negative_rows = text_rows[: -len(negatives)], text_rows[-len(negatives) :]
+        crops = normalised(augment(images[rows], generator))
+        crops = crops.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time, and no worse
+            crop_rows = model.encode_image(crops)
+        crop_rows = F.normalize(crop_rows.float(), dim=1)
+        scale = model.logit_scale.exp().clamp(max=30)
+        first = contrastive(crop_rows @ text_rows.T, target, scale)
+        second = relevancy_loss(margins(crop_rows, text_rows, negative_rows), target)
+        loss = first + second
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        mean_loss = 0.98 * mean_loss + 0.02 * np.array([first.item(), second.item()])
+        if (step + 1) % 50 == 0:
+            pace = (time.perf_counter() - began) / (step + 1)
+            print(
+                f"step {step + 1}/{steps} loss {mean_loss.round(3)} {pace:.3f} s/step", flush=True
+            )
+    model.eval()
+
+
+CLAIMS = ("kind", "part", "color", "object_color", "material")
+
+
+def _by_claim(captions: list[Caption]) -> dict[tuple[int, ...], list[Caption]]:
+    """Captions that claim the same, together."""
+    index = defaultdict(list)
+    for caption in captions:
+        index[tuple(getattr(caption, name) for name in CLAIMS)].append(caption)
+    return dict(index)
+
+
+def _draw_captions(
+    groups: list[dict[tuple[int, ...], list[Caption]]],
+    facts: Facts,
+    count: int,
+    rng: np.random.Generator,
+) -> list[Caption]:
+    """`count` captions of every group: half that fit crops of the batch, half at random.
+
+    First what is claimed, then how it is said: things with many names are not drawn more often.
+    """
+    known = np.stack([getattr(facts, name) for name in CLAIMS], 1).tolist()
+    out = []
+    for index in groups:
+        keys = list(index)
+        chosen = [keys[k] for k in rng.integers(len(keys), size=count // 2)]
+        while len(chosen) < count:
+            shape = keys[int(rng.integers(len(keys)))]
+            crop = known[int(rng.integers(len(known)))]
+            key = tuple(v if s >= 0 else -1 for v, s in zip(crop, shape, strict=True))
+            chosen.append(key if key in index else shape)
+        for key in dict.fromkeys(chosen):
+            out.append(index[key][int(rng.integers(len(index[key])))])
+    return out
+
+
+@torch.inference_mode()
+def embed(model: torch.nn.Module, images: Tensor) -> Tensor:
+    rows = [model.encode_image(normalised(chunk.float() / 255)) for chunk in images.split(512)]
+    return F.normalize(torch.cat(rows), dim=1)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: torch.nn.Module, vocabulary: Vocabulary, images: Tensor, facts: Facts
+) -> dict[str, float]:
+    """Accuracies on crops the training never saw, in per cent."""
+    rows = embed(model, images)
+
+    def say(texts: Iterable[str | list[int]]) -> Tensor:
+        return F.normalize(model.encode_text(vocabulary.tokens(texts)), dim=1)
+
+    negatives = say(NEGATIVES)
+    out: dict[str, float] = {"crops": float(len(images))}
+
+    def best(keep: np.ndarray, captions: list[Caption], name: str) -> None:
+        target = truth(facts.rows(keep), captions)
+        asked = (target == 1).any(1)
+        scores = rows[keep][asked] @ say([c.text for c in captions]).T
+        scores[torch.from_numpy(target[asked] < 0)] = -2
+        hit = target[asked][np.arange(len(scores)), scores.argmax(1).numpy()] == 1
+        out[name] = 100 * float(hit.mean()) if len(hit) else float("nan")
+
+    whole = np.flatnonzero((facts.part == WHOLE) & (facts.kind < len(KINDS)))
+    part = np.flatnonzero(facts.part >= 0)
+    kinds = [Caption(names[0], kind=KIND_IDS[k]) for k, names in KIND_NAMES.items() if k in KINDS]
+    others = [Caption(n, kind=KIND_IDS[k]) for k, v in KIND_NAMES.items() if k in KINDS for n in v]
+    colored = [
+        Caption(f"{color} {k}", kind=KIND_IDS[k], color=COLOR_IDS[color])
+        for k, kind in KINDS.items()
+        for color in sorted(set(kind.colors))
+    ]
+    parts = [c for c in vocabulary.groups[4] if c.text.split(" of the ")[0] in PART_NAMES]
+    parts = [c for c in parts if any(c.text.endswith(f" of the {k}") for k in KINDS)]
+    best(whole, kinds, "kind of 26")
+    best(whole, others, "kind by any of its names")
+    best(whole, colored, f"colour and kind of {len(colored)}")
+    unseen = whole[is_unseen(facts)[whole]]
+    best(unseen, colored, "colour and kind, pair never trained")
+    best(part, parts, f"part of its kind of {len(parts)}")
+    colors = [Caption(c, color=i) for c, i in COLOR_IDS.items()]
+    best(np.concatenate([whole, part]), colors, "colour of 12")
+
+    for name, captions in (("kinds", kinds), ("colour and kind", colored), ("parts", parts)):
+        keep = part if name == "parts" else whole
+        target = truth(facts.rows(keep), captions)
+        found = margins(rows[keep], say([c.text for c in captions]), negatives).numpy() > 0
+        out[f"true {name} with r > 0.5"] = 100 * float(found[target == 1].mean())
+        out[f"false {name} with r > 0.5"] = 100 * float(found[target == 0].mean())
+    absent = margins(rows, say(ABSENT), negatives) > 0
+    out["absent things with r > 0.5"] = 100 * float(absent.float().mean())
+    rng = np.random.default_rng(1)
+    unknown = [rng.choice(vocabulary.unknown, 2).tolist() for _ in range(200)]
+    out["unknown words with r > 0.5"] = 100 * float(
+        (margins(rows, say(unknown), negatives) > 0).float().mean()
+    )
+    return out
+
+
+def new_model(config: dict, seed: int, vocabulary: Vocabulary) -> torch.nn.Module:
+    """The architecture with fresh weights; words that no caption has are zero, not noise."""
+    torch.manual_seed(seed)
+    model = open_clip.model.CustomTextCLIP(
+        embed_dim=config["embed_dim"],
+        vision_cfg=open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),
+        init_logit_scale=float(np.log(10.0)),
+    )
+    model.text.token_embedding.weight.data.mul_(2.0).mul_(vocabulary.trained)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--crops", type=Path, required=True)
+    parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="has open_clip_config.json")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=160)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    config = json.loads((args.out / "open_clip_config.json").read_text())["model_cfg"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    vocabulary = Vocabulary(tokenizer)
+    model = new_model(config, args.seed, vocabulary)
+    images, facts, _ = load_crops(args.crops)
+    keep = np.flatnonzero(~is_unseen(facts))
+    began = time.perf_counter()
+    train(
+        model,
+        vocabulary,
+        images[keep],
+        facts.rows(keep),
+        steps=args.steps,
+        batch=args.batch,
+        seed=args.seed,
+        lr=args.lr,
+    )
+    minutes = (time.perf_counter() - began) / 60
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.load_state_dict(half)
+    held_out, held_facts, _ = load_crops(args.held_out)
+    results = evaluate(model, vocabulary, held_out, held_facts)
+    save_file(
+        {k: v.contiguous() for k, v in half.items()}, args.out / "open_clip_model.safetensors"
+    )
+    print(f"trained on {len(keep)} crops in {minutes:.1f} minutes")
+    for name, value in results.items():
+        print(f"| {name} | {value:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
