@@ -3,10 +3,9 @@
 In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1] before any
 background. The stages, each run by a few Python threads over disjoint parts of the work:
 
-    cull       drop what this view cannot see; the rest is sorted by depth, once, ties by index
-    project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside), and
-               the tiles it touches
-    scatter    for every tile its splats, front to back
+    project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside)
+    sort       the visible ones by depth, once, ties by index
+    cover      the tiles that each splat touches, then for every tile its splats, front to back
     blend      tile by tile; a splat's rows within the tile are one flat loop that LLVM vectorises
 
 The kernels release the GIL and run in plain threads: numba's own parallel layer takes longer to
@@ -16,7 +15,7 @@ every thread sums into its own buffer, and buffers are added in a fixed order.
 The kernels take their element type from the tensors, so the code that gradient checks see in
 float64 is the code that runs in float32.
 
-Letters: N Gaussians, M splats (by depth), D channels, P parts (threads).
+Letters: N Gaussians, M visible splats, D channels, P parts (threads).
 """
 
 import math
@@ -34,10 +33,10 @@ from torch.autograd.function import once_differentiable
 
 TILE = 16  # pixels along a side
 AREA = TILE * TILE
-MX, MY, A, B, C, OPACITY, REACH, EY, COLUMNS = range(9)
+MX, MY, A, B, C, OPACITY, REACH, EX, EY, COLUMNS = range(10)
 # Columns of a splat. With (dx, dy) from the centre (MX, MY), the exponent is
 # s = A dx² + B dx dy + C dy² and alpha = OPACITY exp(-s), above the cut while s <= REACH;
-# EY is half the height of that ellipse.
+# EX, EY are half the sides of the box around that ellipse.
 
 # No "nnan", "ninf": masked lanes may hold infinities.
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -79,17 +78,27 @@ def _exp_minus_overload(s):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _cull(part, parts, means, quats, scales, opacities, view, K, size, rules, keys):
-    """Keys (depth, index) of the Gaussians that may be visible, packed at the part's start.
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
-    Returns the keys of this part. Where a pixel is decided exactly is the next stage's business.
+
+@_kernel
+def _project(
+    part, parts, means, quats, scales, opacities, view, K, size, rules, keys, index, splats
+):
+    """Splats of the Gaussians this view may see (EWA splatting, as gsplat), and their sorting keys.
+
+    A part's splats, keys and the Gaussians they come from (index) lie packed at the start of its
+    share of the rows; returns its keys, depth above row number.
     """
     eps2d, near, far, alpha_min = rules[0], rules[1], rules[2], rules[3]
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    width, height = size[0], size[1]
     n = means.shape[0]
-    first = n * part // parts
-    count = first
-    for i in range(first, n * (part + 1) // parts):
+    begin = n * part // parts
+    row = begin
+    farthest = 2 * math.log(1 / alpha_min)
+    for i in range(begin, n * (part + 1) // parts):
         m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
         z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
         opacity = np.float64(opacities[i])
@@ -97,47 +106,50 @@ def _cull(part, parts, means, quats, scales, opacities, view, K, size, rules, ke
             continue
         x = (view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]) / z
         y = (view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]) / z
+        mx, my = fx * x + cx, fy * y + cy
         tx, ty = _tangents(x, y, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
+        # A cheap bound first: no Gaussian reaches farther than a ball of its largest scale.
         largest = np.float64(max(scales[i, 0], scales[i, 1], scales[i, 2]))
-        extent = 2 * math.log(max(opacity, 1.0) / alpha_min)
-        rx = math.sqrt(extent * (largest * largest * _dot(u, u) + eps2d)) + 1
-        ry = math.sqrt(extent * (largest * largest * _dot(v, v) + eps2d)) + 1
-        mx, my = fx * x + cx, fy * y + cy
-        if mx + rx > 0 and mx - rx < size[0] and my + ry > 0 and my - ry < size[1]:
-            # Depths are positive, so their bits sort like the numbers; the index breaks ties.
-            bits = np.float32(z).view(np.uint32)
-            keys[count] = (np.uint64(bits) << np.uint64(32)) | np.uint64(i)
-            count += 1
-    return keys[first:count]
+        bound = farthest * max(opacity, 1.0)
+        rx = math.sqrt(bound * (largest * largest * _dot(u, u) + eps2d))
+        ry = math.sqrt(bound * (largest * largest * _dot(v, v) + eps2d))
+        if not (mx + rx > 0 and mx - rx < width and my + ry > 0 and my - ry < height):
+            continue
+        g, h = _footprint(quats[i], scales[i], u, v)
+        xx, xy, yy = _dot(g, g) + eps2d, _dot(g, h), _dot(h, h) + eps2d
+        det = xx * yy - xy * xy
+        if not det > 0:  # a quaternion of length 0, or beyond float64
+            continue
+        reach = math.log(opacity / alpha_min)
+        ex, ey = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
+        if not (mx + ex > 0 and mx - ex < width and my + ey > 0 and my - ey < height):
+            continue
+        splat = splats[row]
+        splat[MX] = mx
+        splat[MY] = my
+        splat[A] = 0.5 * yy / det
+        splat[B] = -xy / det
+        splat[C] = 0.5 * xx / det
+        splat[OPACITY] = opacity
+        splat[REACH] = reach
+        splat[EX] = ex
+        splat[EY] = ey
+        # Depths are positive, so their bits sort like the numbers; the row breaks ties.
+        bits = np.float32(z).view(np.uint32)
+        keys[row] = (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
+        index[row] = i
+        row += 1
+    return keys[begin:row]
 
 
 @_kernel
-def _project(
-    part,
-    parts,
-    means,
-    quats,
-    scales,
-    opacities,
-    view,
-    K,
-    size,
-    rules,
-    keys,
-    order,
-    splats,
-    columns,
-    rows,
-    counts,
-):
-    """Splats of keys in order (EWA splatting, as gsplat), and the tiles that each touches.
+def _cover(part, parts, keys, splats, columns, rows, counts):
+    """The tiles that the splats touch, in the order of keys.
 
     Returns (tiles, members) of this part: splat members[k] touches tile tiles[k]. counts[part]
     says how often each tile occurs.
     """
-    eps2d, alpha_min = rules[0], rules[3]
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     m = keys.shape[0]
     begin, end = m * part // parts, m * (part + 1) // parts
     tiles = np.empty(8 * (end - begin) + 64, np.int32)
@@ -145,42 +157,23 @@ def _project(
     used = 0
     for k in range(begin, end):
         i = np.int64(keys[k] & np.uint64(0xFFFFFFFF))
-        order[k] = i
-        splat = splats[k]
-        m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
-        z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
-        x = (view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]) / z
-        y = (view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]) / z
-        tx, ty = _tangents(x, y, K, size)
-        u, v = _jacobian(tx, ty, z, view, K)
-        g, h = _footprint(quats[i], scales[i], u, v)
-        xx, xy, yy = _dot(g, g) + eps2d, _dot(g, h), _dot(h, h) + eps2d
-        det = xx * yy - xy * xy
-        if not det > 0:  # a quaternion of length 0, or beyond float64
-            continue
-        opacity = np.float64(opacities[i])
-        reach = math.log(opacity / alpha_min)
-        ex, ey = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
-        my = fy * y + cy
-        splat[MX] = fx * x + cx
-        splat[MY] = my
-        splat[A] = 0.5 * yy / det
-        splat[B] = -xy / det
-        splat[C] = 0.5 * xx / det
-        splat[OPACITY] = opacity
-        splat[REACH] = reach
-        splat[EY] = ey
+        splat = splats[i]
+        mx, my = np.float64(splat[MX]), np.float64(splat[MY])
+        ex, ey = np.float64(splat[EX]), np.float64(splat[EY])
         low, high = _tile_range(my - ey, my + ey, rows)
+        left, right = _tile_range(mx - ex, mx + ex, columns)
         for row in range(low, high + 1):
-            left, right = _band(splat, ex, row * TILE)
-            first, last = _tile_range(left, right, columns)
+            first, last = left, right
+            if left != right:
+                start, stop = _band(splat, row * TILE)
+                first, last = _tile_range(start, stop, columns)
             if used + columns > tiles.shape[0]:
                 more = np.empty(tiles.shape[0] + columns, np.int32)
                 tiles = np.append(tiles, more)
                 members = np.append(members, more)
             for tile in range(row * columns + first, row * columns + last + 1):
                 tiles[used] = tile
-                members[used] = k
+                members[used] = i
                 counts[part, tile] += 1
                 used += 1
     return tiles[:used], members[:used]
@@ -194,11 +187,6 @@ def _scatter(part, parts, tiles, members, cursors, out):
         tile = tiles[k]
         out[cursor[tile]] = members[k]
         cursor[tile] += 1
-
-
-@_kernel
-def _dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @_kernel
@@ -271,11 +259,11 @@ def _tile_range(low, high, tiles):
 
 
 @_kernel
-def _band(splat, ex, y):
+def _band(splat, y):
     """Extent in x of the ellipse within the rows of pixels y .. y + TILE - 1."""
     mx, my = np.float64(splat[MX]), np.float64(splat[MY])
     a, b, c = np.float64(splat[A]), np.float64(splat[B]), np.float64(splat[C])
-    ey, reach = np.float64(splat[EY]), np.float64(splat[REACH])
+    ex, ey, reach = np.float64(splat[EX]), np.float64(splat[EY]), np.float64(splat[REACH])
     top = max(y + 0.5 - my, -ey)
     bottom = min(y + TILE - 0.5 - my, ey)
     det = max(4 * a * c - b * b, 0.0)
@@ -360,7 +348,7 @@ def _pass(s, before, opacity, reach, alpha_max, stop):
 
 
 @_kernel
-def _blend(part, parts, splats, order, starts, members, colors, columns, size, rules, image, trans):
+def _blend(part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans):
     """Tiles part::parts: image [H, W, D], zeros before, and the final transmittance [H, W]."""
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
@@ -370,7 +358,7 @@ def _blend(part, parts, splats, order, starts, members, colors, columns, size, r
     for tile in range(part, starts.shape[0] - 1, parts):
         x0, y0 = _start_tile(tile, columns, size, state)
         for k in range(starts[tile], starts[tile + 1]):
-            splat, color = splats[members[k]], colors[order[members[k]]]
+            splat, color = splats[members[k]], colors[index[members[k]]]
             mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
             a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
             if channels == NARROW:
@@ -417,7 +405,7 @@ def _add_wide_gradient(state, p0, n, x0, y0, v_image, target):
 
 @_kernel
 def _blend_colors_backward(
-    part, parts, splats, order, starts, members, columns, size, rules, v_image, v_colors
+    part, parts, splats, index, starts, members, columns, size, rules, v_image, v_colors
 ):
     """Add Wᵀ v_image of the tiles part::parts to v_colors[part]: all that linear colors need."""
     dtype = v_image.dtype.type
@@ -430,7 +418,7 @@ def _blend_colors_backward(
         if not wide:
             _load_planes(x0, y0, size, v_image, state)
         for k in range(starts[tile], starts[tile + 1]):
-            splat, target = splats[members[k]], v_colors[part, order[members[k]]]
+            splat, target = splats[members[k]], v_colors[part, index[members[k]]]
             mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
             a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
             p0, n = _rows_of(splat, dtype(y0))
@@ -460,7 +448,7 @@ def _blend_backward(
     part,
     parts,
     splats,
-    order,
+    index,
     starts,
     members,
     columns,
@@ -474,7 +462,7 @@ def _blend_backward(
     v_alpha,
     v_splats,
 ):
-    """Gradients of the tiles part::parts, added to v_splats[part] [M, 6] and v_colors[part] [N, D].
+    """Gradients of the tiles part::parts, added to v_splats[part] [N, 6] and v_colors[part] [N, D].
 
     Runs front to back like the forward pass. What lies behind a splat is the whole minus what has
     been passed: d image·v / d alpha = T c·v - rest / (1 - alpha), with T the light that arrives.
@@ -499,7 +487,7 @@ def _blend_backward(
                 state[REST + (y - y0) * TILE + x - x0] = total
         for k in range(starts[tile], starts[tile + 1]):
             i = members[k]
-            splat, color, target = splats[i], colors[order[i]], v_colors[part, order[i]]
+            splat, color, target = splats[i], colors[index[i]], v_colors[part, index[i]]
             mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
             a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
             p0, n = _rows_of(splat, dtype(y0))
@@ -569,7 +557,8 @@ def _project_backward(
     K,
     size,
     splats,
-    order,
+    index,
+    visible,
     v_splats,
     v_means,
     v_quats,
@@ -578,9 +567,9 @@ def _project_backward(
 ):
     """From sums over pixels (see _blend_backward) to the gradients of the Gaussians."""
     fx, fy = K[0, 0], K[1, 1]
-    m = order.shape[0]
-    for k in range(m * part // parts, m * (part + 1) // parts):
-        i = order[k]
+    begin = means.shape[0] * part // parts
+    for k in range(begin, begin + visible):
+        i = index[k]
         v0, vx, vy, vxx, vxy, vyy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for q in range(v_splats.shape[0]):
             v0 += v_splats[q, k, 0]
@@ -688,15 +677,16 @@ def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """What one view sees: splats by depth, and the members of every tile, front to back."""
+    """What one view sees: splats, and the members of every tile, front to back."""
 
     parts: int
     view: np.ndarray  # [4, 4] float64
     K: np.ndarray  # [3, 3] float64
     size: np.ndarray  # width, height
     rules: np.ndarray
-    splats: np.ndarray  # [M, COLUMNS]
-    order: np.ndarray  # [M], which Gaussian a splat is
+    splats: np.ndarray  # [N, COLUMNS], the rows of a part's visible splats first in its share
+    index: np.ndarray  # [N], which Gaussian a splat is
+    visible: list[int]  # for each part, how many splats it has
     columns: int  # tiles in a row
     starts: np.ndarray  # [tiles + 1]
     members: np.ndarray  # splats of tile t: members[starts[t] : starts[t + 1]]
@@ -710,25 +700,26 @@ def _prepare(
     height: int,
     rules: tuple[float, ...],
 ) -> _Frame:
-    """Cull, sort, project, scatter."""
+    """Project, sort, cover."""
     parts = torch.get_num_threads()
     columns, rows = -(-width // TILE), -(-height // TILE)
     size, constants = np.array([width, height]), np.array(rules, np.float64)
     world = (*gaussians, view, K, size, constants)
-    keys = np.empty(len(gaussians[0]), np.uint64)
-    keys = np.concatenate(_in_threads(_cull, parts, *world, keys))
+    n = len(gaussians[0])
+    index, splats = np.empty(n, np.int32), np.empty((n, COLUMNS), gaussians[0].dtype)
+    seen = _in_threads(_project, parts, *world, np.empty(n, np.uint64), index, splats)
+    keys = np.concatenate(seen)
     keys.sort()
-    order = np.empty(len(keys), np.int32)
-    splats = np.empty((len(keys), COLUMNS), gaussians[0].dtype)
     counts = np.zeros((parts, columns * rows), np.int64)
-    pairs = _in_threads(_project, parts, *world, keys, order, splats, columns, rows, counts)
+    pairs = _in_threads(_cover, parts, keys, splats, columns, rows, counts)
     ends = np.cumsum(counts.T.ravel()).reshape(-1, parts)
     starts = np.concatenate([np.zeros(1, np.int64), ends[:, -1]])
     cursors = np.ascontiguousarray((ends - counts.T).T)
     members = np.empty(starts[-1], np.int32)
     tiles, touching = map(list, zip(*pairs, strict=True))
     _in_threads(_scatter, parts, tiles, touching, cursors, members)
-    return _Frame(parts, view, K, size, constants, splats, order, columns, starts, members)
+    visible = [len(part) for part in seen]
+    return _Frame(parts, view, K, size, constants, splats, index, visible, columns, starts, members)
 
 
 def _padded(colors: Tensor) -> Tensor:
@@ -751,7 +742,7 @@ class _Rasterize(torch.autograd.Function):
             _blend,
             frame.parts,
             frame.splats,
-            frame.order,
+            frame.index,
             frame.starts,
             frame.members,
             values,
@@ -774,7 +765,7 @@ class _Rasterize(torch.autograd.Function):
         v_colors = np.zeros((frame.parts, *colors.shape), colors.dtype)
         shared = (
             frame.splats,
-            frame.order,
+            frame.index,
             frame.starts,
             frame.members,
             frame.columns,
@@ -799,7 +790,8 @@ class _Rasterize(torch.autograd.Function):
                 frame.K,
                 frame.size,
                 frame.splats,
-                frame.order,
+                frame.index,
+                frame.visible,
                 v_splats,
                 *arrays,
             )
