@@ -106,9 +106,11 @@ def build_scene(
     seconds: dict[str, float] = {}
 
     began = time.perf_counter()
-    capture = load_capture(
-        path, max_side=config.max_side, workdir=work / "capture", progress=progress
-    )
+    if (work / "capture.npz").is_file():
+        capture = _read_capture(work / "capture.npz")
+    else:
+        capture = load_capture(path, max_side=config.max_side, workdir=work, progress=progress)
+        _write_capture(work / "capture.npz", capture)
     seconds["capture"] = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -205,6 +207,46 @@ def _working_folder(path: Path, out: Path, max_side: int) -> Path:
     return work
 
 
+def _write_capture(file: Path, capture: Capture) -> None:
+    cameras = [
+        [camera.viewmat.tolist(), camera.K.tolist(), camera.width, camera.height, camera.name]
+        for camera in capture.cameras
+    ]
+    about = {"cameras": cameras, "name": capture.name, "notes": capture.notes}
+    images = {f"image{index}": image for index, image in enumerate(capture.images)}
+    _savez(
+        file,
+        about=np.array(json.dumps(about)),
+        points=capture.points,
+        point_colors=capture.point_colors,
+        **images,
+    )
+
+
+def _read_capture(file: Path) -> Capture:
+    with np.load(file, allow_pickle=False) as arrays:
+        about = json.loads(str(arrays["about"]))
+        cameras = tuple(
+            Camera(torch.tensor(viewmat), torch.tensor(K), width, height, name)
+            for viewmat, K, width, height, name in about["cameras"]
+        )
+        return Capture(
+            images=[arrays[f"image{index}"] for index in range(len(cameras))],
+            cameras=cameras,
+            points=arrays["points"],
+            point_colors=arrays["point_colors"],
+            name=about["name"],
+            notes=about["notes"],
+        )
+
+
+def _savez(file: Path, **arrays: np.ndarray) -> None:
+    """An .npz that is there whole or not at all."""
+    partial = file.with_name("partial.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    partial.rename(file)
+
+
 def _describe(
     capture: Capture, segmenter: Segmenter, encoder: Encoder, folder: Path, progress: Progress
 ) -> list[SegmentFeatures]:
@@ -231,16 +273,14 @@ def _describe(
 
 def _write_features(file: Path, features: SegmentFeatures) -> None:
     arrays = {f"level{i}": rows.numpy() for i, rows in enumerate(features.embeddings)}
-    partial = file.with_name("partial.npz")
-    np.savez_compressed(partial, segments=features.segments, **arrays)  # type: ignore[arg-type]
-    partial.rename(file)
+    _savez(file, segments=features.segments.astype(np.int16), **arrays)
 
 
 def _read_features(file: Path) -> SegmentFeatures:
     with np.load(file, allow_pickle=False) as arrays:
         levels = len(arrays.files) - 1
         rows = [torch.from_numpy(arrays[f"level{i}"]) for i in range(levels)]
-        return SegmentFeatures(arrays["segments"], rows)
+        return SegmentFeatures(arrays["segments"].astype(np.int32), rows)
 
 
 def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:
