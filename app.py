@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,11 +38,17 @@ def main(argv: list[str] | None = None) -> int:
             print(f"app.py: {error} Choose another --port.", file=sys.stderr)
             return 2
         print(f"LangSplat is ready at {address}", flush=True)
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             page.block_thread()
         finally:
             builder.stop()
     return 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    # As Ctrl-C does it: a running build and the scratch folder go, too.
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ Plain functions and classes over `langsplat`; nothing here imports gradio, so al
 directly by the tests. Errors for visitors are ValueErrors of one sentence.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -479,7 +480,9 @@ class Builder:
         reader.start()
         try:
             yield from _follow(lines)
+            _wait(child, 5.0)
         except ValueError as error:
+            _wait(child, 5.0)
             if not self._stopped:
                 raise ValueError(str(error).replace(str(source), "The upload")) from None
             yield Report("Stopped. Nothing of this build was kept.", "none")
@@ -561,13 +564,17 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+def _wait(child: "subprocess.Popen[str]", patience: float) -> None:
+    """Give a process that has said its last word the time to leave by itself."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(patience)
+
+
 def _end(child: "subprocess.Popen[str]") -> None:
-    """Ask a build and its processes to stop, and insist after five seconds."""
-    for sign, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, None)):
-        if child.poll() is not None:
-            return
-        try:
-            os.killpg(child.pid, sign)
-            child.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    """Ask a build to stop, insist after five seconds, and end what it may have left running."""
+    if child.poll() is None:
+        child.terminate()
+        _wait(child, 5.0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

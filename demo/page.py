@@ -47,6 +47,7 @@ _FETCHING = """() => [
     {__type__: "update", value: "Fetching ...", interactive: false},
     {text: "Fetching ...", kind: "busy"}
 ]"""
+_STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """
 ### What you see
@@ -482,10 +483,6 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
             }
         yield idle | {monitor: _monitored(last)}
 
-    def end() -> Updates:
-        builder.stop()
-        return {stop: gr.Button("Stopping ...", interactive=False)}
-
     built = start.click(
         run,
         [photos, name],
@@ -497,7 +494,8 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
         **_PRIVATE,
     )
     explore.open_after(built)
-    stop.click(end, None, [stop], show_progress="hidden", queue=False, **_PRIVATE)
+    stop.click(None, None, stop, js=_STOPPING, **_PRIVATE)
+    stop.click(builder.stop, None, None, show_progress="hidden", queue=False, **_PRIVATE)
 
 
 def _endpoints(shelf: Shelf) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -38,6 +39,7 @@ from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
 from langsplat.query import NEGATIVES
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene, load_scene, save_scene
+from tests import hub_server
 from tests.conftest import ROOT
 
 BALLS = ("red ball", "blue ball", "yellow ball")
@@ -519,3 +521,33 @@ def test_a_damaged_scene_ends_the_app_with_one_sentence(
     (tmp_path / "scene.safetensors").write_bytes(b"{}")
     assert app.main(["--scene", str(tmp_path), "--results", str(tmp_path / "r")]) == 2
     assert "not a readable scene" in capsys.readouterr().err
+
+
+def test_the_app_opens_a_scene_of_the_hub_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    save_scene(three_balls(), tmp_path / "balls")
+    files = {"scene.safetensors": (tmp_path / "balls" / "scene.safetensors").read_bytes()}
+    (tmp_path / "tmp").mkdir()
+    with hub_server.serve({"jane/garden": hub_server.Repo(files)}) as hub:
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "cache"),
+            "TMPDIR": str(tmp_path / "tmp"),
+            "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--scene", "jane/garden"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            ready = next(line for line in process.stdout if "ready at" in line)
+            client = gradio_client.Client(ready.split()[-1], verbose=False)
+            assert client.predict(api_name="/scenes")[0]["name"] == "jane/garden"
+        finally:
+            process.terminate()
+            code = process.wait(30)
+    assert code == 0
+    assert [path.name for path in (tmp_path / "tmp").glob("langsplat-*")] == []
