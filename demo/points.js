@@ -2,6 +2,8 @@
 const plot = element.querySelector(".points-plot");
 const twin = element.querySelector(".points-twin");
 
+let drawn = null; // the scene that is on the screen
+
 const bytes = (text) => Uint8Array.from(atob(text), (ch) => ch.charCodeAt(0));
 
 function axes(value) {
@@ -51,13 +53,17 @@ function draw() {
     type: "scatter3d", mode: "markers", x, y, z, hoverinfo: "skip",
     marker: { opacity: 1, line: { width: 0 }, showscale: false, ...marker(value) },
   };
+  // New colors must not turn the view back: only another scene brings its own camera.
+  const camera = drawn === value.scene ? plot.layout.scene.camera
+    : { eye: vector(value.eye), up: vector(value.up), center: { x: 0, y: 0, z: 0 } };
+  drawn = value.scene;
   const layout = {
-    uirevision: value.scene, margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
+    margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
     paper_bgcolor: "rgba(0,0,0,0)",
     scene: {
-      uirevision: value.scene, aspectmode: "cube", dragmode: "orbit", bgcolor: "rgba(0,0,0,0)",
+      aspectmode: "cube", dragmode: "orbit", bgcolor: "rgba(0,0,0,0)",
       xaxis: axis(0), yaxis: axis(1), zaxis: axis(2),
-      camera: { eye: vector(value.eye), up: vector(value.up), center: { x: 0, y: 0, z: 0 } },
+      camera,
     },
   };
   // Only these two buttons: the default bar also offers to upload the data to a server.

@@ -18,6 +18,7 @@ CHROMIUM = shutil.which("chromium")
 # WebGL on the CPU; the sandbox needs privileges that containers lack.
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PATIENCE = 60_000  # milliseconds; a busy machine may be compiling the renderer
+EYE = "Object.values(document.querySelector('.points-plot').layout.scene.camera.eye)"
 FOUND = '.status-text[data-kind="found"]'
 
 pytestmark = [
@@ -64,6 +65,19 @@ def visit(
     return page, outside, errors
 
 
+def turn_points(page: "playwright.Page") -> list[float]:
+    """Drag the 3D view; where its camera stands afterwards."""
+    before = page.evaluate(EYE)
+    box = page.locator(".points-plot").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 80, y + 10, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"before => {EYE}[0] !== before[0]", arg=before)
+    return page.evaluate(EYE)
+
+
 def test_a_visitor_asks_once_and_downloads_the_mask(
     browser: "playwright.Browser", address: str, shelf: Shelf, tmp_path: Path
 ) -> None:
@@ -71,6 +85,7 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
     first, second = shelf.room(shelf.default).scene.examples[:2]
     assert f'"{first}"' in page.inner_text(FOUND)
 
+    turned = turn_points(page)
     page.fill("#text textarea, #text input", second)
     page.click("#find")
     page.wait_for_selector(f"{FOUND}:has-text('\"{second}\"')")
@@ -84,6 +99,8 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
         assert max(mask.size) == 640
         inside = np.asarray(mask.convert("L")) > 127
     assert 0 < inside.mean() < 1
+
+    assert page.evaluate(EYE) == pytest.approx(turned, abs=1e-6), "new colors keep the camera"
 
     page.fill("#text textarea, #text input", "")
     page.click("#find")
