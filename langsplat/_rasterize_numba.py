@@ -4,8 +4,9 @@ In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [
 background. The stages, each run by a few Python threads over disjoint parts of the work:
 
     project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside)
+               and the tiles it touches; all in the order of memory
     sort       the visible ones by depth, once, ties by index
-    cover      the tiles that each splat touches, then for every tile its splats, front to back
+    scatter    for every tile its splats, front to back
     blend      tile by tile; a splat's rows within the tile are one flat loop that LLVM vectorises
 
 The kernels release the GIL and run in plain threads: numba's own parallel layer takes longer to
@@ -27,23 +28,59 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from llvmlite import ir
 from numba import extending, njit, types
+from numba.core import cgutils
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 16  # pixels along a side
 AREA = TILE * TILE
-MX, MY, A, B, C, OPACITY, REACH, EX, EY, COLUMNS = range(10)
-# Columns of a splat. With (dx, dy) from the centre (MX, MY), the exponent is
-# s = A dx² + B dx dy + C dy² and alpha = OPACITY exp(-s), above the cut while s <= REACH;
-# EX, EY are half the sides of the box around that ellipse.
+ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
+AHEAD = 6  # rows are fetched into the cache this many before their turn
+MX, MY, P, Q, R, OPACITY, REACH, EX, EY, C0, C1, C2 = range(12)
+COLUMNS = 16  # in float32 one line of the cache
+# Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
+# alpha = OPACITY exp(-8 (a² + b²)), above the cut while a² + b² <= REACH: a sum of squares takes
+# few multiplications, and rounding never makes it negative. EX, EY are half the sides of the box
+# around that ellipse; C0, C1, C2 the color, if it has at most three channels (NARROW).
+NARROW = 3
 
 # No "nnan", "ninf": masked lanes may hold infinities.
-_FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
+_FAST = {"contract", "nsz", "arcp", "afn"}
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)(function)
+
+
+def _summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel whose sums may run in any order, so that they vectorise."""
+    fast = {*_FAST, "reassoc"}
+    return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
+
+
+def _prefetch_code(typingctx, array, row):  # type: ignore[no-untyped-def]
+    """Begin to load a row of an array into the cache: rows are read in no order, memory is slow."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        stride = builder.extract_value(view.strides, 0)
+        pointer = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+        pointer = builder.gep(pointer, [builder.mul(stride, args[1])])
+        flag = ir.IntType(32)
+        prefetch = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag]),
+            "llvm.prefetch.p0",
+        )
+        builder.call(prefetch, [pointer, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+_prefetch: Callable[..., None] = extending.intrinsic(_prefetch_code)
 
 
 _EXP_COEFFICIENTS = tuple(
@@ -53,23 +90,21 @@ _EXP_COEFFICIENTS = tuple(
 )
 
 
-def _exp_minus(s: float) -> float:
-    """exp(-s) for 0 <= s <= 6."""
-    return math.exp(-s)
+def _exp_minus_8(s: float) -> float:
+    """exp(-8 s) for 0 <= s <= 0.75."""
+    return math.exp(-8 * s)
 
 
-@extending.overload(_exp_minus, jit_options={"fastmath": _FAST})
-def _exp_minus_overload(s):  # type: ignore[no-untyped-def]
+@extending.overload(_exp_minus_8, jit_options={"fastmath": _FAST})
+def _exp_minus_8_overload(s):  # type: ignore[no-untyped-def]
     if s != types.float32:
-        return lambda s: math.exp(-s)
-    # exp(-s / 8) by a polynomial, then three squarings: one short chain of multiply-adds, no bit
+        return lambda s: math.exp(-8 * s)
+    # exp(-s) by a polynomial, then three squarings: one short chain of multiply-adds, no bit
     # tricks, vectorised anywhere. Relative error below 3e-6 (checked in the tests).
-    scale = np.float32(1 / 8)
     c0, c1, c2, c3, c4, c5 = _EXP_COEFFICIENTS
 
     def polynomial(s):  # type: ignore[no-untyped-def]
-        x = s * scale
-        e = c0 + x * (c1 + x * (c2 + x * (c3 + x * (c4 + x * c5))))
+        e = c0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * c5))))
         e = e * e
         e = e * e
         return e * e
@@ -83,22 +118,69 @@ def _dot(a, b):
 
 
 @_kernel
-def _project(
-    part, parts, means, quats, scales, opacities, view, K, size, rules, keys, index, splats
-):
-    """Splats of the Gaussians this view may see (EWA splatting, as gsplat), and their sorting keys.
+def _tile_range(low, high, tiles):
+    """Tiles that hold a pixel centre in [low, high]; a hair is added for rounding."""
+    first = math.ceil(max(low - 0.51, 0.0))
+    last = math.floor(min(high - 0.49, tiles * TILE - 1.0))
+    return int(first) // TILE, int(last) // TILE if last >= first else -1
 
-    A part's splats, keys and the Gaussians they come from (index) lie packed at the start of its
-    share of the rows; returns its keys, depth above row number.
+
+@_kernel
+def _band(splat, y):
+    """Extent in x of the ellipse within the rows of pixels y .. y + TILE - 1."""
+    mx, my = np.float64(splat[MX]), np.float64(splat[MY])
+    p, q, r = np.float64(splat[P]), np.float64(splat[Q]), np.float64(splat[R])
+    ex, ey, reach = np.float64(splat[EX]), np.float64(splat[EY]), np.float64(splat[REACH])
+    top = max(y + 0.5 - my, -ey)
+    bottom = min(y + TILE - 0.5 - my, ey)
+    # The ellipse's rightmost point is at height `tip`, its leftmost at -tip.
+    tip = -ex * p * q / (q * q + r * r)
+    right, left = ex, ex
+    if not top <= tip <= bottom:
+        dy = top if tip < top else bottom
+        right = min(ex, (math.sqrt(max(reach - r * r * dy * dy, 0.0)) - q * dy) / p)
+    if not top <= -tip <= bottom:
+        dy = top if -tip < top else bottom
+        left = min(ex, (math.sqrt(max(reach - r * r * dy * dy, 0.0)) + q * dy) / p)
+    return mx - left, mx + right
+
+
+@_kernel
+def _project(
+    part,
+    parts,
+    means,
+    quats,
+    scales,
+    opacities,
+    view,
+    K,
+    size,
+    rules,
+    colors,
+    index,
+    splats,
+    spans,
+    counts,
+):
+    """Splats of the Gaussians this view may see (EWA splatting, as gsplat), and their tiles.
+
+    A part's splats, and the Gaussians they come from (index), lie packed at the start of its
+    share of the rows. Returns its keys for sorting, depth above row number, and its tiles: those
+    of a row are tiles[spans[row, 0] : spans[row, 1]]. counts[part] says how often a tile occurs.
     """
     eps2d, near, far, alpha_min = rules[0], rules[1], rules[2], rules[3]
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     width, height = size[0], size[1]
+    tile_columns, tile_rows = -(-width // TILE), -(-height // TILE)
     n = means.shape[0]
-    begin = n * part // parts
+    begin, end = n * part // parts, n * (part + 1) // parts
     row = begin
+    keys = np.empty(end - begin, np.uint64)
+    tiles = np.empty(4 * (end - begin) + 64, np.int32)
+    used = 0
     farthest = 2 * math.log(1 / alpha_min)
-    for i in range(begin, n * (part + 1) // parts):
+    for i in range(begin, end):
         m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
         z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
         opacity = np.float64(opacities[i])
@@ -128,65 +210,61 @@ def _project(
         splat = splats[row]
         splat[MX] = mx
         splat[MY] = my
-        splat[A] = 0.5 * yy / det
-        splat[B] = -xy / det
-        splat[C] = 0.5 * xx / det
+        # The inverse covariance over 16, as the product of a triangular matrix with its transpose.
+        splat[P] = math.sqrt(yy / det) / 4
+        splat[Q] = -xy / math.sqrt(yy * det) / 4
+        splat[R] = 1 / math.sqrt(yy) / 4
         splat[OPACITY] = opacity
-        splat[REACH] = reach
+        splat[REACH] = reach / 8
         splat[EX] = ex
         splat[EY] = ey
-        # Depths are positive, so their bits sort like the numbers; the row breaks ties.
-        bits = np.float32(z).view(np.uint32)
-        keys[row] = (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
+        if colors.shape[1] == NARROW:
+            splat[C0] = colors[i, 0]
+            splat[C1] = colors[i, 1]
+            splat[C2] = colors[i, 2]
         index[row] = i
-        row += 1
-    return keys[begin:row]
-
-
-@_kernel
-def _cover(part, parts, keys, splats, columns, rows, counts):
-    """The tiles that the splats touch, in the order of keys.
-
-    Returns (tiles, members) of this part: splat members[k] touches tile tiles[k]. counts[part]
-    says how often each tile occurs.
-    """
-    m = keys.shape[0]
-    begin, end = m * part // parts, m * (part + 1) // parts
-    tiles = np.empty(8 * (end - begin) + 64, np.int32)
-    members = np.empty(tiles.shape[0], np.int32)
-    used = 0
-    for k in range(begin, end):
-        i = np.int64(keys[k] & np.uint64(0xFFFFFFFF))
-        splat = splats[i]
-        mx, my = np.float64(splat[MX]), np.float64(splat[MY])
-        ex, ey = np.float64(splat[EX]), np.float64(splat[EY])
-        low, high = _tile_range(my - ey, my + ey, rows)
-        left, right = _tile_range(mx - ex, mx + ex, columns)
-        for row in range(low, high + 1):
+        spans[row, 0] = used
+        low, high = _tile_range(my - ey, my + ey, tile_rows)
+        left, right = _tile_range(mx - ex, mx + ex, tile_columns)
+        for tile_row in range(low, high + 1):
             first, last = left, right
-            if left != right:
-                start, stop = _band(splat, row * TILE)
-                first, last = _tile_range(start, stop, columns)
-            if used + columns > tiles.shape[0]:
-                more = np.empty(tiles.shape[0] + columns, np.int32)
-                tiles = np.append(tiles, more)
-                members = np.append(members, more)
-            for tile in range(row * columns + first, row * columns + last + 1):
+            if low != high and left != right:  # leave out the corners
+                start, stop = _band(splat, tile_row * TILE)
+                first, last = _tile_range(start, stop, tile_columns)
+            if used + tile_columns > tiles.shape[0]:
+                tiles = np.append(tiles, np.empty(tiles.shape[0] + tile_columns, np.int32))
+            for column in range(first, last + 1):
+                tile = tile_row * tile_columns + column
                 tiles[used] = tile
-                members[used] = i
                 counts[part, tile] += 1
                 used += 1
-    return tiles[:used], members[:used]
+        spans[row, 1] = used
+        # Depths are positive, so their bits sort like the numbers; the row breaks ties.
+        bits = np.float32(z).view(np.uint32)
+        keys[row - begin] = (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
+        row += 1
+    return keys[: row - begin], tiles[:used]
 
 
 @_kernel
-def _scatter(part, parts, tiles, members, cursors, out):
-    """Write this part's members to their tiles' places, in order."""
-    cursor = cursors[part]
-    for k in range(tiles.shape[0]):
-        tile = tiles[k]
-        out[cursor[tile]] = members[k]
-        cursor[tile] += 1
+def _scatter(part, parts, keys, spans, tiles, starts, cursors, members):
+    """Write the splats, in the order of keys, to the places of their tiles, a share per part."""
+    total = members.shape[0]
+    low = np.searchsorted(starts, total * part // parts)
+    high = np.searchsorted(starts, total * (part + 1) // parts)
+    if part == parts - 1:
+        high = cursors.shape[0]
+    last = keys.shape[0] - 1
+    for turn in range(keys.shape[0]):
+        _prefetch(spans, np.int64(keys[min(turn + 2 * AHEAD, last)] & ROW))
+        soon = np.int64(keys[min(turn + AHEAD, last)] & ROW)
+        _prefetch(tiles, np.int64(spans[soon, 0]))
+        row = np.int64(keys[turn] & ROW)
+        for k in range(spans[row, 0], spans[row, 1]):
+            tile = tiles[k]
+            if low <= tile < high:
+                members[cursors[tile]] = row
+                cursors[tile] += 1
 
 
 @_kernel
@@ -250,43 +328,13 @@ def _footprint(quat, scale, u, v):
     return g, h
 
 
-@_kernel
-def _tile_range(low, high, tiles):
-    """Tiles that hold a pixel centre in [low, high]; a hair is added for rounding."""
-    first = math.ceil(max(low - 0.51, 0.0))
-    last = math.floor(min(high - 0.49, tiles * TILE - 1.0))
-    return int(first) // TILE, int(last) // TILE if last >= first else -1
-
-
-@_kernel
-def _band(splat, y):
-    """Extent in x of the ellipse within the rows of pixels y .. y + TILE - 1."""
-    mx, my = np.float64(splat[MX]), np.float64(splat[MY])
-    a, b, c = np.float64(splat[A]), np.float64(splat[B]), np.float64(splat[C])
-    ex, ey, reach = np.float64(splat[EX]), np.float64(splat[EY]), np.float64(splat[REACH])
-    top = max(y + 0.5 - my, -ey)
-    bottom = min(y + TILE - 0.5 - my, ey)
-    det = max(4 * a * c - b * b, 0.0)
-    # The ellipse's rightmost point is at height `tip`, its leftmost at -tip.
-    tip = -0.5 * b / c * ex
-    right, left = ex, ex
-    if not top <= tip <= bottom:
-        dy = top if tip < top else bottom
-        right = min(ex, (-b * dy + math.sqrt(max(4 * a * reach - det * dy * dy, 0.0))) / (2 * a))
-    if not top <= -tip <= bottom:
-        dy = top if -tip < top else bottom
-        left = min(ex, (b * dy + math.sqrt(max(4 * a * reach - det * dy * dy, 0.0))) / (2 * a))
-    return mx - left, mx + right
-
-
 # A tile's working memory is one flat block of planes of AREA numbers, at fixed distances so that
 # LLVM needs no overlap checks:
-X, Y, LIGHT, WEIGHT, DOT, REST, C0, C1, C2, STATE = (AREA * plane for plane in range(10))
+X, Y, LIGHT, WEIGHT, DOT, REST, PLANE0, PLANE1, PLANE2, STATE = (AREA * k for k in range(10))
 # X, Y: pixel centres in the tile. LIGHT: transmittance, negative once the pixel is done or outside.
 # WEIGHT: of the splat at hand. DOT: its color · image gradient. REST: what lies behind it.
-# C0, C1, C2: up to three channels. More are kept pixel by pixel in the picture itself, where the
+# PLANE0 ...: up to three channels. More are kept pixel by pixel in the picture itself, where the
 # channels of a pixel are neighbours, and cost time only where a weight is not zero.
-NARROW = 3
 
 
 @_kernel
@@ -296,6 +344,12 @@ def _rows_of(splat, y0):
     first = int(max(math.ceil(my - ey - 0.51), 0.0))
     last = int(min(math.floor(my + ey - 0.49), TILE - 1.0))
     return (first & (TILE - 1)) * TILE, max(last - first + 1, 0) * TILE
+
+
+@_kernel
+def _tile_of(part, parts, turn, columns):
+    """Parts take the rows of tiles in turns: neighbours share splats, rows share the work."""
+    return (turn // columns * parts + part) * columns + turn % columns
 
 
 @_kernel
@@ -317,10 +371,10 @@ def _load_planes(x0, y0, size, picture, state):
     for y in range(y0, min(y0 + TILE, size[1])):
         for x in range(x0, min(x0 + TILE, size[0])):
             for d in range(picture.shape[2]):
-                state[C0 + d * AREA + (y - y0) * TILE + x - x0] = picture[y, x, d]
+                state[PLANE0 + d * AREA + (y - y0) * TILE + x - x0] = picture[y, x, d]
 
 
-@_kernel
+@_summing_kernel
 def _all_done(state):
     zero = state.dtype.type(0)
     light = zero
@@ -330,14 +384,13 @@ def _all_done(state):
 
 
 @_kernel
-def _pass(s, before, opacity, reach, alpha_max, stop):
+def _pass(s, before, opacity, reach, alpha_max, stop, zero):
     """One splat over one pixel: unclamped alpha, alpha, weight, transmittance after it, if drawn.
 
     A pixel where it would not leave more than `stop` is done: its transmittance turns negative.
     """
-    zero = before - before
-    inside = (s <= reach) & (s >= zero)
-    free = opacity * _exp_minus(s)
+    inside = s <= reach
+    free = opacity * _exp_minus_8(s)
     alpha = min(free, alpha_max)
     weight = before * alpha
     after = before - weight
@@ -348,33 +401,53 @@ def _pass(s, before, opacity, reach, alpha_max, stop):
 
 
 @_kernel
+def _load(splat, x0, y0):
+    """P, Q, R, opacity, reach, and the constants of a = P x + Q y + at_a, b = R y + at_b."""
+    p, q, r = splat[P], splat[Q], splat[R]
+    mx, my = splat[MX] - x0, splat[MY] - y0
+    return p, q, r, splat[OPACITY], splat[REACH], -(p * mx + q * my), -r * my
+
+
+@_kernel
 def _blend(part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans):
-    """Tiles part::parts: image [H, W, D], zeros before, and the final transmittance [H, W]."""
+    """A part's tiles of image [H, W, D], zeros before, and the final transmittance [H, W]."""
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     channels = colors.shape[1]
+    wide = channels > NARROW
     state = np.empty(STATE, image.dtype)
-    c0, c1, c2 = state.dtype.type(0), state.dtype.type(0), state.dtype.type(0)
-    for tile in range(part, starts.shape[0] - 1, parts):
+    zero = dtype(0)
+    c0, c1, c2 = zero, zero, zero
+    for turn in range(starts.shape[0]):
+        tile = _tile_of(part, parts, turn, columns)
+        if tile >= starts.shape[0] - 1:
+            break
         x0, y0 = _start_tile(tile, columns, size, state)
+        last = starts[tile + 1] - 1
         for k in range(starts[tile], starts[tile + 1]):
-            splat, color = splats[members[k]], colors[index[members[k]]]
-            mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
-            a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
-            if channels == NARROW:
-                c0, c1, c2 = color[0], color[1], color[2]
+            i = members[k]
+            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
+            splat = splats[i]
+            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
+            if not wide:
+                c0, c1, c2 = splat[C0], splat[C1], splat[C2]
             p0, n = _rows_of(splat, dtype(y0))
             for j in range(n):
                 p = p0 + j
-                dx, dy = state[X + p] - mx, state[Y + p] - my
-                s = dx * (a * dx + b * dy) + c * dy * dy
-                _, _, weight, after, _ = _pass(s, state[LIGHT + p], opacity, reach, alpha_max, stop)
+                a = px * state[X + p] + py * state[Y + p] + at_a
+                b = qy * state[Y + p] + at_b
+                s = a * a + b * b
+                _, _, weight, after, _ = _pass(
+                    s, state[LIGHT + p], opacity, reach, alpha_max, stop, zero
+                )
                 state[LIGHT + p] = after
-                state[WEIGHT + p] = weight
-                state[C0 + p] += weight * c0
-                state[C1 + p] += weight * c1
-                state[C2 + p] += weight * c2
-            if channels > NARROW:
+                if wide:
+                    state[WEIGHT + p] = weight
+                state[PLANE0 + p] += weight * c0
+                state[PLANE1 + p] += weight * c1
+                state[PLANE2 + p] += weight * c2
+            if wide:
+                color = colors[index[i]]
                 for p in range(p0, p0 + n):
                     weight = state[WEIGHT + p]
                     if weight != 0:
@@ -387,12 +460,12 @@ def _blend(part, parts, splats, index, starts, members, colors, columns, size, r
             for x in range(x0, min(x0 + TILE, size[0])):
                 p = (y - y0) * TILE + x - x0
                 trans[y, x] = abs(state[LIGHT + p])
-                if channels == NARROW:
+                if not wide:
                     for d in range(image.shape[2]):
-                        image[y, x, d] = state[C0 + d * AREA + p]
+                        image[y, x, d] = state[PLANE0 + d * AREA + p]
 
 
-@_kernel
+@_summing_kernel
 def _add_wide_gradient(state, p0, n, x0, y0, v_image, target):
     """Add the sum of weight * image gradient to target [D]."""
     for p in range(p0, p0 + n):
@@ -403,36 +476,46 @@ def _add_wide_gradient(state, p0, n, x0, y0, v_image, target):
                 target[d] += weight * pixel[d]
 
 
-@_kernel
+@_summing_kernel
 def _blend_colors_backward(
     part, parts, splats, index, starts, members, columns, size, rules, v_image, v_colors
 ):
-    """Add Wᵀ v_image of the tiles part::parts to v_colors[part]: all that linear colors need."""
+    """Add Wᵀ v_image of a part's tiles to v_colors[part]: all that linear colors need."""
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     zero = dtype(0)
     wide = v_colors.shape[2] > NARROW
     state = np.empty(STATE, v_image.dtype)
-    for tile in range(part, starts.shape[0] - 1, parts):
+    for turn in range(starts.shape[0]):
+        tile = _tile_of(part, parts, turn, columns)
+        if tile >= starts.shape[0] - 1:
+            break
         x0, y0 = _start_tile(tile, columns, size, state)
         if not wide:
             _load_planes(x0, y0, size, v_image, state)
+        last = starts[tile + 1] - 1
         for k in range(starts[tile], starts[tile + 1]):
-            splat, target = splats[members[k]], v_colors[part, index[members[k]]]
-            mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
-            a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
+            i = members[k]
+            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
+            splat = splats[i]
+            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
             p0, n = _rows_of(splat, dtype(y0))
             t0, t1, t2 = zero, zero, zero
             for j in range(n):
                 p = p0 + j
-                dx, dy = state[X + p] - mx, state[Y + p] - my
-                s = dx * (a * dx + b * dy) + c * dy * dy
-                _, _, weight, after, _ = _pass(s, state[LIGHT + p], opacity, reach, alpha_max, stop)
+                a = px * state[X + p] + py * state[Y + p] + at_a
+                b = qy * state[Y + p] + at_b
+                s = a * a + b * b
+                _, _, weight, after, _ = _pass(
+                    s, state[LIGHT + p], opacity, reach, alpha_max, stop, zero
+                )
                 state[LIGHT + p] = after
-                state[WEIGHT + p] = weight
-                t0 += weight * state[C0 + p]
-                t1 += weight * state[C1 + p]
-                t2 += weight * state[C2 + p]
+                if wide:
+                    state[WEIGHT + p] = weight
+                t0 += weight * state[PLANE0 + p]
+                t1 += weight * state[PLANE1 + p]
+                t2 += weight * state[PLANE2 + p]
+            target = v_colors[part, index[i]]
             if wide:
                 _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
             else:
@@ -443,7 +526,7 @@ def _blend_colors_backward(
                 break
 
 
-@_kernel
+@_summing_kernel
 def _blend_backward(
     part,
     parts,
@@ -462,11 +545,12 @@ def _blend_backward(
     v_alpha,
     v_splats,
 ):
-    """Gradients of the tiles part::parts, added to v_splats[part] [N, 6] and v_colors[part] [N, D].
+    """Gradients of a part's tiles, added to v_splats[part] [N, 9] and, if D > 3, v_colors.
 
     Runs front to back like the forward pass. What lies behind a splat is the whole minus what has
     been passed: d image·v / d alpha = T c·v - rest / (1 - alpha), with T the light that arrives.
-    v_splats holds sums of v_s {1, dx, dy, dx², dx dy, dy²}, v_s the gradient of the exponent.
+    v_splats holds the sums of v_s {1, a, b, a², ab, b²}, with v_s the gradient of the exponent and
+    a, b as in the splat, and of three colors' gradients.
     """
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
@@ -475,7 +559,10 @@ def _blend_backward(
     wide = channels > NARROW
     state = np.empty(STATE, v_image.dtype)
     c0, c1, c2 = zero, zero, zero
-    for tile in range(part, starts.shape[0] - 1, parts):
+    for turn in range(starts.shape[0]):
+        tile = _tile_of(part, parts, turn, columns)
+        if tile >= starts.shape[0] - 1:
+            break
         x0, y0 = _start_tile(tile, columns, size, state)
         if not wide:
             _load_planes(x0, y0, size, v_image, state)
@@ -485,13 +572,16 @@ def _blend_backward(
                 for d in range(v_image.shape[2]):
                     total += image[y, x, d] * v_image[y, x, d]
                 state[REST + (y - y0) * TILE + x - x0] = total
+        last = starts[tile + 1] - 1
         for k in range(starts[tile], starts[tile + 1]):
             i = members[k]
-            splat, color, target = splats[i], colors[index[i]], v_colors[part, index[i]]
-            mx, my = splat[MX] - dtype(x0), splat[MY] - dtype(y0)
-            a, b, c, opacity, reach = splat[A], splat[B], splat[C], splat[OPACITY], splat[REACH]
+            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
+            _prefetch(v_splats[part], np.int64(members[min(k + AHEAD, last)]))
+            splat = splats[i]
+            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
             p0, n = _rows_of(splat, dtype(y0))
             if wide:
+                color = colors[index[i]]
                 for p in range(p0, p0 + n):
                     dot = zero
                     if state[LIGHT + p] > zero:
@@ -500,20 +590,21 @@ def _blend_backward(
                             dot += pixel[d] * color[d]
                     state[DOT + p] = dot
             else:
-                c0, c1, c2 = color[0], color[1], color[2]
+                c0, c1, c2 = splat[C0], splat[C1], splat[C2]
             t0, t1, t2 = zero, zero, zero
-            v0, vx, vy, vxx, vxy, vyy = zero, zero, zero, zero, zero, zero
+            v0, va, vb, vaa, vab, vbb = zero, zero, zero, zero, zero, zero
             for j in range(n):
                 p = p0 + j
-                dx, dy = state[X + p] - mx, state[Y + p] - my
-                s = dx * (a * dx + b * dy) + c * dy * dy
+                a = px * state[X + p] + py * state[Y + p] + at_a
+                b = qy * state[Y + p] + at_b
+                s = a * a + b * b
                 before = state[LIGHT + p]
                 free, alpha, weight, after, drawn = _pass(
-                    s, before, opacity, reach, alpha_max, stop
+                    s, before, opacity, reach, alpha_max, stop, zero
                 )
                 state[LIGHT + p] = after
                 state[WEIGHT + p] = weight
-                w0, w1, w2 = state[C0 + p], state[C1 + p], state[C2 + p]
+                w0, w1, w2 = state[PLANE0 + p], state[PLANE1 + p], state[PLANE2 + p]
                 dot = state[DOT + p] + c0 * w0 + c1 * w1 + c2 * w2
                 rest = state[REST + p] - weight * dot
                 state[REST + p] = rest
@@ -523,24 +614,25 @@ def _blend_backward(
                 v_s = alpha * (rest / (one - alpha) - before * dot)
                 v_s = v_s if drawn & (free <= alpha_max) else zero
                 v0 += v_s
-                vx += v_s * dx
-                vy += v_s * dy
-                vxx += v_s * dx * dx
-                vxy += v_s * dx * dy
-                vyy += v_s * dy * dy
-            if wide:
-                _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
-            else:
-                target[0] += t0
-                target[1] += t1
-                target[2] += t2
+                va += v_s * a
+                vb += v_s * b
+                vaa += v_s * a * a
+                vab += v_s * a * b
+                vbb += v_s * b * b
             sums = v_splats[part, i]
             sums[0] += v0
-            sums[1] += vx
-            sums[2] += vy
-            sums[3] += vxx
-            sums[4] += vxy
-            sums[5] += vyy
+            sums[1] += va
+            sums[2] += vb
+            sums[3] += vaa
+            sums[4] += vab
+            sums[5] += vbb
+            if wide:
+                target = v_colors[part, index[i]]
+                _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
+            else:
+                sums[6] += t0
+                sums[7] += t1
+                sums[8] += t2
             if k % 16 == 0 and _all_done(state):
                 break
 
@@ -560,6 +652,7 @@ def _project_backward(
     index,
     visible,
     v_splats,
+    v_colors,
     v_means,
     v_quats,
     v_scales,
@@ -570,26 +663,29 @@ def _project_backward(
     begin = means.shape[0] * part // parts
     for k in range(begin, begin + visible):
         i = index[k]
-        v0, vx, vy, vxx, vxy, vyy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for q in range(v_splats.shape[0]):
-            v0 += v_splats[q, k, 0]
-            vx += v_splats[q, k, 1]
-            vy += v_splats[q, k, 2]
-            vxx += v_splats[q, k, 3]
-            vxy += v_splats[q, k, 4]
-            vyy += v_splats[q, k, 5]
-        # s = A dx² + B dx dy + C dy² with dx = pixel - centre; alpha = opacity exp(-s)
-        a, b, c = np.float64(splats[k, A]), np.float64(splats[k, B]), np.float64(splats[k, C])
-        v_mx = -(2 * a * vx + b * vy)
-        v_my = -(b * vx + 2 * c * vy)
+        v0, va, vb, vaa, vab, vbb = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for other in range(v_splats.shape[0]):
+            sums = v_splats[other, k]
+            v0 += sums[0]
+            va += sums[1]
+            vb += sums[2]
+            vaa += sums[3]
+            vab += sums[4]
+            vbb += sums[5]
+            if v_colors.shape[1] == NARROW:
+                v_colors[i, 0] += sums[6]
+                v_colors[i, 1] += sums[7]
+                v_colors[i, 2] += sums[8]
+        # The exponent is 8 (a² + b²), a = P dx + Q dy, b = R dy, dx = pixel - centre.
+        p, q, r = np.float64(splats[k, P]), np.float64(splats[k, Q]), np.float64(splats[k, R])
+        v_mx = -16 * p * va
+        v_my = -16 * (q * va + r * vb)
         v_opacities[i] = -v0 / opacities[i]
-        # Through the inverse: with P = cov⁻¹ and s = ½ dᵀ P d, v_cov = -P (½ Σ v_s d dᵀ) P.
-        a, c = 2 * a, 2 * c
-        e0, e1 = a * vxx + b * vxy, a * vxy + b * vyy
-        f0, f1 = b * vxx + c * vxy, b * vxy + c * vyy
-        v_xx = -0.5 * (e0 * a + e1 * b)
-        v_xy = -0.5 * (e0 * b + e1 * c)
-        v_yy = -0.5 * (f0 * b + f1 * c)
+        # With L = [P Q; 0 R] the inverse covariance is 16 LᵀL, and through the inverse
+        # v_covariance = -128 Lᵀ (Σ v_s [a b]ᵀ [a b]) L.
+        v_xx = -128 * p * p * vaa
+        v_xy = -128 * p * (q * vaa + r * vab)
+        v_yy = -128 * (q * q * vaa + 2 * q * r * vab + r * r * vbb)
         m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
         x = view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]
         y = view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]
@@ -597,7 +693,7 @@ def _project_backward(
         tx, ty = _tangents(x / z, y / z, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
         g, h = _footprint(quats[i], scales[i], u, v)
-        r0, r1, r2, q, inverse = _rotation(quats[i])
+        r0, r1, r2, unit, inverse = _rotation(quats[i])
         # cov2d = [g; h] [g; h]ᵀ
         v_g = (
             2 * (v_xx * g[0] + v_xy * h[0]),
@@ -626,7 +722,7 @@ def _project_backward(
         n00, n01, n02 = u[0] * gs0 + v[0] * hs0, u[0] * gs1 + v[0] * hs1, u[0] * gs2 + v[0] * hs2
         n10, n11, n12 = u[1] * gs0 + v[1] * hs0, u[1] * gs1 + v[1] * hs1, u[1] * gs2 + v[1] * hs2
         n20, n21, n22 = u[2] * gs0 + v[2] * hs0, u[2] * gs1 + v[2] * hs1, u[2] * gs2 + v[2] * hs2
-        qw, qx, qy, qz = q
+        qw, qx, qy, qz = unit
         v_w = 2 * (qx * (n21 - n12) + qy * (n02 - n20) + qz * (n10 - n01))
         v_x = 2 * (-2 * qx * (n11 + n22) + qy * (n01 + n10) + qz * (n02 + n20) + qw * (n21 - n12))
         v_y = 2 * (qx * (n01 + n10) - 2 * qy * (n00 + n22) + qz * (n12 + n21) + qw * (n02 - n20))
@@ -694,32 +790,44 @@ class _Frame:
 
 def _prepare(
     gaussians: tuple[np.ndarray, ...],
+    colors: np.ndarray,
     view: np.ndarray,
     K: np.ndarray,
     width: int,
     height: int,
     rules: tuple[float, ...],
 ) -> _Frame:
-    """Project, sort, cover."""
+    """Project, sort, scatter."""
     parts = torch.get_num_threads()
     columns, rows = -(-width // TILE), -(-height // TILE)
     size, constants = np.array([width, height]), np.array(rules, np.float64)
     world = (*gaussians, view, K, size, constants)
     n = len(gaussians[0])
-    index, splats = np.empty(n, np.int32), np.empty((n, COLUMNS), gaussians[0].dtype)
-    seen = _in_threads(_project, parts, *world, np.empty(n, np.uint64), index, splats)
-    keys = np.concatenate(seen)
-    keys.sort()
+    index, spans = np.empty(n, np.int32), np.empty((n, 2), np.int32)
+    splats = _empty_lines(n, gaussians[0].dtype)
     counts = np.zeros((parts, columns * rows), np.int64)
-    pairs = _in_threads(_cover, parts, keys, splats, columns, rows, counts)
-    ends = np.cumsum(counts.T.ravel()).reshape(-1, parts)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:, -1]])
-    cursors = np.ascontiguousarray((ends - counts.T).T)
+    seen = _in_threads(_project, parts, *world, colors, index, splats, spans, counts)
+    sorted_parts, tiles = zip(*seen, strict=True)
+    _in_threads(lambda part, parts, keys: keys.sort(), parts, list(sorted_parts))
+    keys = np.concatenate(sorted_parts)
+    keys.sort(kind="stable")  # merges what is sorted already
+    visible = [len(part) for part in sorted_parts]
+    for part in range(1, parts):  # from places in the part's tiles to places in all tiles
+        begin = n * part // parts
+        spans[begin : begin + visible[part]] += sum(map(len, tiles[:part]))
+    starts = np.zeros(columns * rows + 1, np.int64)
+    np.cumsum(counts.sum(0), out=starts[1:])
     members = np.empty(starts[-1], np.int32)
-    tiles, touching = map(list, zip(*pairs, strict=True))
-    _in_threads(_scatter, parts, tiles, touching, cursors, members)
-    visible = [len(part) for part in seen]
+    every = np.concatenate(tiles)
+    _in_threads(_scatter, parts, keys, spans, every, starts, starts[:-1].copy(), members)
     return _Frame(parts, view, K, size, constants, splats, index, visible, columns, starts, members)
+
+
+def _empty_lines(n: int, dtype: np.dtype) -> np.ndarray:
+    """[n, COLUMNS], every row in a cache line of its own: they are read in no order."""
+    block = np.empty((n + 1) * COLUMNS, dtype)
+    skip = -block.ctypes.data % 64 // dtype.itemsize
+    return block[skip : skip + n * COLUMNS].reshape(n, COLUMNS)
 
 
 def _padded(colors: Tensor) -> Tensor:
@@ -735,7 +843,7 @@ class _Rasterize(torch.autograd.Function):
         tensors.append(_padded(colors.detach()))
         *gaussians, values = (t.numpy() for t in tensors)
         view, K = (t.detach().double().contiguous().numpy() for t in (view, K))
-        frame = _prepare(tuple(gaussians), view, K, width, height, rules)
+        frame = _prepare(tuple(gaussians), values, view, K, width, height, rules)
         image = means.new_zeros(height, width, colors.shape[1])
         trans = means.new_empty(height, width)
         _in_threads(
@@ -762,7 +870,6 @@ class _Rasterize(torch.autograd.Function):
         frame = ctx.frame
         *gaussians, colors, image, trans = (t.numpy() for t in ctx.saved_tensors)
         channels = v_image.shape[2]
-        v_colors = np.zeros((frame.parts, *colors.shape), colors.dtype)
         shared = (
             frame.splats,
             frame.index,
@@ -772,15 +879,27 @@ class _Rasterize(torch.autograd.Function):
             frame.size,
             frame.rules,
             v_image.contiguous().numpy(),
-            v_colors,
+        )
+        wide_or_alone = channels > NARROW or not any(ctx.needs_input_grad[:4])
+        v_parts = np.zeros(
+            (frame.parts, *colors.shape) if wide_or_alone else (1, 1, 1), colors.dtype
         )
         grads: list[Any] = [None] * 4
         if any(ctx.needs_input_grad[:4]):
             v_alpha = v_alpha[..., 0].contiguous().numpy()
-            v_splats = np.zeros((frame.parts, len(frame.splats), 6), colors.dtype)
+            v_splats = np.zeros((frame.parts, len(frame.splats), 9), colors.dtype)
             _in_threads(
-                _blend_backward, frame.parts, *shared, colors, image, trans, v_alpha, v_splats
+                _blend_backward,
+                frame.parts,
+                *shared,
+                v_parts,
+                colors,
+                image,
+                trans,
+                v_alpha,
+                v_splats,
             )
+            v_colors = v_parts.sum(0) if wide_or_alone else np.zeros_like(colors)
             arrays = [np.zeros_like(t) for t in gaussians]
             _in_threads(
                 _project_backward,
@@ -793,13 +912,14 @@ class _Rasterize(torch.autograd.Function):
                 frame.index,
                 frame.visible,
                 v_splats,
+                v_colors,
                 *arrays,
             )
             grads = [torch.from_numpy(array) for array in arrays]
         else:
-            _in_threads(_blend_colors_backward, frame.parts, *shared)
-        total = v_colors[0] if frame.parts == 1 else v_colors.sum(0)
-        return *grads, torch.from_numpy(total[:, :channels]), *[None] * 5
+            _in_threads(_blend_colors_backward, frame.parts, *shared, v_parts)
+            v_colors = v_parts.sum(0)
+        return *grads, torch.from_numpy(v_colors)[:, :channels], *[None] * 5
 
 
 def rasterize(

@@ -59,9 +59,9 @@ def contributions(gaussians: tuple[Tensor, ...], view: Tensor, K: Tensor, width:
 
     from langsplat import _rasterize_numba as backend
 
-    arrays = tuple(t.numpy() for t in gaussians[:4])
+    *arrays, colors = (t.numpy() for t in gaussians)
     frame = backend._prepare(
-        arrays, view.double().numpy(), K.double().numpy(), width, height, RULES
+        tuple(arrays), colors, view.double().numpy(), K.double().numpy(), width, height, RULES
     )
     alpha_max, stop, tile = RULES.alpha_max, RULES.stop, backend.TILE
 
@@ -74,12 +74,12 @@ def contributions(gaussians: tuple[Tensor, ...], view: Tensor, K: Tensor, width:
                 for x in range(x0, min(x0 + tile, width)):
                     light = 1.0
                     for k in range(starts[t], starts[t + 1]):
-                        mx, my, a, b, c, opacity, reach = splats[members[k]][:7]
+                        mx, my, p, q, r, opacity, reach = splats[members[k]][:7]
                         dx, dy = x + 0.5 - mx, y + 0.5 - my
-                        s = a * dx * dx + b * dx * dy + c * dy * dy
+                        s = (p * dx + q * dy) ** 2 + (r * dy) ** 2
                         if s > reach:
                             continue
-                        after = light * (1 - min(alpha_max, opacity * np.exp(-s)))
+                        after = light * (1 - min(alpha_max, opacity * np.exp(-8 * s)))
                         if after <= stop:
                             break
                         light = after
