@@ -51,7 +51,11 @@ STATE_FORMAT = "langsplat-training-1"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how many, how fast: everything that decides the result, the photos apart."""
+    """How long, how many, how fast: everything that decides the result, the photos apart.
+
+    Learning rates are 3 to 6 times those of the 30,000-step recipes (Kerbl et al. 2023): a run of
+    a few thousand steps must go as far in fewer of them (measured: tests/benchmarks/NOTES.md).
+    """
 
     iterations: int = 3000
     """Steps, one photo each."""
@@ -81,21 +85,21 @@ class TrainConfig:
     """Weight of the mean scale, in units of the scene's extent (paper: 0.01)."""
     init_opacity: float = 0.3
     """Opacity of the first Gaussians."""
-    means_lr: float = 1.6e-4
+    means_lr: float = 6.4e-4
     """First learning rate of the means, times the scene's extent."""
-    means_lr_end: float = 1.6e-6
+    means_lr_end: float = 6.4e-6
     """Last one; in between it falls exponentially."""
-    log_scales_lr: float = 5e-3
+    log_scales_lr: float = 1.5e-2
     """Learning rate of the log-scales."""
-    quats_lr: float = 1e-3
+    quats_lr: float = 3e-3
     """Learning rate of the rotations."""
     logit_opacities_lr: float = 5e-2
     """Learning rate of the opacities' logits."""
-    sh_dc_lr: float = 2.5e-3
+    sh_dc_lr: float = 7.5e-3
     """Learning rate of the constant part of the color."""
-    sh_rest_lr: float = 2.5e-3 / 20
+    sh_rest_lr: float = 7.5e-4
     """Learning rate of the view-dependent part of the color."""
-    lr_end: float = 1.0
+    lr_end: float = 0.3
     """Factor on all other rates at the end of the run; it falls exponentially from 1."""
     holdout_every: int = 0
     """Keep every n-th photo (the first included) out of training; 0 = train on all."""
