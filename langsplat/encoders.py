@@ -8,7 +8,6 @@ Letters: B crops, T texts, S side of a crop in pixels, E embedding size.
 """
 
 import hashlib
-import threading
 import zipfile
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -22,9 +21,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from langsplat.hub import reachable
+
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "encoder"
 WEIGHTS_FILE = "open_clip_model.safetensors"
-OFFLINE_AFTER = 1.5  # seconds; the Hub's own client would retry for more than twenty
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 
 
@@ -127,7 +127,7 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
     weights = BUNDLED / WEIGHTS_FILE
     if not weights.is_file():
         raise ValueError(
-            f"The bundled encoder is not at {BUNDLED}: run from a checkout of the repository, or "
+            "The bundled encoder is missing from checkpoints/encoder: use a whole checkout, or "
             "name another encoder, for example open_clip:ViT-B-16/laion2b_s34b_b88k."
         )
     name = f"bundled:{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
@@ -240,7 +240,7 @@ def _require_hub(spec: str, repo: str, files: Sequence[str]) -> Path:
         "cannot be reached now: connect to the network once, give open_clip:<model>/<path of a "
         "weights file>, or use the bundled encoder."
     )
-    if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
         raise offline
     for file in files:
         try:
@@ -251,23 +251,3 @@ def _require_hub(spec: str, repo: str, files: Sequence[str]) -> Path:
             if error.response is None or error.response.status_code != 404:
                 raise offline from error
     raise ValueError(f"{repo} on the Hub has none of the files {', '.join(files)}.")
-
-
-def _reachable(endpoint: str) -> bool:
-    """Whether a server answers there within OFFLINE_AFTER seconds, whatever it says."""
-    import httpx
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            httpx.head(endpoint, timeout=OFFLINE_AFTER)
-        except httpx.HTTPError:
-            return
-        answered.set()
-
-    # Looking up a name has no time limit of its own, so the question is asked aside.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(OFFLINE_AFTER)
-    return answered.is_set()

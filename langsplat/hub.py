@@ -122,7 +122,7 @@ def _download(repo_id: str, revision: str | None, progress: Progress) -> Path:
             f"HF_HUB_OFFLINE is set, so {repo_id} cannot be fetched: unset it, or open a scene "
             "that is here."
         )
-    if not _reachable(constants.ENDPOINT):
+    if not reachable(constants.ENDPOINT):
         raise ValueError(
             f"The Hub at {constants.ENDPOINT} cannot be reached, so {repo_id} cannot be fetched: "
             "check the network, or open a scene that is here."
@@ -179,8 +179,8 @@ def _remote_size(repo_id: str, filename: str, revision: str | None) -> int:
     return metadata.size
 
 
-def _reachable(endpoint: str) -> bool:
-    """Whether a connection to the endpoint, or to the proxy in front of it, opens in time."""
+def reachable(endpoint: str) -> bool:
+    """Whether a connection to `endpoint`, or to the proxy before it, opens within 1.2 s."""
     url = urlsplit(endpoint)
     host, port = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
     if not proxy_bypass(f"{host}:{port}"):

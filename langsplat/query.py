@@ -340,8 +340,8 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 def save_answer(answer: Answer, rgb: np.ndarray, folder: Path | str) -> list[Path]:
     """Write render.png, overlay.png, mask.png, relevancy.npz and result.json; the paths written.
 
-    The mask is 255 inside and 0 outside. relevancy.npz holds `relevancy` [H, W], `by_level`
-    [L, H, W] and `gaussian_relevancy` [N], all float32.
+    The mask is 255 inside and 0 outside. relevancy.npz holds `relevancy` [H, W] and
+    `gaussian_relevancy` [N], both float32 and of the level that answered.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -355,7 +355,6 @@ def save_answer(answer: Answer, rgb: np.ndarray, folder: Path | str) -> list[Pat
     np.savez_compressed(
         folder / "relevancy.npz",
         relevancy=answer.relevancy,
-        by_level=answer.by_level,
         gaussian_relevancy=answer.gaussian_relevancy,
     )
     (folder / "result.json").write_text(

@@ -18,6 +18,7 @@ LAYERS = [
 ALLOWED_SIDEWAYS = {
     ("language", "features"),
     ("train", "capture"),
+    ("encoders", "hub"),  # one way to tell that there is no network
 }
 
 

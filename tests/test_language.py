@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from langsplat.rasterize import render
 
 from langsplat.features import SegmentFeatures
 from langsplat.language import fit_language
+from langsplat.rasterize import render
 from langsplat.scene import Camera, Gaussians
 
 WIDTH, HEIGHT = 40, 24
