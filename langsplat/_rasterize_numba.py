@@ -409,8 +409,10 @@ def _load(splat, x0, y0):
 
 
 @_kernel
-def _blend(part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans):
-    """A part's tiles of image [H, W, D], zeros before, and the final transmittance [H, W]."""
+def _blend(
+    part, parts, splats, index, starts, members, colors, columns, size, rules, image, alphas, trans
+):
+    """A part's tiles of image [H, W, D], zeros before, alphas [H, W] and 1 - alphas."""
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     channels = colors.shape[1]
@@ -460,6 +462,7 @@ def _blend(part, parts, splats, index, starts, members, colors, columns, size, r
             for x in range(x0, min(x0 + TILE, size[0])):
                 p = (y - y0) * TILE + x - x0
                 trans[y, x] = abs(state[LIGHT + p])
+                alphas[y, x] = 1 - trans[y, x]
                 if not wide:
                     for d in range(image.shape[2]):
                         image[y, x, d] = state[PLANE0 + d * AREA + p]
@@ -844,8 +847,9 @@ class _Rasterize(torch.autograd.Function):
         *gaussians, values = (t.numpy() for t in tensors)
         view, K = (t.detach().double().contiguous().numpy() for t in (view, K))
         frame = _prepare(tuple(gaussians), values, view, K, width, height, rules)
-        image = means.new_zeros(height, width, colors.shape[1])
-        trans = means.new_empty(height, width)
+        # numpy, not torch: torch's own threads would spin for work, for milliseconds, on our cores.
+        image = np.zeros((height, width, colors.shape[1]), values.dtype)
+        alpha, trans = (np.empty((height, width), values.dtype) for _ in range(2))
         _in_threads(
             _blend,
             frame.parts,
@@ -857,12 +861,14 @@ class _Rasterize(torch.autograd.Function):
             frame.columns,
             frame.size,
             frame.rules,
-            image.numpy(),
-            trans.numpy(),
+            image,
+            alpha,
+            trans,
         )
         ctx.frame = frame
-        ctx.save_for_backward(*tensors, image, trans)
-        return image, 1 - trans[..., None]
+        picture = torch.from_numpy(image)
+        ctx.save_for_backward(*tensors, picture, torch.from_numpy(trans))
+        return picture, torch.from_numpy(alpha)[..., None]
 
     @staticmethod
     @once_differentiable

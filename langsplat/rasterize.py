@@ -15,6 +15,7 @@ import math
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -274,8 +275,11 @@ def _backend(name: str, device: torch.device) -> Any:
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
     """Means, quats, scales, opacities, colors [C, N, D] less the Gaussians with NaN or inf."""
     # A sum is finite only if all its terms are, and costs far less than a look at each of them.
-    if all(math.isfinite(float(t.detach().sum())) for t in gaussians):
-        return gaussians
+    # On the CPU by numpy: torch's threads would spin for more work on the cores needed next.
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = (t.detach().sum() if t.is_cuda else t.detach().numpy().sum() for t in gaussians)
+        if all(math.isfinite(float(total)) for total in sums):
+            return gaussians
     *geometry, colors = gaussians
     keep = colors.isfinite().all(0).all(-1)
     for tensor in geometry:

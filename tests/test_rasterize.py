@@ -255,6 +255,43 @@ def test_nothing_to_see_is_background(backend: str) -> None:
                 assert not gradient.any()
 
 
+def test_light_stops_before_one_ten_thousandth(backend: str) -> None:
+    """Behind opaque Gaussians a pixel is done: nothing more is drawn and alpha stays as it was."""
+    n = 6
+    means = torch.zeros(n, 3)
+    means[:, 2] = torch.arange(n)
+    opacities = torch.tensor([0.9, 0.95, 0.97, 0.9, 0.9, 0.5])
+    inputs = (
+        means,
+        torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
+        torch.full((n, 3), 50.0),
+        opacities,
+        torch.eye(n),
+        *scene()[5:],
+    )
+    image, alpha = draw(inputs, backend)
+    truth, truth_alpha = reference.rasterize(*inputs, WIDTH, HEIGHT)
+    # 1 - 0.1 * 0.05 * 0.03: the fourth would leave 1.5e-5 and is not drawn, nor is any after it.
+    assert not image[..., 3:].any() and image[..., 2].all()
+    torch.testing.assert_close(alpha.double(), truth_alpha, atol=1e-6, rtol=0)
+    torch.testing.assert_close(image.double(), truth, atol=1e-5, rtol=1e-3)
+
+
+def test_gaussians_beyond_the_first_65536_are_drawn(backend: str) -> None:
+    inputs = scene()
+    hidden = torch.tensor([0.0, 0.0, -50.0]).repeat(140_000, 1)
+    first = scene(1)[1:5]
+    many = (
+        torch.cat([hidden, inputs[0]]),
+        *(
+            torch.cat([one.expand(140_000, *one.shape[1:]), own])
+            for one, own in zip(first, inputs[1:5], strict=True)
+        ),
+        *inputs[5:],
+    )
+    assert torch.equal(draw(many, backend)[0], draw(inputs, backend)[0])
+
+
 def test_a_picture_of_one_pixel(backend: str) -> None:
     inputs = scene()
     image, alpha = draw(inputs, backend, 1, 1)
