@@ -1,6 +1,6 @@
 """Train the bundled encoder on crops of rendered worlds.
 
-    python train_encoder.py --crops train.npz --held-out held_out.npz --out ../encoder --minutes 10
+    python train_encoder.py --crops train.npz --held-out held_out.npz --out ../encoder
 
 The architecture is an open_clip model, read from open_clip_config.json in the output folder. Two
 losses: a contrastive one with many right answers on either side, and one on the relevancy itself,
@@ -188,6 +188,34 @@ def relevancy_loss(margin: Tensor, target: Tensor) -> Tensor:
     return wrong_low.mean() + 0.5 * wrong_high.mean() + 0.5 * hard.mean()
 
 
+class Tutor(torch.nn.Module):
+    """Linear readings of kind, part and colours off an embedding; needed while training only.
+
+    Captions name one fact at a time, which is a slow way to learn shapes from.
+    """
+
+    READS = (
+        ("kind", len(KIND_NAMES)),
+        ("part", len(PART_NAMES) + 1),
+        ("color", len(COLORS)),
+        ("object_color", len(COLORS)),
+    )
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(dim, count) for _, count in self.READS)
+
+    def loss(self, rows: Tensor, facts: Facts) -> Tensor:
+        """Mean cross entropy over embeddings [B, E] that are not of groups."""
+        keep = torch.from_numpy(facts.part != GROUP)
+        total = rows.new_zeros(())
+        for head, (name, count) in zip(self.heads, self.READS, strict=True):
+            right = getattr(facts, name)
+            right = np.where(facts.part < 0, count - 1, right) if name == "part" else right
+            total = total + F.cross_entropy(head(rows[keep]), torch.from_numpy(right)[keep])
+        return total / len(self.READS)
+
+
 def margins(images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
     """[B, T]: r = sigmoid of it."""
     return TEMPERATURE * (images @ texts.T - (images @ negatives.T).amax(1, keepdim=True))
@@ -209,19 +237,22 @@ def train(
     vocabulary: Vocabulary,
     images: Tensor,
     facts: Facts,
+    out: Path,
     *,
     steps: int,
     batch: int,
     seed: int,
     lr: float,
 ) -> None:
-    """`steps` steps of AdamW with warm-up and cosine decay."""
+    """`steps` steps of AdamW, warm-up and cosine decay; weights go to `out` now and then."""
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "embedding" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embedding" in n]
+    tutor = Tutor(model.visual.output_dim)
+    named = [*model.named_parameters(), *tutor.named_parameters()]
+    decay = [p for n, p in named if p.ndim > 1 and "embedding" not in n]
+    rest = [p for n, p in named if p.ndim <= 1 or "embedding" in n]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
     embedding = model.text.token_embedding.weight
     embedding.register_hook(lambda grad: grad * vocabulary.trained)
@@ -231,10 +262,10 @@ def train(
     claims = [_by_claim(group) for group in vocabulary.groups]
     model.train().to(memory_format=torch.channels_last)
     began = time.perf_counter()
-    mean_loss = np.zeros(2)
+    mean_loss = np.zeros(3)
     for step in range(steps):
         rows = queue[step * batch : (step + 1) * batch]
-        captions = _draw_captions(claims, facts.rows(rows), 26, rng)
+        captions = _draw_captions(claims, facts.rows(rows), 20, rng)
         texts = [vocabulary.said(c, rng) for c in captions]
         strange = [vocabulary.strange(rng) for _ in range(24)]
         target = torch.from_numpy(truth(facts.rows(rows), captions))
@@ -246,17 +277,20 @@ def train(
         crops = crops.to(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time, and no worse
             crop_rows = model.encode_image(crops)
+        taught = tutor.loss(crop_rows.float(), facts.rows(rows))
         crop_rows = F.normalize(crop_rows.float(), dim=1)
         scale = model.logit_scale.exp().clamp(max=30)
         first = contrastive(crop_rows @ text_rows.T, target, scale)
         second = relevancy_loss(margins(crop_rows, text_rows, negative_rows), target)
-        loss = first + second
+        loss = first + second + taught
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        mean_loss = 0.98 * mean_loss + 0.02 * np.array([first.item(), second.item()])
+        mean_loss = 0.98 * mean_loss + 0.02 * np.array([first.item(), second.item(), taught.item()])
+        if (step + 1) % 300 == 0:
+            save(model, out)
         if (step + 1) % 50 == 0:
             pace = (time.perf_counter() - began) / (step + 1)
             print(
@@ -377,16 +411,29 @@ def new_model(config: dict, seed: int, vocabulary: Vocabulary) -> torch.nn.Modul
     return model
 
 
+def save(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Write the weights in float16, whole or not at all, and return them."""
+    half = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    partial = folder / ".open_clip_model.safetensors"
+    save_file(half, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
+    partial.rename(folder / "open_clip_model.safetensors")
+    return half
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--crops", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="has open_clip_config.json")
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     config = json.loads((args.out / "open_clip_config.json").read_text())["model_cfg"]
@@ -401,19 +448,16 @@ def main() -> None:
         vocabulary,
         images[keep],
         facts.rows(keep),
+        args.out,
         steps=args.steps,
         batch=args.batch,
         seed=args.seed,
         lr=args.lr,
     )
     minutes = (time.perf_counter() - began) / 60
-    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    model.load_state_dict(half)
+    model.load_state_dict(save(model, args.out))
     held_out, held_facts, _ = load_crops(args.held_out)
     results = evaluate(model, vocabulary, held_out, held_facts)
-    save_file(
-        {k: v.contiguous() for k, v in half.items()}, args.out / "open_clip_model.safetensors"
-    )
     print(f"trained on {len(keep)} crops in {minutes:.1f} minutes")
     for name, value in results.items():
         print(f"| {name} | {value:.1f} |")

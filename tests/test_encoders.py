@@ -1,0 +1,200 @@
+"""Encoders: real open_clip models, with weights made here and with the bundled ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from langsplat.encoders import BUNDLED, WEIGHTS_FILE, Encoder, load_encoder
+
+SMALL = "ViT-S-32-alt"  # the smallest architecture that open_clip ships
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model's weights as open_clip's own file."""
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    model = open_clip.create_model(SMALL, load_weights=False, pretrained_text=False)
+    file = tmp_path_factory.mktemp("weights") / WEIGHTS_FILE
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def encoder(weights: Path) -> Encoder:
+    return load_encoder(f"open_clip:{SMALL}/{weights}")
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
+
+
+def test_embeddings_are_unit_vectors(encoder: Encoder, crops: np.ndarray) -> None:
+    rows, words = encoder.encode_images(crops), encoder.encode_texts(["mug", "a red mug"])
+    assert rows.shape == (5, encoder.dim) and words.shape == (2, encoder.dim)
+    assert rows.dtype == words.dtype == torch.float32
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(words.norm(dim=1), torch.ones(2))
+    assert not rows.requires_grad and not words.requires_grad
+
+
+def test_a_crop_does_not_depend_on_its_batch(encoder: Encoder, crops: np.ndarray) -> None:
+    alone = torch.cat([encoder.encode_images(crops[k : k + 1]) for k in range(5)])
+    torch.testing.assert_close(encoder.encode_images(crops), alone, atol=1e-5, rtol=0)
+
+
+def test_no_crops_and_no_texts_give_no_rows(encoder: Encoder) -> None:
+    assert encoder.encode_images(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0, encoder.dim)
+    assert encoder.encode_texts([]).shape == (0, encoder.dim)
+
+
+def test_pictures_are_prepared_as_open_clip_does(
+    encoder: Encoder, weights: Path, crops: np.ndarray
+) -> None:
+    import open_clip
+    from PIL import Image
+
+    model, _, prepare = open_clip.create_model_and_transforms(SMALL, pretrained=str(weights))
+    with torch.no_grad():
+        pixels = torch.stack([prepare(Image.fromarray(crop)) for crop in crops])
+        theirs = model.eval().encode_image(pixels, normalize=True)
+        words = model.encode_text(open_clip.tokenize(["a red mug"]), normalize=True)
+    torch.testing.assert_close(encoder.encode_images(crops), theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.encode_texts(["a red mug"]), words, atol=1e-5, rtol=0)
+
+
+def test_capitals_and_spaces_make_no_difference(encoder: Encoder) -> None:
+    one, other = encoder.encode_texts(["red mug", "  Red \n MUG "])
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "crops", [np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 224, 224, 3), np.float32)]
+)
+def test_crops_of_another_size_or_type_are_refused(encoder: Encoder, crops: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="crop_segments"):
+        encoder.encode_images(crops)
+
+
+def test_truncated_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        load_encoder(f"open_clip:{SMALL}/{broken}")
+
+
+def test_truncated_torch_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
+    torch.save(load_file(weights), whole)
+    assert load_encoder(f"open_clip:{SMALL}/{whole}").dim == 256
+    broken.write_bytes(whole.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        load_encoder(f"open_clip:{SMALL}/{broken}")
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"trap": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(ValueError, match="do not fit"):
+        load_encoder(f"open_clip:{SMALL}/{tmp_path / 'trap.pt'}")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"visual.conv1.weight": torch.zeros(8, 3, 4, 4)}, other)
+    with pytest.raises(ValueError, match="do not fit the model"):
+        load_encoder(f"open_clip:{SMALL}/{other}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("siglip", "is not an encoder"),
+        ("open_clip:ViT-B-16", "is not an encoder"),
+        ("open_clip:ViT-B-61/laion2b_s34b_b88k", "near names: .*ViT-B-16"),
+        ("open_clip:ViT-B-16/laion2b_s34b_b89k", "near names: .*laion2b_s34b_b88k"),
+        ("bundled:00000000", "build the scene again"),
+    ],
+)
+def test_an_unknown_encoder_is_named_with_its_neighbours(spec: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load_encoder(spec)
+
+
+def test_offline_it_says_so_within_two_seconds(tmp_path: Path) -> None:
+    """In a process of its own: the Hub's client reads its settings when it is imported."""
+    program = (
+        "import time, open_clip, huggingface_hub.utils\n"
+        "from langsplat.encoders import load_encoder\n"
+        "began = time.monotonic()\n"
+        "try:\n    load_encoder('open_clip:ViT-B-16/laion2b_s34b_b88k')\n"
+        "except ValueError as error:\n    print(time.monotonic() - began, error, sep='|')\n"
+    )
+    # An address that is reserved for documentation: packets to it go nowhere.
+    env = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://192.0.2.1", "PATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=env,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    seconds, message = run.stdout.split("|", 1)
+    assert float(seconds) < 4  # 1.5 s of waiting, and some slack for a busy machine
+    assert "cannot be reached" in message and "bundled" in message
+
+
+def test_weights_in_the_hubs_cache_need_no_network(weights: Path, tmp_path: Path) -> None:
+    """The cache as the Hub's client lays it out, and no way out."""
+    repo = tmp_path / "hub" / "models--laion--CLIP-ViT-B-16-laion2B-s34B-b88K"
+    commit = "a" * 40
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots" / commit / WEIGHTS_FILE).write_bytes(b"too short")
+    program = (
+        "from langsplat.encoders import load_encoder\n"
+        "try:\n    load_encoder('open_clip:ViT-B-16/laion2b_s34b_b88k')\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=env,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "damaged or incomplete" in run.stdout and commit in run.stdout
+
+
+def test_the_bundled_encoder_knows_a_drawn_apple_from_a_table() -> None:
+    encoder = load_encoder()
+    assert encoder.name.startswith("bundled:") and load_encoder(encoder.name).dim == encoder.dim
+    side = encoder.image_size
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    disc = np.zeros((2, side, side, 3), np.uint8)
+    for image, color in zip(disc, ((200, 30, 30), (30, 60, 190)), strict=True):
+        image[np.hypot(x, y) < 0.48 * side] = color
+    scores = encoder.encode_images(disc) @ encoder.encode_texts(["red", "blue"]).T
+    assert scores[0, 0] > scores[0, 1] and scores[1, 1] > scores[1, 0]
+
+
+def test_bundled_files_are_small_and_in_open_clips_layout() -> None:
+    config = json.loads((BUNDLED / "open_clip_config.json").read_text(encoding="utf-8"))
+    assert set(config) == {"model_cfg", "preprocess_cfg"}
+    sizes = [file.stat().st_size for file in BUNDLED.iterdir()]
+    assert max(sizes) < 10_000_000 and sum(sizes) < 12_000_000
