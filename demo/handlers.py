@@ -116,8 +116,8 @@ def camera_of(scene: Scene, view: View) -> Camera:
 
 
 def start_of(scene: Scene) -> View:
-    """Where a visit begins: the first training view, or an orbit where there is none."""
-    return View(0) if scene.cameras else View(None, yaw=30.0, pitch=20.0)
+    """Where a visit begins: the scene's start view, or an orbit where it has no views."""
+    return View(scene.start_view) if scene.cameras else View(None, yaw=30.0, pitch=20.0)
 
 
 def orbit_of(scene: Scene, view: View) -> View:

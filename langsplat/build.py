@@ -147,6 +147,7 @@ def build_scene(
     seconds["language"] = time.perf_counter() - began
 
     progress("Save the scene", 0, 1, "")
+    start = _central_view(capture.cameras)
     up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     scene = Scene(
         gaussians=gaussians.to("cpu"),
@@ -164,10 +165,11 @@ def build_scene(
             "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
             "psnr": _psnr(gaussians, capture, config.holdout_every),
             "examples": list(config.examples),
+            "start_view": start,
         },
     )
-    view = _central_view(capture.cameras)
-    save_scene(scene, out, preview=_jpeg(render_rgb(scene, view)), card=_card(scene))
+    preview = _jpeg(render_rgb(scene, scene.cameras[start]))
+    save_scene(scene, out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
     progress("Save the scene", 1, 1, "")
     return out
@@ -296,10 +298,10 @@ def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:
     return {"mean": round(float(np.mean(values)), 2), "views": len(values), "kind": kind}
 
 
-def _central_view(cameras: tuple[Camera, ...]) -> Camera:
-    """The camera nearest to the mean viewing direction: a fair first impression."""
+def _central_view(cameras: tuple[Camera, ...]) -> int:
+    """Number of the camera nearest to the mean viewing direction: a fair first impression."""
     forward = torch.stack([camera.viewmat[2, :3] for camera in cameras])
-    return cameras[int((forward @ forward.mean(dim=0)).argmax())]
+    return int((forward @ forward.mean(dim=0)).argmax())
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

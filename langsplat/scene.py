@@ -251,6 +251,12 @@ class Scene:
             )
 
     @property
+    def start_view(self) -> int:
+        """Number of the view to open the scene at."""
+        start = self.provenance.get("start_view", 0)
+        return start if isinstance(start, int) and 0 <= start < len(self.cameras) else 0
+
+    @property
     def examples(self) -> list[str]:
         """Example queries that came with the scene."""
         examples = self.provenance.get("examples", [])
@@ -283,7 +289,9 @@ def save_scene(
             (partial / "preview.jpg").write_bytes(preview)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.chmod(0o755)
+        partial.chmod(0o755)  # temporary names come closed to others
+        for file in partial.iterdir():
+            file.chmod(0o644)
         if folder.exists():
             retired = partial.with_name(partial.name + ".old")
             os.rename(folder, retired)

@@ -1,0 +1,185 @@
+"""The main job on a tiny world: pictures become a scene that answers on the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from langsplat.__main__ import main
+from langsplat.cameras import orbit_camera
+from langsplat.rasterize import render
+from langsplat.scene import SCENE_FILE, Gaussians, load_scene
+from tests.conftest import ROOT
+
+SIZE = (96, 72)
+QUICK = ["--iterations", "300", "--max-gaussians", "800", "--max-side", "96"]
+
+
+def painted_world() -> Gaussians:
+    """A grey floor with a red, a green and a blue ball on it."""
+    generator = torch.Generator().manual_seed(0)
+    floor = torch.rand(600, 3, generator=generator) * torch.tensor([4.0, 4.0, 0.02])
+    floor = floor - torch.tensor([2.0, 2.0, 0.5])
+    balls, colors = [floor], [torch.full((600, 3), 0.5)]
+    for angle, color in ((0.0, [0.9, 0.1, 0.1]), (2.1, [0.1, 0.8, 0.1]), (4.2, [0.1, 0.2, 0.9])):
+        place = torch.tensor([np.cos(angle), np.sin(angle), 0.0], dtype=torch.float32)
+        ball = torch.nn.functional.normalize(torch.randn(150, 3, generator=generator), dim=1)
+        balls.append(place + 0.4 * ball)
+        colors.append(torch.tensor(color).expand(150, 3))
+    means = torch.cat(balls)
+    n = len(means)
+    return Gaussians(
+        means=means,
+        quats=torch.tensor([1.0, 0, 0, 0]).expand(n, 4).contiguous(),
+        scales=torch.full((n, 3), 0.09),
+        opacities=torch.full((n,), 0.9),
+        sh=((torch.cat(colors) - 0.5) / 0.28209479)[:, None],
+    )
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 pictures of the painted world, posed as nerfstudio writes them."""
+    folder = tmp_path_factory.mktemp("capture")
+    (folder / "images").mkdir()
+    world, frames = painted_world(), []
+    for index in range(16):
+        camera = orbit_camera(
+            torch.zeros(3), torch.tensor([0.0, 0, 1]), 4.0, 22.5 * index, 30.0, 1.0, *SIZE, 50.0
+        )
+        image, _ = render(world, camera)
+        picture = (image.clamp(0, 1) * 255).to(torch.uint8).numpy()
+        Image.fromarray(picture).save(folder / "images" / f"{index:02d}.png")
+        opengl = camera.camtoworld @ torch.diag(torch.tensor([1.0, -1, -1, 1]))
+        frames.append({"file_path": f"images/{index:02d}.png", "transform_matrix": opengl.tolist()})
+    K = camera.K
+    shared = {
+        "fl_x": float(K[0, 0]),
+        "fl_y": float(K[1, 1]),
+        "cx": float(K[0, 2]),
+        "cy": float(K[1, 2]),
+        "w": SIZE[0],
+        "h": SIZE[1],
+    }
+    (folder / "transforms.json").write_text(json.dumps(shared | {"frames": frames}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "balls"
+    assert main(["build", str(capture), "--out", str(out), "--examples", "red ball", *QUICK]) == 0
+    return out
+
+
+def test_a_build_writes_a_whole_scene_and_nothing_beside_it(built: Path) -> None:
+    scene = load_scene(built)
+    assert len(scene.cameras) == 16 and 0 < len(scene.gaussians) <= 800
+    assert scene.language is not None and scene.language.encoder.startswith("bundled:")
+    assert float((scene.language.mass[2] > 0).float().mean()) > 0.5
+    assert scene.provenance["photos"] == 16 and scene.examples == ["red ball"]
+    assert scene.provenance["psnr"]["mean"] > 18
+    assert {path.name for path in built.iterdir()} == {SCENE_FILE, "preview.jpg", "README.md"}
+    assert [path.name for path in built.parent.iterdir()] == ["balls"]
+    assert Image.open(built / "preview.jpg").size == SIZE
+
+
+def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answer"
+    assert main(["query", str(built), "red ball", "--view", "3", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "render.png",
+        "overlay.png",
+        "mask.png",
+        "relevancy.npz",
+        "result.json",
+    }
+    assert json.loads((out / "result.json").read_text())["text"] == "red ball"
+
+
+def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
+    file = tmp_path / "image.png"
+    command = ["render", str(built), "--view", "02.png", "--width", "48", "--out", str(file)]
+    assert main(command) == 0
+    picture = np.asarray(Image.open(file))
+    assert picture.shape == (36, 48, 3) and picture.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["query", "{scene}", " ", "--out", "{tmp}/x"], "Type what to look for"),
+        (["query", "{scene}", "y" * 10_000, "--out", "{tmp}/x"], "10,000"),
+        (["query", "{scene}", "cup", "--view", "99", "--out", "{tmp}/x"], "number from 0 to 15"),
+        (["render", "{scene}", "--out", "{tmp}/x.exe"], "must end in"),
+        (["render", "{scene}", "--width", "0", "--out", "{tmp}/x.png"], "pixels"),
+        (["render", "{tmp}/nowhere", "--out", "{tmp}/x.png"], "nowhere"),
+        (["build", "{tmp}/nowhere", "--out", "{tmp}/x"], "nothing at"),
+        (["build", "{capture}", "--out", "{capture}"], "holds other files"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--segmenter", "eyes"], "bundled"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--max-side", "1"], "max_side"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    built: Path,
+    capture: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    words: str,
+) -> None:
+    filled = [part.format(scene=built, capture=capture, tmp=tmp_path) for part in command]
+    assert main(filled) == 1
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def start(capture: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "langsplat", "build", str(capture), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *QUICK, "--progress", "json", *more],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
+    capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scene"
+    process = start(capture, out)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["stage"] == "Describe segments":  # training is done, describing is not
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    assert not out.exists()
+    described = len(list((tmp_path / "scene.build").glob("features-*/0*.npz")))
+    assert 0 < described < 16
+
+    lines = [json.loads(line) for line in start(capture, out).communicate()[0].splitlines()]
+    assert lines[-1] == {"scene": str(out)}
+    trained = [line for line in lines if line.get("stage") == "Train Gaussians"]
+    assert all(line["done"] == line["total"] for line in trained), "training was not done again"
+    assert load_scene(out).language is not None
+    assert not (tmp_path / "scene.build").exists()
+
+
+def test_an_error_of_a_build_reaches_the_parent_process_as_json(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    process = start(tmp_path / "empty", tmp_path / "scene")
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 1
+    assert "photo" in json.loads(lines[-1])["error"]
+    assert not (tmp_path / "scene").exists()
