@@ -137,7 +137,8 @@ def _view_of(scene: Scene, args: argparse.Namespace) -> Camera:
     """The camera named or numbered by --view, at the width of --width."""
     if not scene.cameras:
         raise ValueError(f"The scene {scene.name!r} has no views.")
-    by_name = {camera.name: camera for camera in scene.cameras}
+    by_name = {Path(camera.name).name: camera for camera in scene.cameras}
+    by_name |= {camera.name: camera for camera in scene.cameras}
     if args.view in by_name:
         camera = by_name[args.view]
     elif args.view.isdecimal() and int(args.view) < len(scene.cameras):

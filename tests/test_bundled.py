@@ -82,7 +82,7 @@ def hits(engine: SceneQuery, views: list[tuple[int, np.ndarray]], text: str) -> 
 def test_an_examples_best_pixel_lies_on_what_it_names(
     engine: SceneQuery, views: list[tuple[int, np.ndarray]], text: str
 ) -> None:
-    right, shown = hits(engine, views[:8], text)
+    right, shown = hits(engine, views[1::2], text)
     assert right >= 3, f"{text}: {right} of {shown} views"
 
 
