@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -769,9 +770,14 @@ def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]
 
     if parts == 1:
         return [run(0)]
-    with ThreadPoolExecutor(parts - 1) as pool:
-        others = [pool.submit(run, part) for part in range(1, parts)]
-        return [run(0), *(other.result() for other in others)]
+    others = [_pool().submit(run, part) for part in range(1, parts)]
+    return [run(0), *(other.result() for other in others)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads that help: kept, since starting them anew costs a millisecond a frame."""
+    return ThreadPoolExecutor(thread_name_prefix="rasterize")
 
 
 @dataclass(frozen=True, eq=False)
