@@ -3,8 +3,6 @@
 import time
 from dataclasses import replace
 
-import torch
-
 from langsplat.capture import load_capture
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
 from tests.benchmarks.rows import Row, row
@@ -22,7 +20,6 @@ def run(device: str = "cpu") -> list[Row]:
     Two rates: of the part of the run that sees photos at full size (the slow one, which the bar
     is for), and of the whole run. A machine too slow for all steps stops at the time limit.
     """
-    torch.set_num_threads(2)
     capture = load_capture(real_data("snowmiku_small"), max_side=LONG_SIDE)
     config = replace(TrainConfig.preset("normal"), holdout_every=8, time_limit=TIME_LIMIT)
     reports: list[tuple[int, float]] = []
