@@ -15,6 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments."""
     args = _parser().parse_args(argv)
     print("LangSplat is starting ...", flush=True)
+    # Before torch is loaded: its idle threads would spin on the cores the rasterizer needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Imported here so that --help and mistyped flags answer at once.
     from demo.handlers import Builder, Shelf
     from demo.page import build_app, serve

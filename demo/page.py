@@ -276,7 +276,9 @@ class Explore:
 
     @property
     def _shown(self) -> dict[str, Any]:
-        return {"show_progress_on": [self.picture, self.found], **_PRIVATE}
+        # Minimal: the full animation is drawn on the cores that a small machine renders with.
+        shown = [self.picture, self.found]
+        return {"show_progress": "minimal", "show_progress_on": shown, **_PRIVATE}
 
     @property
     def moved(self) -> list[Any]:

@@ -212,7 +212,7 @@ def fit_gaussians(
         device: where to train and where the result lives, "cpu" or "cuda".
         state: a checkpoint file, written every 20 s and at the end. If it holds an unfinished run
             of the same capture and config, that run continues; if another, it is overwritten.
-        progress: called as ("train", iteration, iterations, "loss ..., PSNR ..., N Gaussians").
+        progress: called as ("Train Gaussians", step, steps, "loss ..., PSNR ..., N Gaussians").
     Returns:
         N <= config.max_gaussians activated Gaussians, K = (sh_degree + 1)^2, unit quaternions.
     Raises:
@@ -234,7 +234,7 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
     config = trainer.config
     if state is not None and state.exists():
         note = trainer.resume(state)
-        progress("train", trainer.iteration, config.iterations, note)
+        progress("Train Gaussians", trainer.iteration, config.iterations, note)
     saved, reported = time.monotonic(), -math.inf
     finished = trainer.share >= 1
     while not finished:
@@ -243,7 +243,7 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
         if finished or now - reported >= REPORT_SECONDS:
             reported = now
             done = config.iterations if finished else trainer.iteration
-            progress("train", done, config.iterations, trainer.note())
+            progress("Train Gaussians", done, config.iterations, trainer.note())
         if state is not None and (finished or now - saved >= CHECKPOINT_SECONDS):
             trainer.save(state)
             saved = now

@@ -375,6 +375,7 @@ if mode == "error":
     sys.exit(1)
 if mode == "crash":
     sys.exit(139)
+time.sleep(1)  # reports that come in one breath are told as one
 shutil.copytree(mode, out)
 print(json.dumps({"scene": out}))
 """
