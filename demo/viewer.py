@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from langsplat.query import Answer, heat
+from langsplat.rasterize import SH_C0
 from langsplat.scene import Scene
 
 MAX_POINTS = 20_000
 # 16 bits an axis: a step is far below a pixel, and half the bytes of float32 travel.
 _STEPS = 65_535
 _MIN_OPACITY = 0.25
-_SH0 = 0.28209479177387814  # the constant basis function
 _SHADES = 6  # of each of red, green and blue in the palette
 
 
@@ -65,7 +65,7 @@ def cloud_of(scene: Scene) -> Cloud:
     else:
         middle, size = center.astype(np.float64), 1.0
     low = middle - size / 2
-    color = np.clip(0.5 + _SH0 * scene.gaussians.sh[:, 0].numpy()[rows], 0, 1)
+    color = np.clip(0.5 + SH_C0 * scene.gaussians.sh[:, 0].numpy()[rows], 0, 1)
     shades = np.rint(color * (_SHADES - 1)).astype(np.uint8) @ np.array([36, 6, 1], np.uint8)
     eye = np.array([1.0, 1.0, 1.0])
     if scene.cameras:

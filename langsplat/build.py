@@ -25,11 +25,10 @@ from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
 from langsplat.language import fit_language
 from langsplat.masks import Segmenter, load_segmenter
-from langsplat.metrics import psnr
 from langsplat.progress import Progress, silent
 from langsplat.query import render_rgb
 from langsplat.scene import Camera, Gaussians, Scene, check_destination, save_scene
-from langsplat.train import TrainConfig, fit_gaussians
+from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
 
 
 @dataclass(frozen=True)
@@ -287,15 +286,10 @@ def _read_features(file: Path) -> SegmentFeatures:
 
 def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:
     """Mean PSNR in dB over the held-out photos, or over every 8th training photo."""
-    from langsplat.rasterize import render
-
-    values = []
-    for index in range(0, len(capture.images), every or 8):
-        image, _ = render(gaussians, capture.cameras[index].to(gaussians.device))
-        photo = torch.from_numpy(capture.images[index]).to(image) / 255
-        values.append(float(psnr(image.clamp(0, 1), photo)))
+    _, views = split_views(len(capture.images), every or 8)
+    mean = mean_psnr(gaussians, capture, views)
     kind = "held-out" if every else "training"
-    return {"mean": round(float(np.mean(values)), 2), "views": len(values), "kind": kind}
+    return {"mean": round(mean, 2), "views": len(views), "kind": kind}
 
 
 def _central_view(cameras: tuple[Camera, ...]) -> int:

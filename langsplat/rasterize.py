@@ -38,8 +38,10 @@ class Rules(NamedTuple):
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
 
+SH_C0 = 0.28209479177387814
+"""The constant spherical harmonic: RGB = 0.5 + SH_C0 * sh[:, 0]."""
+
 # Real spherical harmonics with the signs of the 3DGS reference code, by band.
-_SH0 = 0.28209479177387814
 _SH1 = 0.4886025119029199
 _SH2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 _SH3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154)
@@ -218,7 +220,7 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
             f"degree must be 0 to 3 and sh must have (degree + 1)² bases, "
             f"got degree {degree} and {sh.shape[1]} bases."
         )
-    rgb = 0.5 + _SH0 * sh[:, 0]
+    rgb = 0.5 + SH_C0 * sh[:, 0]
     if degree == 0:
         return rgb
     x, y, z = F.normalize(dirs, dim=1).unbind(1)

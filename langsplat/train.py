@@ -31,11 +31,8 @@ from torch import Tensor
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
 from langsplat.progress import Progress, silent
-from langsplat.rasterize import rasterize, render, sh_to_rgb
+from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb
 from langsplat.scene import Camera, Gaussians
-
-SH_C0 = 0.28209479177387814
-"""The constant spherical harmonic: RGB = 0.5 + SH_C0 * sh[:, 0]."""
 
 DEAD_OPACITY = 0.005
 """At or below this a Gaussian counts as dead (arXiv 2404.09591)."""
