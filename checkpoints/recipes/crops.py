@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from captions import COLOR_IDS, GROUP, KIND_IDS, MATERIAL_IDS, WHOLE, Facts, part_id
+from look import mottle
 from PIL import Image
-from things import mottle
 
 from langsplat.features import crop_segments
 from langsplat.masks import load_segmenter

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from captions import (
     ABSENT,
     COLOR_IDS,
-    COLORS,
     GROUP,
     KIND_IDS,
     KIND_NAMES,
@@ -36,8 +35,9 @@ from captions import (
     part_captions,
     truth,
 )
+from look import COLORS, Look
 from safetensors.torch import save_file
-from things import KINDS, Look
+from things import KINDS
 from torch import Tensor
 
 NEGATIVES = ("object", "things", "stuff", "texture")

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from look import COLORS, Look, Part, Surface, mottle, planks, stripes
 from meshes import Mesh, box, lathe, rectangle, spline
 from PIL import Image
-from things import COLORS, KINDS, Look, Part, Surface, mottle, planks, stripes
+from things import KINDS
 
 TABLE_RADIUS = 5.2
 
