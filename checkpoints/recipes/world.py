@@ -1,11 +1,11 @@
 """Render little worlds with labels: pictures, cameras, and every pixel's name.
 
-    python world.py --out DIR                    # the bundled tea table
+    python world.py --out DIR --scene teatable   # a bundled scene
     python world.py --out DIR --seed 7 --views 4 --size 288x216 --spp 8 --count 20   # random worlds
 
-A world is a table with things on it, in a room. It is written as a capture that
-`python -m langsplat build` reads (nerfstudio's transforms.json and a ply of starting points), with
-`labels/NAME.png` (one number a pixel) and `labels.json` (what each number means) beside it.
+A world is a table, a desk or a toy shelf with things on it, in a room. It is written as a capture
+that `python -m langsplat build` reads (nerfstudio's transforms.json and a ply of starting points),
+with `labels/NAME.png` (one number a pixel) and `labels.json` (what each number means) beside it.
 Letters: H W pixels. Lengths are decimetres, z is up.
 """
 
@@ -19,11 +19,48 @@ from pathlib import Path
 
 import numpy as np
 from look import COLORS, Look, Part, Surface, mottle, planks, stripes
-from meshes import Mesh, box, lathe, rectangle, spline
+from meshes import Mesh, box, lathe, merged, rectangle, spline
 from PIL import Image
 from things import KINDS
 
-TABLE_RADIUS = 5.2
+
+@dataclass(frozen=True)
+class Board:
+    """A level surface to put things on: its centre, and half its size along x and y.
+
+    A round one has the radius half_x.
+    """
+
+    x: float
+    y: float
+    z: float
+    half_x: float
+    half_y: float
+    round: bool = False
+
+    def spot(self, rng: np.random.Generator, room: float) -> tuple[float, float] | None:
+        """Where a thing of that radius may stand, if this draw found a place that holds it."""
+        u, v = rng.uniform(-1, 1, 2)
+        if self.round:
+            fits = np.hypot(u, v) * self.half_x + 0.7 * room < self.half_x
+        else:
+            fits = self.half_y > 0.75 * room and (
+                abs(u) * self.half_x + 0.75 * room < self.half_x
+                and abs(v) * self.half_y + 0.75 * room < self.half_y + 0.3
+            )
+        reach = self.half_x if self.round else self.half_y
+        return (self.x + u * self.half_x, self.y + v * reach) if fits else None
+
+
+BOARDS = {
+    "table": (Board(0, 0, 0, 5.2, 5.2, round=True),),
+    "desk": (Board(0, 0, 0, 6.0, 3.6),),
+    "shelf": (
+        Board(0, -2.7, 0, 5.2, 1.35),
+        Board(0, 0, 1.9, 5.2, 1.35),
+        Board(0, 2.7, 3.8, 5.2, 1.35),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +83,7 @@ class World:
     parts: list[Part]
     labels: list[dict[str, object]]  # one a part; "index" counts from 1
     light: dict[str, object] = field(default_factory=dict)
+    furniture: str = "table"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +106,10 @@ def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def compose(things: Sequence[Placed], seed: int, *, plain: bool = False) -> World:
-    """The things on the table in the room; `plain` varies table, walls and light at random."""
+def compose(
+    things: Sequence[Placed], seed: int, *, furniture: str = "table", plain: bool = False
+) -> World:
+    """The things on the furniture in the room; `plain` varies furniture, walls, light at random."""
     rng = np.random.default_rng(seed)
     parts: list[Part] = []
     labels: list[dict[str, object]] = []
@@ -94,9 +134,10 @@ def compose(things: Sequence[Placed], seed: int, *, plain: bool = False) -> Worl
             mesh = part.mesh.scaled(thing.scale).turned("z", thing.yaw)
             moved = Part(part.name, mesh.moved(thing.x, thing.y, thing.z), part.surface)
             add(thing.kind, thing.color, instance, moved)
-    for kind, color, part in _room(rng, plain):
+    for kind, color, part in _room(rng, furniture, plain):
         add(kind, color, 0, part)
-    return World(parts, labels, _light(rng, plain))
+    assert len(parts) < 256, "labels are one byte a pixel"
+    return World(parts, labels, _light(rng, plain), furniture)
 
 
 def _light(rng: np.random.Generator, random: bool) -> dict[str, object]:
@@ -126,13 +167,9 @@ def _matt(color: str, texture: np.ndarray, material: str) -> Surface:
     return Surface(color, texture.mean((0, 1)), material, 0.9, texture=texture)
 
 
-def _room(rng: np.random.Generator, random: bool) -> Iterator[tuple[str, str, Part]]:
-    """A round table, a floor with a rug, four walls with pictures. The ceiling is left open."""
-    profile = spline([(TABLE_RADIUS, -0.35), (TABLE_RADIUS + 0.1, -0.17), (TABLE_RADIUS, 0)], 6)
-    edge = lathe([(0, -0.35), (TABLE_RADIUS, -0.35)], profile, segments=96)
-    top = lathe([(TABLE_RADIUS, 0), (0, 0)], segments=96)
-    flat = top.vertices[:, :2] / (2 * TABLE_RADIUS) + 0.5
-    top = Mesh(top.vertices, top.normals, flat, top.faces)
+def _furniture(
+    rng: np.random.Generator, name: str, random: bool
+) -> Iterator[tuple[str, str, Part]]:
     tone = "brown" if not random else str(rng.choice(["brown", "pale", "dark"]))
     surface, color = _wood(planks(rng, tone)), "brown"
     if random and rng.random() < 0.5:
@@ -141,11 +178,58 @@ def _room(rng: np.random.Generator, random: bool) -> Iterator[tuple[str, str, Pa
         other = base * 0.75 + 0.25 * rng.uniform(0, 1, 3)
         cloth = stripes(base, other, 2 * int(rng.integers(1, 9)), around=bool(rng.random() < 0.5))
         surface = _matt(color, np.clip(cloth, 0, 1), "cloth")
-    yield "table", color, Part("top", top, surface)
-    yield "table", color, Part("edge", edge, surface)
-    leg = lathe(spline([(2.4, -7), (0.7, -6.6), (0.45, -4), (0.9, -0.35)], 8))
-    yield "table", color, Part("leg", leg, surface)
+    if name == "table":
+        radius = BOARDS["table"][0].half_x
+        profile = spline([(radius, -0.35), (radius + 0.1, -0.17), (radius, 0)], 6)
+        edge = lathe([(0, -0.35), (radius, -0.35)], profile, segments=96)
+        top = lathe([(radius, 0), (0, 0)], segments=96)
+        flat = top.vertices[:, :2] / (2 * radius) + 0.5
+        top = Mesh(top.vertices, top.normals, flat, top.faces)
+        yield "table", color, Part("top", top, surface)
+        yield "table", color, Part("edge", edge, surface)
+        leg = lathe(spline([(2.4, -7), (0.7, -6.6), (0.45, -4), (0.9, -0.35)], 8))
+        yield "table", color, Part("leg", leg, surface)
+    elif name == "desk":
+        board = BOARDS["desk"][0]
+        wide, deep = 2 * board.half_x + 0.4, 2 * board.half_y + 0.4
+        yield "table", color, Part("top", box(wide, deep, 0.35, 0.06).moved(0, 0, -0.35), surface)
+        legs = [
+            box(0.5, 0.5, 6.7, 0.06).moved(x * (wide / 2 - 0.5), y * (deep / 2 - 0.5), -7)
+            for x in (-1, 1)
+            for y in (-1, 1)
+        ]
+        yield "table", color, Part("leg", merged(*legs), surface)
+    else:
+        boards = BOARDS["shelf"]
+        wide = 2 * boards[0].half_x + 0.3
+        steps = []
+        for board, above in zip(boards, (*boards[1:], boards[-1]), strict=True):
+            deep = 2 * board.half_y
+            steps.append(box(wide, deep, 0.25, 0.05).moved(0, board.y, board.z - 0.25))
+            rise = above.z - board.z
+            if rise:  # the riser behind a step carries the next one
+                back = board.y + board.half_y
+                steps.append(box(wide, 0.2, rise, 0.03).moved(0, back, board.z - 0.2))
+        last = boards[-1]
+        steps.append(box(wide, 0.2, 7 + last.z, 0.03).moved(0, last.y + last.half_y, -7))
+        yield "shelf", color, Part("boards", merged(*steps), surface)
+        paint = str(rng.choice(["white", "turquoise", "yellow"])) if random else "white"
+        side = Surface(paint, np.array(COLORS[paint]), "wood", 0.5)
+        for sign in (-1, 1):
+            walls = [
+                box(0.25, 2 * b.half_y, 7 + b.z + 0.15, 0.05).moved(
+                    sign * (wide / 2 + 0.1), b.y, -7
+                )
+                for b in boards
+            ]
+            yield "shelf", color, Part("side", merged(*walls), side)
 
+
+def _room(
+    rng: np.random.Generator, furniture: str, random: bool
+) -> Iterator[tuple[str, str, Part]]:
+    """The furniture, a floor with a rug, four walls with pictures. The ceiling is left open."""
+    yield from _furniture(rng, furniture, random)
     floor = np.tile(planks(rng, "pale", 8), (2, 2, 1))
     yield "floor", "brown", Part("floor", rectangle(44, 44).moved(0, 0, -7), _wood(floor))
     rug_color = "turquoise" if not random else str(rng.choice(list(COLORS)))
@@ -218,28 +302,39 @@ def _painting(rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def surround(views: int, width: int, height: int, *, seed: int = 0) -> list[View]:
-    """Cameras on a dome around the table: three turns, 15 to 60 degrees up, two distances."""
+def surround(
+    views: int, width: int, height: int, *, furniture: str = "table", seed: int = 0
+) -> list[View]:
+    """Cameras on a dome around the things: three turns, 15 to 60 degrees up, two distances.
+
+    A shelf has a back, so the cameras gather in front of it (at -y).
+    """
+    target, distance, front = {
+        "table": ((0.0, 0.0, 0.7), 13.0, 0.0),
+        "desk": ((0.0, 0.0, 0.7), 13.5, 0.0),
+        "shelf": ((0.0, 0.0, 2.4), 14.5, 0.8),
+    }[furniture]
     rng = np.random.default_rng(seed)
     out = []
     for k in range(views):
         share = (k + 0.5) / views
         elevation = np.radians(15 + 45 * share)
         azimuth = 2 * np.pi * 3.0 * share + 0.4
-        distance = 13.0 if k % 4 else 10.2
-        target = np.array([0.0, 0.0, 0.7]) + rng.uniform(-0.4, 0.4, 3)
+        off = (azimuth + np.pi / 2 + np.pi) % (2 * np.pi) - np.pi  # from straight ahead
+        azimuth -= front * off
+        at = np.array(target) + rng.uniform(-0.4, 0.4, 3)
         away = [
             np.cos(azimuth) * np.cos(elevation),
             np.sin(azimuth) * np.cos(elevation),
             np.sin(elevation),
         ]
-        matrix = look_at(target + distance * np.array(away), target)
+        matrix = look_at(at + (distance if k % 4 else 0.785 * distance) * np.array(away), at)
         out.append(View(matrix, 0.5 * width / np.tan(np.radians(24.5)), width, height))
     return out
 
 
 def tea_table() -> World:
-    """The bundled scene."""
+    """Tea for a bear, with fruit and sweets."""
     things = [
         Placed("lamp", "yellow", 0.2, 3.6, 0, 0, 1.1),
         Placed("teddy bear", "brown", -2.6, 2.5, 0, 40, 1.0),
@@ -266,35 +361,92 @@ def tea_table() -> World:
     return compose(things, seed=1)
 
 
+def desk() -> World:
+    """A desk where somebody works, and plays."""
+    things = [
+        Placed("monitor", "black", 0.0, 2.3, 0, 0, 1.2),
+        Placed("keyboard", "white", -0.1, -0.5, 0, 0, 1.1),
+        Placed("computer mouse", "black", 2.0, -0.6, 0, 10, 1.1),
+        Placed("laptop", "grey", -3.7, 0.3, 0, -35, 1.1),
+        Placed("lamp", "green", 4.6, 2.3, 0, 0, 1.0),
+        Placed("globe", "blue", -4.7, 2.4, 0, 20, 1.0),
+        Placed("pencil cup", "orange", 2.6, 1.9, 0, 0, 1.1),
+        Placed("telephone", "red", 4.3, -0.3, 0, -30, 1.0),
+        Placed("camera", "black", -2.0, -2.6, 0, -15, 1.0),
+        Placed("headphones", "purple", 3.2, -2.4, 0, 30, 1.0),
+        Placed("calculator", "yellow", 0.9, -2.6, 0, 15, 1.0),
+        Placed("stapler", "turquoise", -0.5, -2.5, 0, 60, 1.0),
+        Placed("mug", "white", 1.9, 0.6, 0, 130, 1.0),
+        Placed("cactus", "pink", -2.6, 2.4, 0, 0, 1.0),
+        Placed("scissors", "red", -4.5, -2.4, 0, 50, 1.0),
+        Placed("hourglass", "brown", 5.2, 0.9, 0, 0, 0.9),
+        Placed("fan", "white", -2.0, 1.0, 0, 20, 0.7),
+        Placed("magnifying glass", "brown", 5.0, -2.4, 0, 70, 0.9),
+    ]
+    return compose(things, seed=2, furniture="desk")
+
+
+def toy_shelf() -> World:
+    """Three steps of toys."""
+    low, middle, high = (board.z for board in BOARDS["shelf"])
+    things = [
+        Placed("toy train", "red", -3.6, -2.7, low, 90, 1.0),
+        Placed("building blocks", "blue", -1.3, -2.8, low, 20, 0.9),
+        Placed("rubber duck", "yellow", 0.5, -2.8, low, -20, 0.9),
+        Placed("drum", "orange", 2.3, -2.7, low, 0, 0.9),
+        Placed("toy car", "green", 4.2, -2.7, low, 65, 0.9),
+        Placed("dinosaur", "green", -4.1, 0, middle, 35, 0.95),
+        Placed("robot", "grey", -2.1, 0, middle, 10, 0.95),
+        Placed("stacking rings", "red", -0.3, 0, middle, 0, 0.95),
+        Placed("penguin", "black", 1.3, 0, middle, -15, 0.95),
+        Placed("sailboat", "blue", 2.9, 0, middle, 30, 0.95),
+        Placed("ball", "red", 4.5, 0, middle, 0, 0.85),
+        Placed("castle", "grey", -3.9, 2.7, high, 10, 0.95),
+        Placed("bunny", "pink", -1.6, 2.6, high, 0, 1.0),
+        Placed("rocket", "white", 0.2, 2.7, high, 20, 1.0),
+        Placed("elephant", "turquoise", 2.1, 2.7, high, -30, 0.95),
+        Placed("guitar", "brown", 4.3, 2.7, high, -10, 0.95),
+    ]
+    return compose(things, seed=3, furniture="shelf")
+
+
+SCENES = {"teatable": tea_table, "desk": desk, "toyshelf": toy_shelf}
+
+
 def random_world(seed: int, colors: int = 0) -> World:
     """As many things as find room on the table, with random colours, sizes and light.
 
     Worlds of one seed differ only in the colours of their things, drawn anew for each `colors`.
     """
     rng = np.random.default_rng([seed, 99])
+    furniture = str(rng.choice(list(BOARDS), p=[0.5, 0.3, 0.2]))
+    boards = BOARDS[furniture]
     things: list[Placed] = []
-    taken: list[tuple[float, float, float]] = []
-    names = list(rng.permutation(list(KINDS))) + list(rng.choice(list(KINDS), 30))
+    taken: list[tuple[float, float, float, float]] = []
+    names = list(rng.permutation(list(KINDS)))
     for name in names:
         kind = KINDS[name]
-        scale = rng.uniform(0.85, 1.35)
-        for _ in range(12):
-            r = (TABLE_RADIUS - 0.4) * np.sqrt(rng.random())
-            angle = rng.uniform(0, 2 * np.pi)
-            x, y, room = r * np.cos(angle), r * np.sin(angle), kind.radius * scale
-            if r + 0.7 * room < TABLE_RADIUS and all(
-                np.hypot(x - a, y - b) > 0.82 * (room + c) for a, b, c in taken
+        scale = rng.uniform(0.8, 1.3)
+        room = kind.radius * scale
+        for _ in range(15):
+            board = boards[int(rng.integers(len(boards)))]
+            spot = board.spot(rng, room)
+            if spot is None:
+                continue
+            x, y = spot
+            if all(
+                np.hypot(x - a, y - b) > 0.82 * (room + c) for a, b, z, c in taken if z == board.z
             ):
-                taken.append((x, y, room))
+                taken.append((x, y, board.z, room))
                 color = str(rng.choice(kind.colors))
-                things.append(Placed(name, color, x, y, 0, rng.uniform(0, 360), scale))
+                things.append(Placed(name, color, x, y, board.z, rng.uniform(0, 360), scale))
                 break
     if colors:
         again = np.random.default_rng([seed, 99, colors])
         things = [
             replace(thing, color=str(again.choice(KINDS[thing.kind].colors))) for thing in things
         ]
-    return compose(things, seed, plain=True)
+    return compose(things, seed, furniture=furniture, plain=True)
 
 
 def linear(srgb: np.ndarray) -> np.ndarray:
@@ -608,9 +760,8 @@ def _write_descriptions(world: World, views: Sequence[View], out: Path, points: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a folder")
-    parser.add_argument(
-        "--seed", type=int, help="random worlds from this seed on; else the tea table"
-    )
+    parser.add_argument("--seed", type=int, help="random worlds from this seed on")
+    parser.add_argument("--scene", choices=list(SCENES), default="teatable", help="a bundled one")
     parser.add_argument("--count", type=int, default=1, help="how many random worlds")
     parser.add_argument("--views", type=int, default=66)
     parser.add_argument("--size", default="480x360", help="WIDTHxHEIGHT")
@@ -621,12 +772,13 @@ def main() -> None:
     width, height = (int(part) for part in args.size.split("x"))
     until = time.monotonic() + 60 * args.minutes
     if args.seed is None:
-        views = surround(args.views, width, height)
-        write_capture([tea_table()], views, [args.out], spp=args.spp, seed=0, until=until)
+        world = SCENES[args.scene]()
+        views = surround(args.views, width, height, furniture=world.furniture)
+        write_capture([world], views, [args.out], spp=args.spp, seed=0, until=until)
         return
     for seed in range(args.seed, args.seed + args.count):
-        views = surround(args.views, width, height, seed=seed)
         worlds = [random_world(seed, colors) for colors in range(args.recolors + 1)]
+        views = surround(args.views, width, height, furniture=worlds[0].furniture, seed=seed)
         folders = [args.out / f"world_{seed:04d}_{k}" for k in range(len(worlds))]
         write_capture(worlds, views, folders, spp=args.spp, seed=seed, until=until)
 
