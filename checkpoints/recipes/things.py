@@ -1,9 +1,10 @@
 """Every kind of thing there is, with the colours it comes in, its names and its parts' names."""
 
+import things_desk
 import things_table
 from look import Kind
 
-_MODULES = (things_table,)
+_MODULES = (things_table, things_desk)
 
 KINDS: dict[str, Kind] = {name: k for module in _MODULES for name, k in module.KINDS.items()}
 PART_WORDS: dict[str, tuple[str, ...]] = {
