@@ -13,7 +13,8 @@ from things import KINDS, PART_WORDS
 
 # What a room has beside the things; the first name is the kind's.
 ROOM_NAMES: dict[str, tuple[str, ...]] = {
-    "table": ("table", "tabletop", "table top"),
+    "table": ("table", "tabletop", "desk", "table top"),
+    "shelf": ("shelf", "shelves", "bookshelf"),
     "floor": ("floor", "wooden floor", "ground", "floorboards"),
     "rug": ("rug", "carpet"),
     "wall": ("wall", "wallpaper"),
@@ -40,6 +41,10 @@ MATERIAL_NAMES: dict[str, tuple[str, ...]] = {
     "wood": ("wooden", "wood"),
     "plush": ("plush", "fluffy", "furry"),
     "cloth": ("cloth", "fabric"),
+    "paper": ("paper", "made of paper"),
+    "leather": ("leather",),
+    "rubber": ("rubber",),
+    "plastic": ("plastic",),
 }
 NEAR_COLORS = (
     ("yellow", "orange"),
@@ -52,7 +57,7 @@ NEAR_COLORS = (
 )
 
 # Words for things that no world holds; trained as untrue of everything.
-ABSENT = """dog cat horse cow sheep bird fish elephant lion tiger monkey rabbit mouse chicken pig
+_ABSENT = """dog cat horse cow sheep bird fish elephant lion tiger monkey rabbit mouse chicken pig
 person man woman child baby hand shoe hat shirt dress jacket sock glove scarf belt bag backpack
 suitcase umbrella watch ring necklace glasses sunglasses chair sofa couch bed pillow blanket
 curtain door mirror shelf cupboard drawer stove oven fridge microwave toaster sink bathtub toilet
@@ -66,6 +71,10 @@ strawberry grape watermelon pineapple peach chocolate candy milk juice beer wine
 knife fork chopsticks pan guitar piano drum violin trumpet football basketball tennis racket skate
 dice cards puzzle chess doll lego kite balloon newspaper envelope stamp pencil pen scissors ruler
 eraser glue key lock coin wallet""".split()
+_PRESENT = {word for names in KIND_NAMES.values() for name in names for word in name.split()}
+_PRESENT |= {word for kind in KINDS.values() for name in kind.unheard for word in name.split()}
+_PRESENT |= {word for names in PART_NAMES.values() for name in names for word in name.split()}
+ABSENT = [word for word in _ABSENT if word not in _PRESENT]
 
 KIND_IDS = {name: k for k, name in enumerate(KIND_NAMES)}
 PART_IDS = {name: k for k, name in enumerate(PART_NAMES)}
@@ -157,8 +166,8 @@ class Facts:
     color: np.ndarray
     object_color: np.ndarray
     material: np.ndarray
-    kinds_seen: np.ndarray  # bit sets: everything in the crop, of which nothing false may be said
-    colors_seen: np.ndarray
+    kinds_seen: np.ndarray  # [B, kinds] bool, as the next two: all that is in the crop,
+    colors_seen: np.ndarray  # of which nothing false may be said
     materials_seen: np.ndarray
     share: np.ndarray  # of the object's visible pixels that the part has, 0 .. 1
 
@@ -172,7 +181,7 @@ def truth(facts: Facts, captions: list[Caption]) -> np.ndarray:
     kind, part, color, owner, material = (
         np.array([getattr(c, name) for c in captions])[None] for name in columns
     )
-    f = {name: getattr(facts, name)[:, None] for name in facts.__dataclass_fields__}
+    f = {name: getattr(facts, name)[:, None] for name in (*columns, "share")}
     group, whole = f["part"] == GROUP, f["part"] == WHOLE
     same_kind = (kind < 0) | (f["kind"] == kind)
     same_part = np.where(part < 0, (kind < 0) | whole, f["part"] == part)
@@ -182,9 +191,9 @@ def truth(facts: Facts, captions: list[Caption]) -> np.ndarray:
     same_material = (material < 0) | (f["material"] == material)
     out = (same_kind & same_part & same_color & same_owner & same_material & ~group).astype(np.int8)
 
-    kind_seen = (kind < 0) | ((f["kinds_seen"] >> np.maximum(kind, 0)) & 1 > 0)
-    color_seen = (color < 0) | ((f["colors_seen"] >> np.maximum(color, 0)) & 1 > 0)
-    material_seen = (material < 0) | ((f["materials_seen"] >> np.maximum(material, 0)) & 1 > 0)
+    kind_seen = (kind < 0) | facts.kinds_seen[:, kind[0]]
+    color_seen = (color < 0) | facts.colors_seen[:, color[0]]
+    material_seen = (material < 0) | facts.materials_seen[:, material[0]]
     seen = kind_seen & color_seen & material_seen & (out == 0)
     attribute = (kind < 0) & (part < 0)
     out[seen & (group | attribute)] = -1

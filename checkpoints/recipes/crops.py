@@ -45,7 +45,7 @@ class LabelledView:
             self.thing[i] = n["instance"] or 500 + room.setdefault(n["object"], len(room))
         self.thing[0] = -1
         self.images: list[np.ndarray] = []
-        self.rows: list[list[float]] = []
+        self.rows: list[tuple] = []
 
     def cut(self, segments: np.ndarray, level: np.ndarray) -> None:
         """Crop every segment; level[i] is WHOLE, GROUP or 0 (a part) for segment i."""
@@ -66,13 +66,22 @@ class LabelledView:
                 part, color = self.part[main], self.color[main]
             else:
                 part, color = level[k], self.owner[main]
-            sets = [
-                sum(1 << int(v) for v in set(values[seen].tolist()))
-                for values in (self.kind, self.color, self.material)
-            ]
             self.rows.append(
-                [self.kind[main], part, color, self.owner[main], self.material[main], *sets, share]
+                (
+                    *(self.kind[main], part, color, self.owner[main], self.material[main]),
+                    *(
+                        _among(self.kind[seen], len(KIND_IDS)),
+                        _among(self.color[seen], len(COLOR_IDS)),
+                    ),
+                    _among(self.material[seen], len(MATERIAL_IDS)),
+                    share,
+                )
             )
+
+
+def _among(values: np.ndarray, count: int) -> np.ndarray:
+    """[count] bool: which numbers occur."""
+    return np.bincount(values[values >= 0], minlength=count) > 0
 
 
 def _numbered(ids: np.ndarray, smallest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,12 +198,8 @@ def main() -> None:
         rows += facts
         worlds += [number] * len(facts)
         print(f"{folder.name}: {len(facts)} crops", flush=True)
-    columns = np.array(rows, float).T
-    fields = list(Facts.__dataclass_fields__)
-    arrays = {
-        name: values if name == "share" else values.astype(np.int64)
-        for name, values in zip(fields, columns, strict=True)
-    }
+    columns = [np.array(values) for values in zip(*rows, strict=True)]
+    arrays = dict(zip(Facts.__dataclass_fields__, columns, strict=True))
     np.savez(args.out, images=np.concatenate(images), world=np.array(worlds), **arrays)
 
 

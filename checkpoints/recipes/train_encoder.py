@@ -1,11 +1,17 @@
 """Train the bundled encoder on crops of rendered worlds.
 
-    python train_encoder.py --crops train.npz --held-out held_out.npz --out ../encoder
+    python train_encoder.py --list texts.json      # what sentences.py is to embed, then
+    python train_encoder.py --crops train.npz --held-out held_out.npz --sentences sentences.npz \
+        --out ../encoder
 
 The architecture is an open_clip model, read from open_clip_config.json in the output folder. Two
 losses: a contrastive one with many right answers on either side, and one on the relevancy itself,
 r = sigmoid(10 (crop . text - max over negatives crop . negative)), so that r = 0.5 separates what
-is there from what is not. Letters: B crops of a batch, T captions of a batch, S side of a crop.
+is there from what is not. Both are asked of two text sides: the small transformer that is shipped,
+and a linear map of a sentence encoder's rows, which is not. The transformer also learns to place
+everyday words and phrases, of which no crop knows anything, where that map places them: so names
+that no caption has land beside the ones they mean the same as.
+Letters: B crops of a batch, T captions of a batch, S side of a crop.
 """
 
 import argparse
@@ -29,40 +35,17 @@ from captions import (
     WHOLE,
     Caption,
     Facts,
-    attribute_captions,
-    color_kind_captions,
-    kind_captions,
-    part_captions,
     truth,
 )
-from look import COLORS, Look
+from look import COLORS
 from safetensors.torch import save_file
 from things import KINDS
 from torch import Tensor
+from vocabulary import NEGATIVES, UNSEEN, Vocabulary
 
-NEGATIVES = ("object", "things", "stuff", "texture")
 TEMPERATURE = 10.0  # of the relevancy; LERF's and LangSplat's
-# Never shown with their colour, so that results on them say whether colour and kind combine.
-UNSEEN = (
-    ("mug", "purple"),
-    ("teapot", "red"),
-    ("book", "turquoise"),
-    ("vase", "orange"),
-    ("bottle", "pink"),
-    ("toy car", "yellow"),
-    ("ball", "green"),
-    ("house", "purple"),
-    ("gift box", "orange"),
-    ("candle", "green"),
-)
+POOL_BATCH = 160  # words and phrases a step
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-
-
-def parts_of_kinds() -> dict[str, list[str]]:
-    """The named parts of every kind, from building one of each."""
-    rng = np.random.default_rng(0)
-    built = {k: kind.build(Look(rng, kind.colors[0])) for k, kind in KINDS.items()}
-    return {k: [part.name for part in parts] for k, parts in built.items() if len(parts) > 1}
 
 
 def load_crops(file: Path) -> tuple[Tensor, Facts, np.ndarray]:
@@ -77,60 +60,6 @@ def is_unseen(facts: Facts) -> np.ndarray:
     pairs = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
     both = zip(facts.kind.tolist(), facts.object_color.tolist(), strict=True)
     return np.array([pair in pairs for pair in both])
-
-
-class Vocabulary:
-    """All captions, in groups that are drawn from evenly, as tokens."""
-
-    def __init__(self, tokenizer: open_clip.SimpleTokenizer) -> None:
-        self._tokenizer = tokenizer
-        parts = part_captions(parts_of_kinds())
-        unseen = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
-        colored = [c for c in color_kind_captions() if (c.kind, c.color) not in unseen]
-        self.groups = [
-            kind_captions(),
-            colored,
-            [c for c in parts if c.kind < 0 and c.color < 0],
-            [c for c in parts if c.kind < 0 and c.color >= 0],
-            [c for c in parts if c.kind >= 0 and c.object_color < 0],
-            [c for c in parts if c.kind >= 0 and c.object_color >= 0],
-            attribute_captions(),
-        ]
-        used = {token for group in self.groups for c in group for token in self.ids(c.text)}
-        used |= {token for text in (*ABSENT, *NEGATIVES) for token in self.ids(text)}
-        used |= {token for text in ("a an the of my photo", ".") for token in self.ids(text)}
-        # Tokens from here are left at zero and stand for all words that no caption has.
-        self.unknown = np.setdiff1d(np.arange(500, 40000), sorted(used))
-        self.trained = torch.zeros(tokenizer.vocab_size, 1)
-        self.trained[sorted(used)] = 1
-
-    def ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
-
-    def tokens(self, texts: Iterable[str | list[int]]) -> Tensor:
-        """[T, context] of texts, or of ready-made ids."""
-        length = self._tokenizer.context_length
-        rows = torch.zeros(0, length, dtype=torch.long)
-        out = []
-        for text in texts:
-            ids = self.ids(text) if isinstance(text, str) else text
-            ids = [self._tokenizer.sot_token_id, *ids[: length - 2], self._tokenizer.eot_token_id]
-            out.append(F.pad(torch.tensor(ids), (0, length - len(ids))))
-        return torch.stack(out) if out else rows
-
-    def said(self, caption: Caption, rng: np.random.Generator) -> str:
-        """The caption as somebody may type it."""
-        bare = caption.kind < 0 and caption.part < 0
-        before = ("", "a ", "the ", "my ", "an " if caption.text[0] in "aeio" else "a ")
-        return caption.text if bare else str(rng.choice(before)) + caption.text
-
-    def strange(self, rng: np.random.Generator) -> str | list[int]:
-        """Something that is in no world: an unknown word, or a known one for an absent thing."""
-        color = str(rng.choice(list(COLORS))) if rng.random() < 0.3 else ""
-        if rng.random() < 0.5:
-            words = rng.choice(self.unknown, int(rng.integers(1, 3))).tolist()
-            return [*self.ids(color), *words] if color else words
-        return f"{color} {rng.choice(ABSENT)}".strip()
 
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -244,11 +173,15 @@ def train(
     seed: int,
     lr: float,
 ) -> None:
-    """`steps` steps of AdamW, warm-up and cosine decay; weights go to `out` now and then."""
+    """`steps` steps of AdamW, warm-up and cosine decay; the weights' running mean is what counts.
+
+    It goes to `out` now and then.
+    """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     tutor = Tutor(model.visual.output_dim)
-    named = [*model.named_parameters(), *tutor.named_parameters()]
+    meaning = torch.nn.Linear(vocabulary.pool_rows.shape[1], model.visual.output_dim)
+    named = [*model.named_parameters(), *tutor.named_parameters(), *meaning.named_parameters()]
     decay = [p for n, p in named if p.ndim > 1 and "embedding" not in n]
     rest = [p for n, p in named if p.ndim <= 1 or "embedding" in n]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
@@ -256,46 +189,63 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
     embedding = model.text.token_embedding.weight
     embedding.register_hook(lambda grad: grad * vocabulary.trained)
-    negatives = vocabulary.tokens(NEGATIVES)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
+    )
+    negatives, negatives_meant = vocabulary.tokens(NEGATIVES), vocabulary.meanings(NEGATIVES)
     weight = draw_crops(facts, rng)
     queue = rng.choice(len(images), steps * batch, p=weight)
     claims = [_by_claim(group) for group in vocabulary.groups]
     model.train().to(memory_format=torch.channels_last)
     began = time.perf_counter()
-    mean_loss = np.zeros(3)
+    mean_loss = np.zeros(5)
     for step in range(steps):
         rows = queue[step * batch : (step + 1) * batch]
         captions = _draw_captions(claims, facts.rows(rows), 20, rng)
-        texts = [vocabulary.said(c, rng) for c in captions]
         strange = [vocabulary.strange(rng) for _ in range(24)]
         target = torch.from_numpy(truth(facts.rows(rows), captions))
         target = torch.cat([target, target.new_zeros(len(rows), len(strange))], 1)
-        tokens = torch.cat([vocabulary.tokens([*texts, *strange]), negatives])
-        text_rows = F.normalize(model.encode_text(tokens), dim=1)
-        text_rows, negative_rows = text_rows[: -len(negatives)], text_rows[-len(negatives) :]
+        said = vocabulary.tokens([*(vocabulary.said(c, rng) for c in captions), *strange])
+        meant = vocabulary.meanings([*(c.text for c in captions), *strange])
+        pool = torch.from_numpy(rng.integers(len(vocabulary.pool), size=POOL_BATCH))
+        tokens = torch.cat([said, negatives, vocabulary.pool_tokens[pool]])
+        texts = F.normalize(model.encode_text(tokens), dim=1)
+        texts, negative, pooled = texts.split([len(said), len(negatives), POOL_BATCH])
+        meant = F.normalize(meaning(torch.cat([meant, negatives_meant])), dim=1)
+        with torch.no_grad():
+            goal = F.normalize(meaning(vocabulary.pool_rows[pool]), dim=1)
         crops = normalised(augment(images[rows], generator))
-        crops = crops.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time, and no worse
-            crop_rows = model.encode_image(crops)
-        taught = tutor.loss(crop_rows.float(), facts.rows(rows))
-        crop_rows = F.normalize(crop_rows.float(), dim=1)
+        crop_rows = model.encode_image(crops.to(memory_format=torch.channels_last))
+        taught = tutor.loss(crop_rows, facts.rows(rows))
+        crop_rows = F.normalize(crop_rows, dim=1)
         scale = model.logit_scale.exp().clamp(max=30)
-        first = contrastive(crop_rows @ text_rows.T, target, scale)
-        second = relevancy_loss(margins(crop_rows, text_rows, negative_rows), target)
-        loss = first + second + taught
+
+        def both(texts: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+            return (
+                contrastive(crop_rows @ texts.T, target, scale),  # noqa: B023
+                relevancy_loss(margins(crop_rows, texts, negative), target),  # noqa: B023
+            )
+
+        first, second = both(texts, negative)
+        third = sum(both(*meant.split([len(said), len(negatives)])))
+        fourth = (1 - (pooled * goal).sum(1)).mean()
+        loss = first + second + taught + 0.3 * third + 2 * fourth
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        mean_loss = 0.98 * mean_loss + 0.02 * np.array([first.item(), second.item(), taught.item()])
+        average.update_parameters(model)
+        values = [float(v) for v in (first, second, taught, third, fourth)]
+        mean_loss = 0.98 * mean_loss + 0.02 * np.array(values)
         if (step + 1) % 300 == 0:
-            save(model, out)
+            save(average.module, out)
         if (step + 1) % 50 == 0:
             pace = (time.perf_counter() - began) / (step + 1)
             print(
                 f"step {step + 1}/{steps} loss {mean_loss.round(3)} {pace:.3f} s/step", flush=True
             )
+    model.load_state_dict(average.module.state_dict())
     model.eval()
 
 
@@ -373,7 +323,7 @@ def evaluate(
     ]
     parts = [c for c in vocabulary.groups[4] if c.text.split(" of the ")[0] in PART_NAMES]
     parts = [c for c in parts if any(c.text.endswith(f" of the {k}") for k in KINDS)]
-    best(whole, kinds, "kind of 26")
+    best(whole, kinds, f"kind of {len(kinds)}")
     best(whole, others, "kind by any of its names")
     best(whole, colored, f"colour and kind of {len(colored)}")
     unseen = whole[is_unseen(facts)[whole]]
@@ -391,10 +341,22 @@ def evaluate(
     absent = margins(rows, say(ABSENT), negatives) > 0
     out["absent things with r > 0.5"] = 100 * float(absent.float().mean())
     rng = np.random.default_rng(1)
-    unknown = [rng.choice(vocabulary.unknown, 2).tolist() for _ in range(200)]
-    out["unknown words with r > 0.5"] = 100 * float(
-        (margins(rows, say(unknown), negatives) > 0).float().mean()
+    foreign = rng.choice(vocabulary.foreign, 300).tolist()
+    out["foreign words with r > 0.5"] = 100 * float(
+        (margins(rows, say(foreign), negatives) > 0).float().mean()
     )
+    # Names that no caption had, each against all the kinds' own names but its kind's.
+    own = say([c.text for c in kinds])
+    hits, found = [], []
+    for kind, entry in enumerate(kinds):
+        heard = whole[facts.kind[whole] == entry.kind]
+        for name in KINDS[entry.text].unheard if len(heard) else ():
+            texts = own.clone()
+            texts[kind] = say([name])[0]
+            hits.append(float(((rows[heard] @ texts.T).argmax(1) == kind).float().mean()))
+            found.append(float((margins(rows[heard], say([name]), negatives) > 0).float().mean()))
+    out[f"kind by {len(hits)} names never heard"] = 100 * float(np.mean(hits))
+    out["names never heard with r > 0.5"] = 100 * float(np.mean(found))
     return out
 
 
@@ -426,10 +388,17 @@ def save(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--crops", type=Path, required=True)
-    parser.add_argument("--held-out", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="has open_clip_config.json")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--list", type=Path, help="only write the texts there, as JSON")
+    parser.add_argument("--crops", type=Path)
+    parser.add_argument("--held-out", type=Path)
+    parser.add_argument("--sentences", type=Path)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent.parent / "encoder",
+        help="has open_clip_config.json",
+    )
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -438,7 +407,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     config = json.loads((args.out / "open_clip_config.json").read_text())["model_cfg"]
     tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    vocabulary = Vocabulary(tokenizer)
+    if args.list:
+        args.list.write_text(json.dumps(Vocabulary(tokenizer).texts()))
+        return
+    vocabulary = Vocabulary(tokenizer, args.sentences)
     model = new_model(config, args.seed, vocabulary)
     images, facts, _ = load_crops(args.crops)
     keep = np.flatnonzero(~is_unseen(facts))

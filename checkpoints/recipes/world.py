@@ -312,7 +312,7 @@ def surround(
     target, distance, front = {
         "table": ((0.0, 0.0, 0.7), 13.0, 0.0),
         "desk": ((0.0, 0.0, 0.7), 13.5, 0.0),
-        "shelf": ((0.0, 0.0, 2.4), 14.5, 0.8),
+        "shelf": ((0.0, 0.0, 2.2), 16.0, 0.8),
     }[furniture]
     rng = np.random.default_rng(seed)
     out = []

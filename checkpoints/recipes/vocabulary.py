@@ -1,0 +1,148 @@
+"""The texts that the bundled encoder learns, and a sentence encoder's rows for them.
+
+Three sorts: captions, whose truth about a crop is known; absent things, untrue of every crop; and
+a pool of everyday words and short phrases that nothing is known of but their meaning, which a
+sentence encoder gives. Through the pool a name that no caption has ("couch") comes to mean what
+its neighbours mean ("sofa"). Letters: T texts, E the sentence encoder's size.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from captions import (
+    ABSENT,
+    COLOR_IDS,
+    COLOR_NAMES,
+    KIND_IDS,
+    MATERIAL_NAMES,
+    PART_NAMES,
+    Caption,
+    attribute_captions,
+    color_kind_captions,
+    kind_captions,
+    part_captions,
+)
+from look import COLORS, Look
+from things import KINDS
+from torch import Tensor
+
+NEGATIVES = ("object", "things", "stuff", "texture")
+# Never shown with their colour, so that results on them say whether colour and kind combine.
+UNSEEN = (
+    ("mug", "purple"),
+    ("teapot", "red"),
+    ("book", "turquoise"),
+    ("vase", "orange"),
+    ("bottle", "pink"),
+    ("toy car", "yellow"),
+    ("ball", "green"),
+    ("house", "purple"),
+    ("gift box", "orange"),
+    ("candle", "green"),
+)
+WORDS = 14_000  # of the pool: the tokenizer's most frequent ones
+# Cosine to every known name below which a word is taken to mean nothing that can be seen.
+FOREIGN = 0.42
+
+
+def parts_of_kinds() -> dict[str, list[str]]:
+    """The named parts of every kind, from building one of each."""
+    rng = np.random.default_rng(0)
+    built = {k: kind.build(Look(rng, kind.colors[0])) for k, kind in KINDS.items()}
+    return {k: [part.name for part in parts] for k, parts in built.items() if len(parts) > 1}
+
+
+def pool_of(tokenizer: open_clip.SimpleTokenizer, seed: int = 0) -> list[str]:
+    """Frequent words, pairs of them, coloured ones, and "x of the y"."""
+    rng = np.random.default_rng(seed)
+    ranked = sorted(tokenizer.encoder.items(), key=lambda item: item[1])
+    whole = [text[:-4] for text, _ in ranked if text.endswith("</w>")]
+    words = [word for word in whole if word.isascii() and word.isalpha() and len(word) > 2][:WORDS]
+    common = words[:6000]
+    adjectives = [*COLORS, *(word for names in MATERIAL_NAMES.values() for word in names)]
+    parts = [name for names in PART_NAMES.values() for name in names]
+
+    def draw(choices: Sequence[str], count: int) -> list[str]:
+        return [choices[k] for k in rng.integers(len(choices), size=count)]
+
+    count = 8000
+    pool = list(words)
+    pool += [f"{a} {b}" for a, b in zip(draw(common, count), draw(common, count), strict=True)]
+    pool += [f"{a} {b}" for a, b in zip(draw(adjectives, count), draw(common, count), strict=True)]
+    pool += [f"{a} of the {b}" for a, b in zip(draw(parts, 4000), draw(common, 4000), strict=True)]
+    return list(dict.fromkeys(pool))
+
+
+class Vocabulary:
+    """All captions, in groups that are drawn from evenly; tokens and meanings of every text."""
+
+    def __init__(self, tokenizer: open_clip.SimpleTokenizer, sentences: Path | None = None) -> None:
+        self._tokenizer = tokenizer
+        parts = part_captions(parts_of_kinds())
+        unseen = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
+        colored = [c for c in color_kind_captions() if (c.kind, c.color) not in unseen]
+        self.groups = [
+            kind_captions(),
+            colored,
+            [c for c in parts if c.kind < 0 and c.color < 0],
+            [c for c in parts if c.kind < 0 and c.color >= 0],
+            [c for c in parts if c.kind >= 0 and c.object_color < 0],
+            [c for c in parts if c.kind >= 0 and c.object_color >= 0],
+            attribute_captions(),
+        ]
+        self.pool = pool_of(tokenizer)
+        self.trained = torch.zeros(tokenizer.vocab_size, 1)
+        for text in (*self.texts(), "a an the my", "."):
+            self.trained[self.ids(text)] = 1
+        if sentences is not None:
+            self._read(sentences)
+
+    def texts(self) -> list[str]:
+        """Every text that a sentence encoder's row is wanted of."""
+        said = (c.text for group in self.groups for c in group)
+        return list(dict.fromkeys([*said, *ABSENT, *NEGATIVES, *self.pool]))
+
+    def _read(self, sentences: Path) -> None:
+        with np.load(sentences) as data:
+            self._row = {text: k for k, text in enumerate(data["texts"].tolist())}
+            self._rows = torch.from_numpy(data["rows"]).float()
+        self.pool_rows = self.meanings(self.pool)
+        self.pool_tokens = self.tokens(self.pool)
+        groups = (self.groups[0], self.groups[2], self.groups[6])
+        names = [c.text for group in groups for c in group]
+        names += [word for words in COLOR_NAMES.values() for word in words]
+        near = (self.pool_rows @ self.meanings(dict.fromkeys(names)).T).amax(1)
+        self.foreign = [
+            text for text, c in zip(self.pool, near.tolist(), strict=True) if c < FOREIGN
+        ]
+
+    def meanings(self, texts: Iterable[str]) -> Tensor:
+        """[T, E] the sentence encoder's rows."""
+        return self._rows[[self._row[text] for text in texts]]
+
+    def ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def tokens(self, texts: Iterable[str]) -> Tensor:
+        """[T, context]."""
+        length = self._tokenizer.context_length
+        out = []
+        for text in texts:
+            ids = self.ids(text)[: length - 2]
+            ids = [self._tokenizer.sot_token_id, *ids, self._tokenizer.eot_token_id]
+            out.append(F.pad(torch.tensor(ids), (0, length - len(ids))))
+        return torch.stack(out) if out else torch.zeros(0, length, dtype=torch.long)
+
+    def said(self, caption: Caption, rng: np.random.Generator) -> str:
+        """The caption as somebody may type it."""
+        bare = caption.kind < 0 and caption.part < 0
+        before = ("", "", "a ", "the ", "my ", "an " if caption.text[0] in "aeio" else "a ")
+        return caption.text if bare else str(rng.choice(before)) + caption.text
+
+    def strange(self, rng: np.random.Generator) -> str:
+        """Something that is in no world: a foreign word, or a known one for an absent thing."""
+        return str(rng.choice(ABSENT)) if rng.random() < 0.4 else str(rng.choice(self.foreign))
