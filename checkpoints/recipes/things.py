@@ -2,9 +2,10 @@
 
 import things_desk
 import things_table
+import things_toys
 from look import Kind
 
-_MODULES = (things_table, things_desk)
+_MODULES = (things_table, things_desk, things_toys)
 
 KINDS: dict[str, Kind] = {name: k for module in _MODULES for name, k in module.KINDS.items()}
 PART_WORDS: dict[str, tuple[str, ...]] = {
