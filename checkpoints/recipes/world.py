@@ -366,22 +366,22 @@ def desk() -> World:
     things = [
         Placed("monitor", "black", 0.0, 2.3, 0, 0, 1.2),
         Placed("keyboard", "white", -0.1, -0.5, 0, 0, 1.1),
-        Placed("computer mouse", "black", 2.0, -0.6, 0, 10, 1.1),
+        Placed("computer mouse", "black", 2.3, -1.0, 0, 10, 0.8),
         Placed("laptop", "grey", -3.7, 0.3, 0, -35, 1.1),
         Placed("lamp", "green", 4.6, 2.3, 0, 0, 1.0),
         Placed("globe", "blue", -4.7, 2.4, 0, 20, 1.0),
         Placed("pencil cup", "orange", 2.6, 1.9, 0, 0, 1.1),
         Placed("telephone", "red", 4.3, -0.3, 0, -30, 1.0),
         Placed("camera", "black", -2.0, -2.6, 0, -15, 1.0),
-        Placed("headphones", "purple", 3.2, -2.4, 0, 30, 1.0),
+        Placed("headphones", "purple", 2.9, -2.6, 0, 30, 0.95),
         Placed("calculator", "yellow", 0.9, -2.6, 0, 15, 1.0),
         Placed("stapler", "turquoise", -0.5, -2.5, 0, 60, 1.0),
-        Placed("mug", "white", 1.9, 0.6, 0, 130, 1.0),
+        Placed("mug", "white", 2.1, 0.8, 0, 130, 1.0),
         Placed("cactus", "pink", -2.6, 2.4, 0, 0, 1.0),
         Placed("scissors", "red", -4.5, -2.4, 0, 50, 1.0),
         Placed("hourglass", "brown", 5.2, 0.9, 0, 0, 0.9),
         Placed("fan", "white", -2.0, 1.0, 0, 20, 0.7),
-        Placed("magnifying glass", "brown", 5.0, -2.4, 0, 70, 0.9),
+        Placed("magnifying glass", "brown", 4.9, -2.5, 0, 20, 0.85),
     ]
     return compose(things, seed=2, furniture="desk")
 
