@@ -18,7 +18,7 @@ import stat
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -459,11 +459,22 @@ def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> list[Path]
     return list(dict.fromkeys([*roots, *folders]))
 
 
-def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Model:
-    """A COLMAP model and where its photos are.
+def find_colmap(root: Path) -> Path | None:
+    """The folder in `root` that holds a COLMAP model, or None."""
+    return _colmap_folder(list(_folders(root)))
 
+
+Pose = tuple[str, Lens, NDArray[np.float64]]
+"""A photo's name in its model, its lens, and [4, 4] world to camera, OpenCV axes."""
+
+
+def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float32], NDArray[np.uint8]]:
+    """A COLMAP model (.bin or .txt) without its photos.
+
+    Returns:
+        poses in the natural order of their names, points [P, 3] and their colors [P, 3].
     Raises:
-        ValueError: it is damaged, of an unsupported lens, or fewer than 2 of its photos exist.
+        ValueError: it is damaged, or of an unsupported lens.
     """
     try:
         if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
@@ -490,6 +501,16 @@ def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Mode
     if len(found) > MAX_VIEWS:
         raise ValueError(f"The model has {len(found):,} photos: at most {MAX_VIEWS:,} are allowed.")
     found.sort(key=lambda item: _natural(item[0]))
+    return found, points, colors
+
+
+def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Model:
+    """A COLMAP model and where its photos are.
+
+    Raises:
+        ValueError: it is damaged, of an unsupported lens, or fewer than 2 of its photos exist.
+    """
+    found, points, colors = read_colmap(folder)
     best: list[Path] = []
     for candidate in roots:
         paths = [_inside(candidate, name) for name, _, _ in found]
@@ -884,21 +905,21 @@ PLY_TYPES = {
 }
 
 
-def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Points x y z [red green blue] of a PLY, ASCII or binary little-endian; grey without colors.
+def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
+    """The vertices of a PLY, ASCII or binary little-endian: property -> [P] numbers.
+
+    A binary file is mapped, not read: only the properties that are used come into memory.
 
     Raises:
         ValueError: it is not such a file, or it ends too early.
     """
-    damaged = ValueError(f"The points in {path.name} cannot be read: export them again as PLY.")
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_TEXT_BYTES // 1_000_000} MB.")
-    data = path.read_bytes()
-    end = re.search(rb"end_header\r?\n", data[:20_000])
-    if not data.startswith(b"ply") or end is None:
+    damaged = ValueError(f"{path.name} cannot be read as points: export it again as binary PLY.")
+    with path.open("rb") as file:
+        head = file.read(20_000)
+    end = re.search(rb"end_header\r?\n", head)
+    if not head.startswith(b"ply") or end is None:
         raise damaged
-    header = data[: end.start()].decode("ascii", errors="replace").splitlines()
-    body = data[end.end() :]
+    header = head[: end.start()].decode("ascii", errors="replace").splitlines()
     elements = [line.split() for line in header if line.startswith("element ")]
     if not elements or len(elements[0]) != 3 or elements[0][1] != "vertex":
         raise damaged
@@ -916,8 +937,12 @@ def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     count = int(elements[0][2]) if elements[0][2].isdecimal() else MAX_POINTS + 1
     if count > MAX_POINTS or len(set(names)) != len(names) or not {"x", "y", "z"} <= set(names):
         raise damaged
-    table: Callable[[str], NDArray[Any]]
+    if count == 0:
+        return {name: np.zeros(0, form) for name, form in columns}
     if "format ascii 1.0" in header:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise ValueError(f"{path.name} is larger than {MAX_TEXT_BYTES // 1_000_000} MB.")
+        body = path.read_bytes()[end.end() :]
         lines = body.decode("ascii", errors="replace").split("\n")[:count]
         try:
             rows = np.array([line.split()[: len(names)] for line in lines], dtype=np.float64)
@@ -925,19 +950,24 @@ def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
             raise damaged from None
         if rows.shape != (count, len(names)):
             raise damaged
-        table = lambda name: rows[:, names.index(name)]  # noqa: E731
-    elif "format binary_little_endian 1.0" in header:
-        dtype = np.dtype(columns)
-        if len(body) < count * dtype.itemsize:
-            raise damaged
-        records = np.frombuffer(body, dtype=dtype, count=count)
-        table = lambda name: records[name]  # noqa: E731
-    else:
+        return {name: rows[:, index] for index, name in enumerate(names)}
+    dtype = np.dtype(columns)
+    if "format binary_little_endian 1.0" not in header:
         raise damaged
-    colored = {"red", "green", "blue"} <= set(names)
+    if path.stat().st_size < end.end() + count * dtype.itemsize:
+        raise damaged
+    records = np.memmap(path, dtype, mode="r", offset=end.end(), shape=(count,))
+    return {name: records[name] for name in names}
+
+
+def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Points x y z [red green blue] of a PLY; grey without colors."""
+    table = ply_vertices(path)
+    count = len(table["x"])
+    colored = {"red", "green", "blue"} <= set(table)
     grey = np.full(count, 128.0)
-    parts = [table(name) for name in "xyz"]
-    parts += [table(name) if colored else grey for name in ("red", "green", "blue")]
+    parts = [table[name] for name in "xyz"]
+    parts += [table[name] if colored else grey for name in ("red", "green", "blue")]
     return _clean_points(np.stack([part.astype(np.float64) for part in parts], axis=1))
 
 

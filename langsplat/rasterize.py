@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langsplat import _rasterize_gsplat
-from langsplat.scene import MAX_IMAGE_PIXELS, Camera, Gaussians
+from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians
 
 
 class Rules(NamedTuple):
     """The constants that decide pixels, equal to gsplat 1.5.3's."""
 
     eps2d: float = 0.3  # added to the 2D covariance's diagonal, in square pixels
-    near: float = 0.01  # nearer than this is not drawn, in world units along the optical axis
+    near: float = NEAR  # nearer than this is not drawn, in world units along the optical axis
     far: float = 1e10
     alpha_min: float = 1 / 255  # a fainter contribution is skipped
     alpha_max: float = 0.999  # a contribution's alpha is clamped to this
@@ -65,6 +65,7 @@ def rasterize(
     height: int,
     *,
     background: Tensor | None = None,  # [D] or [C, D]
+    near: float = NEAR,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Draw Gaussians from C cameras (3D Gaussian Splatting, Kerbl et al. 2023, section 4).
@@ -82,6 +83,7 @@ def rasterize(
         Ks: [C, 3, 3] in pixels; pixel centres at +0.5.
         width, height: of the pictures, in pixels.
         background: [D] or [C, D], what shows where alpha < 1; None is 0.
+        near: a Gaussian nearer than this along the optical axis is not drawn, in world units.
         backend: "auto" (gsplat for CUDA tensors, numba for CPU tensors), "numba" or "gsplat".
     Returns:
         image [C, H, W, D] and alpha [C, H, W, 1] in [0, 1].
@@ -121,7 +123,8 @@ def rasterize(
         image = image.expand(-1, height, width, -1)
         alpha = image[..., :1].detach()
     else:
-        image, alpha = draw(*gaussians, viewmats, Ks, width, height, RULES)
+        rules = RULES._replace(near=near)
+        image, alpha = draw(*gaussians, viewmats, Ks, width, height, rules)
     if background is not None:
         image = image + (1 - alpha) * background[:, None, None]
     return image, alpha
@@ -159,6 +162,7 @@ def render(
         camera.width,
         camera.height,
         background=background,
+        near=gaussians.near,
         backend=backend,
     )
     return image[0], alpha[0]
@@ -192,6 +196,7 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
                 gaussians.scales.detach(),
                 gaussians.opacities.detach(),
                 gaussians.sh.detach(),
+                gaussians.near,
             ),
             camera,
             colors,

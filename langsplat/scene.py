@@ -22,7 +22,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ FORMAT = "langsplat-scene"
 FORMAT_VERSION = 1
 SCENE_FILE = "scene.safetensors"
 MAX_IMAGE_PIXELS = 50_000_000
+NEAR = 0.01  # the near plane, as gsplat's
 
 
 def _check(name: str, tensor: Tensor, shape: Sequence[int | None], why: str = "") -> None:
@@ -111,6 +112,8 @@ class Gaussians:
         scales: [N, 3] > 0, world units (standard deviations along the axes).
         opacities: [N] in [0, 1].
         sh: [N, K, 3], K = (degree + 1)^2, real spherical harmonics of the color; RGB = 0.5 + ....
+        near: a Gaussian nearer to the camera than this, along the optical axis, is not drawn; world
+            units, > 0. Models of Inria's code were trained with 0.2.
     """
 
     means: Tensor
@@ -118,6 +121,7 @@ class Gaussians:
     scales: Tensor
     opacities: Tensor
     sh: Tensor
+    near: float = NEAR
 
     def __post_init__(self) -> None:
         n = self.means.shape[0] if self.means.ndim else 0
@@ -129,6 +133,8 @@ class Gaussians:
         _check("sh", self.sh, (n, None, 3), as_means)
         if math.isqrt(self.sh.shape[1]) ** 2 != self.sh.shape[1] or not 1 <= self.sh.shape[1] <= 16:
             raise ValueError(f"sh must have 1, 4, 9 or 16 bases, got {self.sh.shape[1]}.")
+        if not (math.isfinite(self.near) and self.near > 0):
+            raise ValueError(f"near must be a positive length, got {self.near}.")
 
     def __len__(self) -> int:
         return self.means.shape[0]
@@ -142,14 +148,21 @@ class Gaussians:
         return self.means.device
 
     def to(self, device: torch.device | str) -> "Gaussians":
-        return Gaussians(*(tensor.to(device) for tensor in self._tensors()))
+        return self._each(lambda tensor: tensor.to(device))
 
     def select(self, mask: Tensor) -> "Gaussians":
         """The Gaussians where `mask` [N] bool (or an index tensor) says so."""
-        return Gaussians(*(tensor[mask] for tensor in self._tensors()))
+        return self._each(lambda tensor: tensor[mask])
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return self.means, self.quats, self.scales, self.opacities, self.sh
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Gaussians":
+        return Gaussians(
+            change(self.means),
+            change(self.quats),
+            change(self.scales),
+            change(self.opacities),
+            change(self.sh),
+            self.near,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,6 +413,7 @@ def _metadata_of(scene: Scene) -> dict[str, str]:
         "format_version": str(FORMAT_VERSION),
         "name": scene.name,
         "radius": repr(float(scene.radius)),
+        "near": repr(float(scene.gaussians.near)),
         "cameras": json.dumps([camera.name for camera in scene.cameras]),
         "provenance": json.dumps(dict(scene.provenance)),
     }
@@ -414,10 +428,11 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} has values that are not finite: build the scene again.")
     gaussians = Gaussians(
-        *(
-            tensors[f"gaussians.{name}"].float()
+        **{
+            name: tensors[f"gaussians.{name}"].float()
             for name in ("means", "quats", "scales", "opacities", "sh")
-        )
+        },
+        near=float(metadata.get("near", NEAR)),
     )
     if len(gaussians) and float(gaussians.scales.min()) <= 0:
         raise ValueError("Every scale must be a positive length: build the scene again.")

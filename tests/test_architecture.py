@@ -11,7 +11,7 @@ LAYERS = [
     {"scene"},
     {"rasterize", "cameras", "masks", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},
-    {"build"},
+    {"build", "official"},
     {"__main__"},
 ]
 # A stage may read the record that another stage hands it.

@@ -73,6 +73,15 @@ def test_a_saved_scene_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "preview.jpg").read_bytes() == b"jpg"
 
 
+def test_a_scene_keeps_its_near_plane_and_its_parts_do_too(tmp_path: Path) -> None:
+    scene = small_scene()
+    scene = replace(scene, gaussians=replace(scene.gaussians, near=0.2))
+    back = load_scene(save_scene(scene, tmp_path / "s")).gaussians
+    assert back.near == back.to("cpu").near == back.select(torch.tensor([0])).near == 0.2
+    with pytest.raises(ValueError, match="near must be a positive length"):
+        replace(back, near=0.0)
+
+
 def test_an_empty_scene_is_saved_and_read(tmp_path: Path) -> None:
     scene = replace(small_scene(0), cameras=(), language=None)
     back = load_scene(save_scene(scene, tmp_path / "s"))

@@ -1,0 +1,298 @@
+"""Official LangSplat files: what is read, what is refused, and in which words."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from langsplat.official import (
+    colmap_cameras,
+    load_untrusted,
+    read_cameras,
+    read_cfg_args,
+    read_checkpoint,
+    read_features,
+    read_ply,
+    trained_size,
+    usable,
+    write_features,
+    write_ply,
+)
+from langsplat.rasterize import render
+from langsplat.scene import Camera
+from tests import official_files as files
+
+EMBEDDINGS = F.normalize(torch.randn(2, 512, generator=torch.Generator().manual_seed(5)), dim=1)
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("stage", ["RGB", "language", "LangSplatV2"])
+@pytest.mark.parametrize("scalar", [np.float64, np.float32])
+@pytest.mark.parametrize("numpy_1", [False, True])
+def test_checkpoints_of_every_stage_are_read_under_both_names_of_numpy(
+    tmp_path, stage, scalar, numpy_1
+):
+    codebook = EMBEDDINGS[None] if stage == "LangSplatV2" else None
+    path = files.write_checkpoint(tmp_path / "c.pth", stage, scalar=scalar, codebook=codebook)
+    if numpy_1:
+        files.as_numpy_1(path)
+    checkpoint = read_checkpoint(path, stage=stage)
+    assert (checkpoint.stage, checkpoint.iteration, len(checkpoint)) == (stage, 30000, 200)
+    raw, g = files.balls(), checkpoint.gaussians()
+    assert torch.equal(g.means, raw["xyz"]) and g.near == 0.2
+    assert torch.allclose(g.scales, torch.full((200, 3), 0.15))
+    assert torch.allclose(g.opacities, torch.full((200,), 1 / (1 + np.exp(-3.0))).float())
+    assert torch.allclose(g.quats, raw["rotation"] / 2, atol=1e-6)
+    assert torch.equal(g.sh, torch.cat([raw["dc"], raw["rest"]], dim=1))
+    if stage == "language":
+        assert torch.allclose(checkpoint.language, 0.4 * files.LATENTS[raw["side"]])
+    if stage == "LangSplatV2":
+        assert torch.equal(checkpoint.codebooks, codebook)
+        assert torch.equal(checkpoint.logits.argmax(1), raw["side"])
+
+
+def test_the_wrong_stage_is_called_by_its_name(tmp_path):
+    path = files.write_checkpoint(tmp_path / "chkpnt30000.pth", "RGB")
+    with pytest.raises(
+        ValueError, match=r"RGB stage \(12 elements\).*language stage.*--feature_le"
+    ):
+        read_checkpoint(path, stage="language")
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    trap = tmp_path / "ran"
+    writer = (
+        "import sys, pathlib, torch\n"
+        "class Trap:\n"
+        "    def __reduce__(self):\n"
+        "        return (pathlib.Path.touch, (pathlib.Path(sys.argv[2]),))\n"
+        "torch.save(((3, Trap()), 1), sys.argv[1])"
+    )
+    path = tmp_path / "chkpnt1.pth"
+    subprocess.run([sys.executable, "-c", writer, path, trap], check=True)
+    for opened in (read_checkpoint, load_untrusted):
+        with pytest.raises(ValueError, match="could run code, so it was not opened: get"):
+            opened(path)
+    assert not trap.exists() and b"touch" in path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["half", "text", "empty", "other", "short", "nan"])
+def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
+    path = files.write_checkpoint(tmp_path / "c.pth", "language")
+    if damage == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage in ("text", "empty"):
+        path.write_text("hello" if damage == "text" else "")
+    elif damage == "other":
+        torch.save({"a": torch.ones(2)}, path)
+    else:
+        params = list(files.elements("language"))
+        if damage == "short":
+            params[4] = params[4][:100]
+        else:
+            params[7] = params[7].detach().clone()
+            params[7][3, 1] = float("nan")
+        torch.save((tuple(params), 1), path)
+    says = {
+        "other": "is not a checkpoint of a LangSplat training: give",
+        "short": r"its scales must be \[200, 3\], got \[100, 3\]",
+        "nan": "not finite in 1 of 200 rows: train",
+    }
+    with pytest.raises(ValueError, match=says.get(damage, "is damaged or incomplete: copy")):
+        read_checkpoint(path)
+    with pytest.raises(ValueError, match="There is no checkpoint at"):
+        read_checkpoint(tmp_path / "absent.pth")
+
+
+def test_gaussians_that_are_not_finite_can_be_told_apart(tmp_path):
+    params = list(files.elements("RGB", 6))
+    for index, (element, value) in enumerate([(1, np.nan), (3, np.inf), (4, 999.0), (5, 0.0)]):
+        params[element].data[index] = value
+    params[4].data[4] = -999.0  # a scale of exactly 0
+    torch.save((tuple(params), 1), tmp_path / "c.pth")
+    good = usable(read_checkpoint(tmp_path / "c.pth").gaussians())
+    assert good.tolist() == [False] * 5 + [True]
+
+
+def test_a_checkpoint_in_its_first_degrees_keeps_only_the_harmonics_in_use(tmp_path):
+    torch.save(((1, *files.elements("RGB")[1:]), 1), tmp_path / "c.pth")
+    assert read_checkpoint(tmp_path / "c.pth").gaussians().sh.shape == (200, 4, 3)
+
+
+# ---------------------------------------------------------------------------- point clouds
+
+
+def test_a_point_cloud_equals_the_checkpoint_it_was_saved_with(tmp_path):
+    g = read_ply(files.write_ply(tmp_path / "point_cloud.ply"))
+    same = read_checkpoint(files.write_checkpoint(tmp_path / "c.pth", "RGB")).gaussians()
+    for name in ("means", "quats", "scales", "opacities", "sh"):
+        assert torch.equal(getattr(g, name), getattr(same, name)), name
+    assert g.near == 0.2
+
+
+def test_a_written_point_cloud_has_the_official_bytes_and_reads_back(tmp_path):
+    official = files.write_ply(tmp_path / "official.ply")
+    written = write_ply(read_ply(official), tmp_path / "ours.ply")
+    head = official.read_bytes().index(b"end_header")
+    assert written.read_bytes()[:head] == official.read_bytes()[:head]
+    table = []
+    for path in (official, written):
+        table.append(np.frombuffer(path.read_bytes()[head + 11 :], "<f4").reshape(200, 62).copy())
+    table[0][:, -4:] /= 2  # quaternions are written with unit length
+    assert np.allclose(*table, atol=2e-5)
+
+
+def test_low_degrees_are_filled_up_and_certain_opacities_stay_finite(tmp_path):
+    g = read_ply(files.write_ply(tmp_path / "a.ply", 4))
+    flat = type(g)(g.means, g.quats, g.scales, torch.tensor([0.0, 1.0, 0.5, 0.2]), g.sh[:, :4])
+    back = read_ply(write_ply(flat, tmp_path / "b.ply"))
+    assert back.sh.shape == (4, 16, 3) and bool(usable(back).all())
+    assert torch.equal(back.sh[:, :4], flat.sh) and not back.sh[:, 4:].any()
+    assert torch.allclose(back.opacities, flat.opacities, atol=1e-5)
+
+
+def test_a_ply_without_gaussians_is_refused(tmp_path):
+    path = files.write_ply(tmp_path / "p.ply", 3)
+    path.write_bytes(path.read_bytes().replace(b"float rot_3", b"float rot_9"))
+    with pytest.raises(
+        ValueError, match=r"not a point cloud of Gaussians \(it has no rot_3\): give"
+    ):
+        read_ply(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="cannot be read as points: export"):
+        read_ply(path)
+
+
+def test_gaussians_of_inrias_code_are_not_drawn_nearer_than_its_near_plane(tmp_path):
+    g = read_checkpoint(files.write_checkpoint(tmp_path / "c.pth", "RGB")).gaussians()
+    nearest = g.select(g.means[:, 2].argmin()[None])
+    back = torch.eye(4)
+    K = torch.tensor([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
+    drawn = []
+    for depth in (0.15, 0.25):
+        back[:3, 3] = -nearest.means[0]
+        back[2, 3] += depth
+        _, alpha = render(nearest, Camera(back.clone(), K, 64, 48))
+        drawn.append(float(alpha.max()) > 0.5)
+    assert drawn == [False, True]
+
+
+# ---------------------------------------------------------------------------- cfg_args, cameras
+
+
+def test_cfg_args_is_parsed_and_never_evaluated(tmp_path):
+    path = tmp_path / "cfg_args"
+    ran = tmp_path / "ran"
+    path.write_text(
+        f"Namespace(sh_degree=3, eval=False, model_path='out', x=open({str(ran)!r}, 'w'), lr=1e-3)"
+    )
+    assert read_cfg_args(path) == {"sh_degree": 3, "eval": False, "model_path": "out", "lr": 1e-3}
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "open('x')", "Namespace(", "(" * 5000, "a" * 2_000_000])
+def test_what_is_no_cfg_args_is_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "cfg_args").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"is not a cfg_args of the official code .* copy it again"
+    ):
+        read_cfg_args(tmp_path / "cfg_args")
+
+
+@pytest.mark.parametrize(
+    ("resolution", "size"),
+    [(-1, (1440, 1080)), (2, (960, 720)), (640, (640, 480)), (None, (1440, 1080))],
+)
+def test_pictures_have_the_size_the_official_code_trains_on(resolution, size):
+    assert trained_size(1920, 1440, resolution) == size
+    assert trained_size(640, 480) == (640, 480)
+
+
+def test_cameras_of_colmap_and_of_cameras_json_agree_and_look_through_the_middle(tmp_path):
+    files.write_colmap(tmp_path / "sparse/0", cx=20.0)
+    files.write_cameras_json(tmp_path / "cameras.json")
+    ours, points = colmap_cameras(tmp_path / "sparse/0", resolution=32)
+    others = read_cameras(tmp_path / "cameras.json", resolution=32)
+    assert len(ours) == len(others) == files.VIEWS and points.shape == (0, 3)
+    for a, b in zip(ours, others, strict=True):
+        assert a.name.split(".")[0] == b.name and (a.width, a.height) == (32, 24)
+        assert torch.allclose(a.viewmat, b.viewmat, atol=1e-5)
+        assert torch.allclose(a.K, torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]]))
+        assert torch.equal(a.K, b.K)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"img_name": "a"}]', "[" * 9000])
+def test_what_is_no_cameras_json_is_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "cameras.json").write_text(text)
+    if text == "{}":
+        text = '[{"img_name":"a","width":9,"height":9,"fx":1,"fy":1,"position":[0,0,0],"rotation":'
+        (tmp_path / "cameras.json").write_text(text + "[[2,0,0],[0,1,0],[0,0,1]]}]")
+    with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
+        read_cameras(tmp_path / "cameras.json")
+
+
+# ---------------------------------------------------------------------------- features
+
+
+def test_official_features_become_levels_with_their_own_rows(tmp_path):
+    files.write_features(tmp_path, EMBEDDINGS)
+    view = read_features(tmp_path, "frame_00003", size=files.SIZE)
+    assert view.segments.shape == (3, 48, 64)
+    for ids, rows in zip(view.segments, view.embeddings, strict=True):
+        assert torch.allclose(rows, EMBEDDINGS, atol=1e-6)
+        assert (ids[:2] == -1).all() and (ids[2:, :32] == 0).all() and (ids[2:, 32:] == 1).all()
+
+
+def test_written_features_read_back_and_number_their_rows_through_all_levels(tmp_path):
+    files.write_features(tmp_path / "a", EMBEDDINGS)
+    view = read_features(tmp_path / "a", "frame_00001")
+    write_features(tmp_path / "b", "frame_00001", view)
+    maps, rows = (np.load(tmp_path / f"b/frame_00001_{kind}.npy") for kind in "sf")
+    assert maps.dtype == rows.dtype == np.float32
+    assert maps.shape == (4, 48, 64) and rows.shape == (6, 512)
+    assert [sorted(np.unique(channel)) for channel in maps] == [[-1], [-1, 0, 1], [-1, 2, 3],
+                                                                [-1, 4, 5]]  # fmt: skip
+    again = read_features(tmp_path / "b", "frame_00001")
+    assert (again.segments == view.segments).all()
+    assert all(torch.allclose(a, b) for a, b in zip(again.embeddings, view.embeddings, strict=True))
+
+
+def test_label_maps_of_another_size_are_resized_with_a_warning_that_names_both(tmp_path):
+    files.write_features(tmp_path, EMBEDDINGS, size=(128, 96))
+    with pytest.warns(UserWarning, match="_s.npy is 128 x 96 but its picture is 64 x 48: the near"):
+        view = read_features(tmp_path, "frame_00001", size=files.SIZE)
+    assert view.segments.shape == (3, 48, 64)
+    assert (view.segments[:, 1:, :32] == 0).all() and (view.segments[:, 1:, 32:] == 1).all()
+
+
+def test_bad_features_are_refused_in_a_sentence(tmp_path):
+    files.write_features(tmp_path, EMBEDDINGS)
+    maps_file, rows_file = tmp_path / "frame_00001_s.npy", tmp_path / "frame_00001_f.npy"
+    maps, rows = np.load(maps_file), np.load(rows_file)
+
+    def refused(match: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            read_features(tmp_path, "frame_00001")
+        np.save(maps_file, maps)
+        np.save(rows_file, rows)
+
+    np.save(rows_file, rows[:8])
+    refused(r"names rows from -1 to 8 but frame_00001_f\.npy has 8: .* write both again")
+    for value in (-2, np.nan):
+        np.save(maps_file, np.where(maps == 4, value, maps))
+        refused(f"names rows from {value:g} to")
+    np.save(maps_file, np.where(maps == 4, 4.5, maps))
+    refused("not whole: write it again without interpolation")
+    np.save(maps_file, maps[1:])
+    refused(r"must be \[4, H, W\] .*, got \[3, 48, 64\]: write it")
+    np.save(rows_file, np.where(np.arange(len(rows))[:, None] == 2, np.inf, rows))
+    refused(r"not finite in 1 of 9 rows \(the first is 2\): run")
+    np.save(rows_file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    refused("not a readable array of numbers: copy it")
+    rows_file.unlink()
+    refused("f.npy is missing: run")
