@@ -29,7 +29,7 @@ PART_NAMES: dict[str, tuple[str, ...]] = PART_WORDS | {
     "painting": ("painting",),
 }
 SAME_PART = {"leaves": "leaf", "stems": "stem"}  # parts that share their words
-BARE_NOT = {"body", "case", "box", "walls", "dough", "tip", "navel", "head", "foot"}
+BARE_NOT = {"body", "case", "box", "walls", "dough", "tip", "navel", "head", "foot", "rose"}
 COLOR_NAMES = {name: (name,) for name in COLORS} | {
     "grey": ("grey", "gray"),
     "turquoise": ("turquoise", "teal", "cyan"),

@@ -227,7 +227,7 @@ def headphones(look: Look) -> list[Part]:
     return [
         Part("headband", band, look.paint(look.other("black", "grey", "white"))),
         Part("ear cups", merged(*cups), shell),
-        Part("cushions", merged(*pads, cushion.moved(0, 0, high + 0.3)), pad),
+        Part("ear pads", merged(*pads, cushion.moved(0, 0, high + 0.3)), pad),
     ]
 
 
@@ -570,9 +570,9 @@ PART_WORDS: dict[str, tuple[str, ...]] = {
     "screw": ("screw",),
     "rail": ("rail", "metal rail"),
     "hinge": ("hinge",),
-    "headband": ("headband", "band"),
+    "headband": ("headband", "head band"),
     "ear cups": ("ear cups", "ear cup"),
-    "cushions": ("cushions", "ear pads", "padding"),
+    "ear pads": ("ear pads", "ear cushions", "padding"),
     "top plate": ("top plate",),
     "lens": ("lens", "lenses"),
     "lens glass": ("lens glass", "front glass"),

@@ -108,7 +108,7 @@ def _shade(surface: Surface, *factors: float) -> Surface:
 
 
 def frying_pan(look: Look) -> list[Part]:
-    radius, deep, reach = look.between(0.68, 0.8), look.between(0.2, 0.3), look.between(0.9, 1.1)
+    radius, deep, reach = look.between(0.68, 0.8), look.between(0.22, 0.32), look.between(0.8, 0.95)
     outer = spline([(radius * 0.72, 0), (radius * 0.85, 0.04), (radius, deep)])
     strips = vessel(outer, 0.05)
     grip = spline([(0, 0, 0), (0.4 * reach, 0, 0.14), (0.8 * reach, 0, 0.22), (reach, 0, 0.22)], 6)
@@ -353,28 +353,27 @@ def strawberry(look: Look) -> list[Part]:
 
 
 def carrot(look: Look) -> list[Part]:
-    long, thick, bend = look.between(1.4, 1.7), look.between(0.24, 0.3), look.between(-0.12, 0.12)
+    long, thick, bend = look.between(1.25, 1.45), look.between(0.28, 0.34), look.between(-0.1, 0.1)
     tufts = look.rng.uniform(-1, 1, (9, 3))
     path = spline([(0, 0, 0), (0.4 * long, bend, 0), (0.75 * long, 0, 0), (long, -bend, 0)], 10)
     share = np.linspace(0, 1, len(path))
     radius = thick * np.interp(share, [0, 0.06, 0.5, 0.85, 1], [0.82, 1, 0.74, 0.4, 0.24])
     radius *= 1 + 0.05 * np.sign(np.sin(share * 40))
     last = path[-1]
-    tip = tube(
-        np.array([last, last + [0.12, -0.02, 0], last + [0.26, 0.02, -0.02]]), [0.055, 0.035, 0.015]
-    )
+    root = last + np.array([(0, 0, 0), (0.12, -0.02, 0), (0.26, 0.02, -0.02)])
+    tip = tube(root, [0.055, 0.035, 0.015])
     top = lathe(spline([(thick * 0.7, 0), (thick * 0.45, 0.08), (0, 0.1)])).turned("y", -90)
     leaves = []
     for k, (a, b, c) in enumerate(tufts):
         angle = 2 * np.pi * k / 9
         y, z = 0.3 * np.cos(angle) + 0.08 * a, 0.26 * np.sin(angle) + 0.14 + 0.06 * b
-        reach = 0.68 + 0.16 * c
+        reach = 0.55 + 0.12 * c
         stalk = spline([(0, 0, 0), (-0.4 * reach, 0.5 * y, 0.5 * z), (-reach, y, z)], 5)
         leaves.append(tube(stalk, np.linspace(0.045, 0.03, len(stalk)), 8))
         for share_, side in ((0.55, 1), (0.55, -1), (0.8, 1), (0.8, -1), (1.0, 0)):
             at = np.array([-reach, y, z]) * share_
             leaf = ellipsoid(0.14, 0.07, 0.05, 12).turned("z", 40 * side)
-            leaves.append(leaf.moved(*(at + [0.0, 0.06 * side, 0])))
+            leaves.append(leaf.moved(at[0], at[1] + 0.06 * side, at[2]))
     return _settled(
         [
             Part("body", tube(path, radius, 20), look.paint(material="skin", speck=0.12)),
@@ -395,12 +394,10 @@ def mushroom(look: Look) -> list[Part]:
     a = np.radians(np.linspace(0, 90, 16))
     cap = np.stack([wide * np.cos(a), high + dome * np.sin(a)], 1)
     cap = np.concatenate([[(wide * 0.93, high - 0.08), (wide, high - 0.05)], cap])
-    gills = lathe(
-        spline([(0.2, high + 0.02), (wide * 0.6, high - 0.04), (wide * 0.93, high - 0.08)])
-    )
-    skirt = lathe(
-        [(0.42, high * 0.5), (0.25, high * 0.68)], [(0.24, high * 0.66), (0.41, high * 0.49)]
-    )
+    under = [(0.2, high + 0.02), (wide * 0.6, high - 0.04), (wide * 0.93, high - 0.08)]
+    gills = lathe(spline(under))
+    frill = np.array([(0.42, high * 0.5), (0.25, high * 0.68)])
+    skirt = lathe(frill, frill[::-1] - [0.01, 0.015])
     pale = look.paint("white" if look.color != "white" else "brown", "skin")
     return [
         Part("stem", merged(stalk, skirt), _shade(look.paint("white", "skin"), 1, 0.96, 0.86)),
@@ -425,34 +422,29 @@ def pineapple(look: Look) -> list[Part]:
             leaf = tube(path, thick, 8).turned("y", tilt).moved(0.08, 0, high - 0.06)
             leaves.append(leaf.turned("z", 360 * k / count + tilt))
     scales = _studs(profile, 72, (0.095, 0.095, 0.07), None)
-    dark = {"yellow": "orange", "orange": "brown"}.get(look.color, "yellow")
-    return [
-        Part("body", lathe(profile), _shade(look.paint(material="skin"), 0.75, 0.65, 0.6)),
-        Part("scales", scales, look.paint(dark if look.color == "green" else "", "skin")),
-        Part("leaf", merged(*leaves), look.paint("green", "leaf")),
-    ]
+    return _settled(
+        [
+            Part("body", lathe(profile), _shade(look.paint("brown", "skin"), 1.1, 1, 0.8)),
+            Part("scales", scales, look.paint(material="skin")),
+            Part("leaf", merged(*leaves), look.paint("green", "leaf")),
+        ]
+    )
 
 
 def pumpkin(look: Look) -> list[Part]:
     wide, high, lobes = look.between(0.7, 0.85), look.between(0.45, 0.6), int(look.between(8, 11))
-    lobe = ellipsoid(wide * 0.52, wide * 2.1 / lobes, high).moved(wide * 0.5, 0, high)
+    lobe = ellipsoid(wide * 0.52, wide * 2.9 / lobes, high).moved(wide * 0.5, 0, high)
     body = merged(*(lobe.turned("z", 360 * k / lobes) for k in range(lobes)))
+    top = 2 * high
     stem_path = spline(
-        [
-            (0, 0, 1.75 * high),
-            (0, 0, 2 * high + 0.1),
-            (0.08, 0, 2 * high + 0.24),
-            (0.24, 0.02, 2 * high + 0.32),
-        ]
+        [(0, 0, top - 0.15), (0, 0, top + 0.1), (0.08, 0, top + 0.24), (0.24, 0.02, top + 0.3)]
     )
     stem = tube(stem_path, np.linspace(0.16, 0.1, len(stem_path)), 8)
-    vine = spline(
-        [(0, -0.1, 2 * high - 0.12), (-0.2, -0.3, 2 * high + 0.05), (-0.4, -0.55, 2 * high)]
-    )
+    vine = spline([(0, -0.1, top - 0.12), (-0.2, -0.3, top + 0.02), (-0.36, -0.45, top - 0.04)])
     a = np.linspace(0, 2 * np.pi, 41)[:-1]
     lobed = 0.32 * (1 + 0.22 * np.cos(5 * a)) * (1 - 0.1 * np.cos(a))
     leaf = extrude(np.stack([lobed * np.cos(a), lobed * np.sin(a)], 1), 0.05)
-    leaf = leaf.turned("x", 32).moved(-0.42, -0.5, 2 * high - 0.02)
+    leaf = leaf.turned("x", 22).moved(-0.38, -0.45, top - 0.06)
     return [
         Part("body", body, look.paint(material="skin")),
         Part("stem", stem, _shade(look.paint("green", "wood"), 1.1, 0.9, 0.7)),
@@ -506,19 +498,12 @@ def hat(look: Look) -> list[Part]:
     under = spline([(0.5, 0), (0.7, 0), (brim, curl)], 6)
     over = spline([(brim, edge + 0.01), (0.7, 0.06), (0.5, 0.06)], 6)
     oval = lambda mesh: mesh.scaled(0.92, 1.08, 1)  # noqa: E731
-    crown = [
-        (0.56, 0.05),
-        (0.54, high * 0.5),
-        (0.48, high * 0.9),
-        (0.38, high),
-        (0.2, high - 0.06),
-        (0, high - 0.12),
-    ]
+    crown = [(0.56, 0.05), (0.54, high * 0.5), (0.48, high * 0.9), (0.38, high)]
+    crown += [(0.2, high - 0.06), (0, high - 0.12)]
     band = lathe([(0.585, 0.06), (0.57, 0.27)], [(0.57, 0.27), (0.5, 0.28)])
     quill = spline([(0.56, 0.0, 0.12), (0.62, 0.1, 0.45), (0.56, 0.32, 0.95)], 6)
-    feather = tube(
-        quill, np.interp(np.linspace(0, 1, len(quill)), [0, 0.2, 0.6, 1], [0.03, 0.1, 0.13, 0.02])
-    )
+    breadth = np.interp(np.linspace(0, 1, len(quill)), [0, 0.2, 0.6, 1], [0.03, 0.11, 0.15, 0.03])
+    feather = tube(quill, breadth)
     feather = feather.moved(-0.6, 0, 0).scaled(0.45, 1, 1).moved(0.58, -0.1, 0)
     felt = look.paint(material="cloth")
     return [
@@ -571,7 +556,7 @@ def shoe(look: Look) -> list[Part]:
             (high + 0.012, 0.22, long - 0.14, wide * 0.66),
         ]
     )
-    cap = ellipsoid(wide * 0.93, 0.36, 0.33).moved(0, -long + 0.34, 0.24)
+    cap = ellipsoid(wide * 0.93, 0.36, 0.27).moved(0, -long + 0.34, 0.3)
     heights, toes, halves = np.array(slope).T
     laces = []
     rows = np.linspace(0.56, high - 0.1, 5)
@@ -582,9 +567,7 @@ def shoe(look: Look) -> list[Part]:
     for side in (-1, 1):
         loop = arc(0.15, 0, 360, 20) * [1.2, 1, 0.6]
         loop = tube(loop, 0.035, 8).turned("z", 25 * side).turned("x", 30)
-        laces.append(
-            loop.moved(0.2 * side, np.interp(high - 0.1, heights, toes) - 0.1, high - 0.02)
-        )
+        laces.append(loop.moved(0.2 * side, toes[-1] - 0.14, high - 0.02))
     tongue = box(wide * 1.0, 0.12, 0.75, 0.05).turned("x", -28).moved(0, -0.2, high - 0.45)
     coat = look.paint(material=str(look.rng.choice(["leather", "cloth"])))
     light = look.paint("white" if look.color != "white" else "grey", "rubber")
@@ -605,14 +588,8 @@ def handbag(look: Look) -> list[Part]:
     body = replace(body, vertices=body.vertices * np.concatenate([narrow, narrow, narrow**0], 1))
     top = 0.78 * wide
     outline = spline(
-        [
-            (-top / 2, 0),
-            (0, 0),
-            (top / 2, 0),
-            (top * 0.48, -0.3),
-            (0, -0.58 * high),
-            (-top * 0.48, -0.3),
-        ],
+        np.array([(-0.5, 0), (0, 0), (0.5, 0), (0.48, -0.3), (0, -0.6), (-0.48, -0.3)])
+        * [top, high],
         6,
         closed=True,
     )
@@ -632,7 +609,7 @@ def handbag(look: Look) -> list[Part]:
 
 
 def basket(look: Look) -> list[Part]:
-    wide, high, rows = look.between(0.78, 0.95), look.between(0.55, 0.7), 7
+    wide, high, rows = look.between(0.75, 0.9), look.between(0.65, 0.8), 7
     coils, stakes = [], []
     thick = high / rows / 2 + 0.012
     for k in range(rows):
@@ -644,7 +621,7 @@ def basket(look: Look) -> list[Part]:
     floor = lathe([(0, 0.0), (wide * 0.78, 0.0)], [(wide * 0.78, 0.05), (0, 0.05)])
     arch = arc(1.0, 0, 180, 30) * [wide * 0.98, 1, 0.95] + [0, 0, high]
     a = np.linspace(0, 2 * np.pi, 97)
-    hang = 0.2 + 0.1 * np.abs(np.sin(4 * a))  # corners of the cloth over the rim
+    hang = 0.07 + 0.1 * np.abs(np.sin(4 * a))  # corners of the cloth over the rim
     fold = np.stack(
         [
             np.stack([r * np.cos(a), r * np.sin(a), z + 0 * a], 1)
@@ -672,21 +649,21 @@ def watering_can(look: Look) -> list[Part]:
     wide, high = look.between(0.5, 0.6), look.between(0.8, 0.95)
     outer = spline([(wide, 0), (wide * 1.0, 0.1), (wide * 0.9, high)])
     bands = merged(_ring(wide, 0.05, 0.06), _ring(wide * 0.9 - 0.01, 0.055, high))
-    low, top = np.array([-wide * 0.8, 0, 0.2]), np.array([-wide - 0.7, 0, high + 0.12])
+    low, top = np.array([-wide * 0.8, 0, 0.2]), np.array([-wide - 0.6, 0, high + 0.12])
     spout = tube(np.linspace(low, top, 8), np.linspace(0.15, 0.08, 8))
     brace = _rod((-wide * 0.85, 0, high * 0.92), tuple(low + 0.62 * (top - low)), 0.035)
     rose = lathe(
         [(0.07, -0.12), (0.29, 0.12)],
         spline([(0.29, 0.12), (0.22, 0.17), (0, 0.2)]),
     )
-    rose = rose.turned("y", -70).moved(*(top + [-0.08, 0, 0.06]))
+    rose = rose.turned("y", -70).moved(top[0] - 0.08, 0, top[2] + 0.06)
     cover = extrude(arc(wide * 0.9, 90, 270)[:, [0, 2]], 0.04).moved(0, 0, high - 0.02)
     back = spline(
         [
             (0.2 * wide, 0, high),
             (0.5 * wide, 0, high + 0.36),
-            (wide + 0.3, 0, high + 0.2),
-            (wide + 0.38, 0, high * 0.6),
+            (wide + 0.25, 0, high + 0.2),
+            (wide + 0.32, 0, high * 0.6),
             (wide * 0.95, 0, 0.24),
         ],
         7,
@@ -699,7 +676,7 @@ def watering_can(look: Look) -> list[Part]:
             Part("body", merged(lathe(*vessel(outer, 0.04)), cover), coat),
             Part("hoops", bands, trim),
             Part("spout", merged(spout, brace), coat),
-            Part("rose", rose, trim),
+            Part("sprinkler", rose, trim),
             Part("handle", tube(back, 0.075), look.paint(look.other("black", "green"), material)),
         ]
     )
@@ -731,27 +708,14 @@ def cactus(look: Look) -> list[Part]:
     limbs, blooms = [], []
     for side, share in ((-1, left), (1, right)):
         z, out = 0.4 + high * share, side * (thick + 0.34)
-        limbs.append(
-            column(
-                spline(
-                    [
-                        (0.1 * side, 0, z),
-                        (0.8 * out, 0, z + 0.02),
-                        (out, 0, z + 0.2),
-                        (out, 0, z + 0.45),
-                    ],
-                    6,
-                ),
-                thick * 0.56,
-            )
-        )
+        limb = [(0.1 * side, 0, z), (0.8 * out, 0, z + 0.02), (out, 0, z + 0.2), (out, 0, z + 0.45)]
+        limbs.append(column(spline(limb, 6), thick * 0.56))
     for k in range(8):
         petal = ellipsoid(0.15, 0.07, 0.04, 14).turned("y", -35).moved(0.12, 0, 0.06)
         blooms.append(petal.turned("z", 45 * k).moved(0, 0, 0.4 + high + thick))
-    wall = np.array(
-        [(thick * 1.1, 0.55), (thick * 1.1, 0.4 + high), (thick * 0.75, 0.4 + high + thick * 0.8)]
-    )
-    needles = _studs(spline(wall, 8), 60, (0.018, 0.018, 0.075), None)
+    dome = 0.4 + high
+    wall = spline([(thick * 1.1, 0.55), (thick * 1.1, dome), (thick * 0.75, dome + thick * 0.8)], 8)
+    needles = _studs(wall, 60, (0.024, 0.024, 0.08), None)
     petals = look.paint(look.other("pink", "red", "yellow"), "leaf")
     green = look.paint("green", "leaf")
     return [
@@ -772,12 +736,10 @@ def chair(look: Look) -> list[Part]:
         for x in (-1, 1)
         for y in (-1, 1)
     ]
-    rails = [
-        _rod((x * half, -half, seat * 0.4), (x * half, half, seat * 0.4), 0.045) for x in (-1, 1)
-    ]
-    rest = [
-        _rod((x * half, half, seat), (x * half, half + 0.16, seat + back), 0.07) for x in (-1, 1)
-    ]
+    rails, rest = [], []
+    for x in (-half, half):
+        rails.append(_rod((x, -half, seat * 0.4), (x, half, seat * 0.4), 0.045))
+        rest.append(_rod((x, half, seat), (x, half + 0.16, seat + back), 0.07))
     for share, tall in ((0.32, 0.16), (0.58, 0.16), (0.82, 0.26)):
         slat = box(wide - 0.16, 0.08, tall, 0.03).turned("x", -8)
         rest.append(slat.moved(0, half + 0.16 * share, seat + back * share))
@@ -818,19 +780,15 @@ def sofa(look: Look) -> list[Part]:
     ]
     rest = box(wide - 0.2, 0.28, back - 0.2, 0.12).turned("x", -10).moved(0, deep / 2 - 0.16, 0.2)
     pillows = [
-        ellipsoid(0.29, 0.13, 0.29)
-        .scaled(1, 1, 1)
+        box(0.52, 0.22, 0.48, 0.1)
         .turned("y", turn * x)
         .turned("x", -20)
-        .moved(x * (wide / 2 - 0.5), 0.08, 0.92)
+        .moved(x * (wide / 2 - 0.5), 0.04, 0.64)
         for x in (-1, 1)
     ]
+    foot = ellipsoid(0.1, 0.1, 0.12).moved(0, 0, 0.12)
     legs = [
-        _rod(
-            (x * (wide / 2 - 0.2), y * (deep / 2 - 0.15), 0.05),
-            (x * (wide / 2 - 0.2), y * (deep / 2 - 0.15), 0.18),
-            0.08,
-        )
+        foot.moved(x * (wide / 2 - 0.18), y * (deep / 2 - 0.15), 0)
         for x in (-1, 1)
         for y in (-1, 1)
     ]
@@ -857,7 +815,7 @@ KINDS: dict[str, Kind] = {
     "cooking pot": Kind(
         cooking_pot, ANY, 1.05, names=("soup pot", "stew pot"), unheard=("saucepan", "casserole")
     ),
-    "kettle": Kind(kettle, ANY, 0.95, names=("tea kettle",), unheard=("water boiler",)),
+    "kettle": Kind(kettle, ANY, 1.0, names=("tea kettle",), unheard=("water boiler",)),
     "toaster": Kind(toaster, ANY, 0.95, names=("bread toaster",), unheard=("toaster oven",)),
     "bread": Kind(
         bread, ("brown",), 1.0, names=("loaf of bread", "bread loaf"), unheard=("loaf", "sourdough")
@@ -877,25 +835,25 @@ KINDS: dict[str, Kind] = {
         unheard=("birthday cake", "gateau"),
     ),
     "strawberry": Kind(
-        strawberry, ("red",), 0.7, names=("strawberry fruit",), unheard=("berry", "strawberries")
+        strawberry, ("red",), 0.75, names=("strawberry fruit",), unheard=("berry", "strawberries")
     ),
     "carrot": Kind(
         carrot,
         ("orange", "orange", "purple", "yellow"),
-        1.25,
+        1.3,
         names=("carrot vegetable",),
         unheard=("carrots", "root vegetable"),
     ),
     "mushroom": Kind(
         mushroom,
         ("red", "red", "brown", "white", "orange"),
-        0.8,
+        0.85,
         names=("forest mushroom",),
         unheard=("toadstool", "fungus"),
     ),
     "pineapple": Kind(
         pineapple,
-        ("yellow", "orange", "yellow", "green"),
+        ("yellow", "orange"),
         0.65,
         names=("pineapple fruit",),
         unheard=("ananas", "tropical fruit"),
@@ -903,7 +861,7 @@ KINDS: dict[str, Kind] = {
     "pumpkin": Kind(
         pumpkin,
         ("orange", "orange", "white", "green"),
-        0.85,
+        0.95,
         names=("halloween pumpkin",),
         unheard=("squash", "gourd"),
     ),
@@ -924,7 +882,7 @@ KINDS: dict[str, Kind] = {
         watering_can, ANY, 1.2, names=("garden watering can",), unheard=("plant waterer",)
     ),
     "cactus": Kind(
-        cactus, ANY, 0.75, names=("potted cactus",), unheard=("succulent", "desert plant")
+        cactus, ANY, 0.85, names=("potted cactus",), unheard=("succulent", "desert plant")
     ),
     "chair": Kind(
         chair, ANY, 0.85, names=("wooden chair", "doll chair"), unheard=("stool", "furniture")
@@ -936,7 +894,6 @@ KINDS: dict[str, Kind] = {
 PART_WORDS: dict[str, tuple[str, ...]] = {
     "coating": ("coating", "cooking surface"),
     "joint": ("joint", "bracket"),
-    "knob": ("knob",),
     "whistle": ("whistle",),
     "slots": ("slots", "slot"),
     "slices": ("slices", "bread slice", "slice of bread", "toast"),
@@ -969,10 +926,7 @@ PART_WORDS: dict[str, tuple[str, ...]] = {
     "clasp": ("clasp", "buckle"),
     "stakes": ("stakes", "uprights"),
     "napkin": ("napkin", "kitchen towel"),
-    "hoops": ("hoops", "hoop"),
-    "rose": ("rose", "sprinkler head", "sprinkler"),
-    "trunk": ("trunk", "main stem"),
-    "arms": ("arms", "arm"),
+    "sprinkler": ("sprinkler", "sprinkler head", "rose"),
     "spines": ("spines", "thorns", "needles"),
     "seat": ("seat",),
     "backrest": ("backrest", "back rest"),

@@ -662,5 +662,5 @@ PART_WORDS: dict[str, tuple[str, ...]] = {
     "pot": ("pot", "flower pot", "flowerpot"),
     "soil": ("soil", "dirt", "earth"),
     "label": ("label", "sticker"),
-    "cap": ("cap", "bottle cap"),
+    "cap": ("cap",),
 }
