@@ -1,3 +1,6 @@
 """LangSplat made usable: words to places in a 3D scene of Gaussians."""
 
 __version__ = "0.1.0"
+
+SCENE_FILE = "scene.safetensors"
+"""What makes a folder, or a Hub repository, a scene."""

@@ -1,15 +1,24 @@
-"""`python -m langsplat build | query | render`: the library on the command line."""
+"""`python -m langsplat build | query | render | doctor`: the library on the command line.
+
+torch takes seconds to import, so every command imports what it needs by itself: `doctor` answers
+without it.
+"""
 
 import argparse
 import json
+import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from langsplat.scene import LEVELS, Camera, Scene
+import langsplat
+
+if TYPE_CHECKING:
+    from langsplat.scene import Camera, Scene
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_view(query)
     query.add_argument("--out", required=True, type=Path, metavar="DIR")
     query.add_argument("--threshold", type=float, default=0.5, help="of the mask, 0 to 1")
-    query.add_argument("--level", choices=LEVELS, help="default: the one that scores best")
+    query.add_argument("--level", help="subpart, part or whole; default: the best score")
     query.set_defaults(run=_query)
 
     render = commands.add_parser("render", help="a picture of a scene")
@@ -68,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_view(render)
     render.add_argument("--out", required=True, type=Path, metavar="IMAGE")
     render.set_defaults(run=_render)
+
+    doctor = commands.add_parser("doctor", help="what is here, and what each stage will use")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -125,7 +137,7 @@ def _render(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open(spec: str) -> Scene:
+def _open(spec: str) -> "Scene":
     from langsplat.hub import find_scene
     from langsplat.progress import terminal_progress
     from langsplat.scene import load_scene
@@ -133,7 +145,7 @@ def _open(spec: str) -> Scene:
     return load_scene(find_scene(spec, progress=terminal_progress()))
 
 
-def _view_of(scene: Scene, args: argparse.Namespace) -> Camera:
+def _view_of(scene: "Scene", args: argparse.Namespace) -> "Camera":
     """The camera named or numbered by --view, at the width of --width."""
     if not scene.cameras:
         raise ValueError(f"The scene {scene.name!r} has no views.")
@@ -149,6 +161,184 @@ def _view_of(scene: Scene, args: argparse.Namespace) -> Camera:
             f"or a name such as {scene.cameras[0].name!r}."
         )
     return camera.resized(args.width) if args.width is not None else camera
+
+
+# ---------------------------------------------------------------------------- doctor
+
+# The paper's encoder, and where its weights come from.
+PAPER_ENCODER = ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Print what is here and what each stage will use; within two seconds, and it never raises."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        network = pool.submit(_said, _network)  # the only part that has to wait
+        print(f"langsplat {langsplat.__version__}, Python {sys.version.split()[0]}")
+        print(f"\n{'Devices':<20} {_said(_processor)}")
+        print(f"{'':<20} {_said(_cuda)}")
+        print(f"\n{'Bundled encoder':<20} {_said(_bundled_encoder)}")
+        print(f"{'OpenCLIP weights':<20} {_said(_open_clip)}")
+        print(f"{'SAM weights':<20} {_said(_sam)}")
+        print(f"{'Network':<20} {network.result()}")
+        print("\nWhat each stage will use")
+        for stage, check in (
+            ("Camera positions", lambda: _package("pycolmap", "on the CPU")),
+            ("Training, rendering", _rasterizer),
+            ("Segments", lambda: _package("scikit-image", "for the bundled segmenter; or SAM")),
+            ("Descriptions", lambda: _package("open_clip_torch", "with the bundled encoder")),
+            ("Queries", lambda: "the encoder that the scene was described with"),
+        ):
+            print(f"  {stage:<20} {_said(check)}")
+    return 0
+
+
+def _said(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except Exception as error:  # whatever is broken here is what the user came to read about
+        return f"could not be checked ({type(error).__name__}: {error})"
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _package(package: str, how: str) -> str:
+    version = _version(package)
+    return f"{package} {version} {how}" if version else f"{package} is missing: pip install it"
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cores or 1
+
+
+def _processor() -> str:
+    memory = ""
+    if hasattr(os, "sysconf"):
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = f", {size / 2**30:.0f} GiB of memory"
+    return f"CPU: {os.cpu_count()} cores, {_threads()} threads used{memory}"
+
+
+def _gpus() -> list[str]:
+    """Names of the CUDA devices, from the driver itself: torch would take seconds to ask."""
+    import ctypes
+
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    names = []
+    for index in range(count.value):
+        device, name, size = ctypes.c_int(), ctypes.create_string_buffer(100), ctypes.c_size_t()
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, 100, device)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        names.append(f"{name.value.decode(errors='replace')}, {size.value / 2**30:.0f} GiB")
+    return names
+
+
+def _torch_cuda() -> str | None:
+    """The CUDA version torch was built for; None for a build without CUDA."""
+    import re
+    from importlib.util import find_spec
+
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    found = re.search(r"^cuda\b[^=]*= *'([\d.]+)'", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _cuda() -> str:
+    version, built = _version("torch"), _torch_cuda()
+    torch = f"torch {version or 'is missing'}, " + (f"for CUDA {built}" if built else "CPU only")
+    return f"CUDA: {'; '.join(_gpus()) or 'no device or no driver'} ({torch})"
+
+
+def _rasterizer() -> str:
+    import shutil
+
+    on_cpu = _package("numba", f"on {_threads()} CPU threads")
+    gpus, gsplat = _gpus(), _version("gsplat")
+    if not gpus:
+        return on_cpu
+    if _torch_cuda() is None:
+        return f"{on_cpu}; for the GPU install a torch with CUDA"
+    if gsplat is None:
+        return f"{on_cpu}; for the GPU: pip install gsplat"
+    compiler = "" if shutil.which("nvcc") else "; its kernels are compiled at first use, by nvcc,"
+    missing = f"{compiler} which is not on the PATH" if compiler else ""
+    return f"gsplat {gsplat} on {gpus[0]}{missing}"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:,.0f} MB"
+
+
+def _hub_cache(pattern: str) -> list[Path]:
+    """Files of the Hub's cache, the newest snapshot of each repository last."""
+    from huggingface_hub import constants
+
+    return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*--*/snapshots/*/{pattern}"))
+
+
+def _bundled_encoder() -> str:
+    from langsplat.hub import BUNDLED, bundled_scenes
+
+    file = BUNDLED.parent / "encoder" / "open_clip_model.safetensors"
+    scenes = ", ".join(bundled_scenes()) or "none"
+    if not file.is_file():
+        return f"missing from {file.parent}: use a whole checkout. Bundled scenes: {scenes}"
+    return f"{_size(file)}. Bundled scenes: {scenes}"
+
+
+def _open_clip() -> str:
+    name, repo = PAPER_ENCODER
+    found = {}
+    for file in [*_hub_cache("open_clip_model.safetensors"), *_hub_cache("open_clip_pytorch*.bin")]:
+        found[file.parents[2].name.removeprefix("models--").replace("--", "/")] = _size(file)
+    here = ", ".join(f"{key} ({size})" for key, size in found.items()) or "none in the Hub's cache"
+    paper = "ready" if repo in found else "fetched from the Hub when it is first asked for"
+    return f"{here}; {name} is {paper}"
+
+
+def _sam() -> str:
+    if _version("segment_anything") is None:
+        return "segment-anything is missing: pip install segment-anything"
+    found = {file.name: file for file in _hub_cache("**/sam_vit_?_*.pth")}
+    local = [file for folder in (".", "ckpts", "checkpoints") for file in
+             Path(folder).glob("sam_vit_?_*.pth")]  # fmt: skip
+    here = [f"{name[:9]} ({_size(file)}, Hub's cache)" for name, file in found.items()]
+    here += [f"{file.name[:9]}:{file} ({_size(file)})" for file in local]
+    if here:
+        return "build --segmenter " + ", or ".join(here)
+    return "none here; build --segmenter sam_vit_b fetches its own from the Hub"
+
+
+def _network() -> str:
+    from huggingface_hub import constants
+
+    from langsplat.hub import reachable
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set: only what is here can be used"
+    if reachable(constants.ENDPOINT):
+        return f"{constants.ENDPOINT} can be reached"
+    return f"{constants.ENDPOINT} cannot be reached: only what is here can be used"
 
 
 if __name__ == "__main__":

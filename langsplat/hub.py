@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from langsplat import SCENE_FILE
 from langsplat.progress import Progress, silent
-from langsplat.scene import SCENE_FILE
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes"
 PREVIEW_FILE = "preview.jpg"

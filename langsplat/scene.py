@@ -32,12 +32,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from langsplat import SCENE_FILE
 from langsplat.codec import Codebook
 
 LEVELS = ("subpart", "part", "whole")
 FORMAT = "langsplat-scene"
 FORMAT_VERSION = 1
-SCENE_FILE = "scene.safetensors"
 MAX_IMAGE_PIXELS = 50_000_000
 NEAR = 0.01  # the near plane, as gsplat's
 

@@ -1,0 +1,101 @@
+"""`python -m langsplat doctor`: what it finds, and that nothing stops it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langsplat import __main__ as command
+from langsplat import encoders
+from tests.conftest import ROOT
+
+
+def doctor(cwd: Path, **environment: str) -> str:
+    """What it prints in a process of its own, without a network."""
+    code = (
+        "import sys; from langsplat.__main__ import main; code = main(['doctor']); "
+        "print([n for n in ('torch', 'numba', 'open_clip', 'pycolmap') if n in sys.modules], code)"
+    )
+    closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "*", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={"PATH": "/usr/bin", "HOME": str(cwd), **closed, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    return result.stdout
+
+
+def test_the_doctor_finds_weights_and_says_what_will_be_used(tmp_path):
+    hub = tmp_path / "hub"
+    for file in (
+        "models--laion--CLIP-ViT-B-16-laion2B-s34B-b88K/snapshots/1/open_clip_model.safetensors",
+        "models--jane--sam/snapshots/1/checkpoints/sam_vit_b_01ec64.pth",
+    ):
+        (hub / file).parent.mkdir(parents=True)
+        (hub / file).write_bytes(b"x" * 3_000_000)
+    (tmp_path / "ckpts").mkdir()
+    (tmp_path / "ckpts/sam_vit_h_4b8939.pth").write_bytes(b"x" * 2_000_000)
+    said = doctor(tmp_path, HF_HUB_CACHE=str(hub), OMP_NUM_THREADS="1")
+    assert "laion/CLIP-ViT-B-16-laion2B-s34B-b88K (3 MB)" in said
+    assert "open_clip:ViT-B-16/laion2b_s34b_b88k is ready" in said
+    assert "sam_vit_b (3 MB, Hub's cache)" in said
+    assert "sam_vit_h:ckpts/sam_vit_h_4b8939.pth (2 MB)" in said
+    assert "http://127.0.0.1:9 cannot be reached" in said
+    assert "Bundled scenes: teatable" in said and "1 CPU threads" in said
+    # Neither torch nor anything else that takes seconds to import.
+    assert said.endswith("[] 0\n")
+
+
+def test_the_doctor_never_raises(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    said = doctor(tmp_path, HF_HUB_CACHE=str(tmp_path / "file"), OMP_NUM_THREADS="many")
+    assert "none in the Hub's cache" in said and "SAM weights" in said
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    for name in ("_version", "_threads", "_hub_cache", "_network"):
+        monkeypatch.setattr(command, name, broken)
+    assert command.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("could not be checked (RuntimeError: the disk is on fire)") >= 7
+
+
+def test_the_doctor_looks_where_the_encoders_look():
+    from open_clip.pretrained import get_pretrained_cfg
+
+    said = command._bundled_encoder()
+    size = (encoders.BUNDLED / encoders.WEIGHTS_FILE).stat().st_size
+    assert said.startswith(f"{size / 1e6:.0f} MB")
+    name, repo = command.PAPER_ENCODER
+    model, tag = name.removeprefix("open_clip:").split("/")
+    assert get_pretrained_cfg(model, tag)["hf_hub"].strip("/") == repo
+
+
+def test_a_gpu_is_used_only_with_all_that_it_needs(monkeypatch):
+    monkeypatch.setattr(command, "_gpus", lambda: ["NVIDIA H200, 140 GiB"])
+    monkeypatch.setattr(command, "_version", lambda package: "1.5.3")
+    monkeypatch.setattr(command, "_torch_cuda", lambda: "13.2")
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvcc")
+    assert command._rasterizer() == "gsplat 1.5.3 on NVIDIA H200, 140 GiB"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "nvcc, which is not on the PATH" in command._rasterizer()
+    monkeypatch.setattr(command, "_version", {"numba": "1"}.get)
+    assert "numba 1 on" in command._rasterizer() and "pip install gsplat" in command._rasterizer()
+    monkeypatch.setattr(command, "_torch_cuda", lambda: None)
+    assert "install a torch with CUDA" in command._rasterizer()
+    monkeypatch.setattr(command, "_gpus", list)
+    assert command._rasterizer().startswith("numba 1 on")
+
+
+@pytest.mark.gpu
+def test_the_doctor_sees_the_gpus_that_torch_sees():
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    assert [said.rsplit(",", 1)[0] for said in command._gpus()] == names
