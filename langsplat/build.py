@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,17 @@ def build_scene(
 
     began = time.perf_counter()
     described_by = hashlib.sha256(f"{config.segmenter} {encoder.name}".encode()).hexdigest()[:8]
-    features = _describe(capture, segmenter, encoder, work / f"features-{described_by}", progress)
+    # What is kept out is kept out of everything, so that it can measure the language too.
+    seen, _ = split_views(len(capture.images), config.holdout_every)
+    features = _describe(
+        capture, seen, segmenter, encoder, work / f"features-{described_by}", progress
+    )
     seconds["describe"] = time.perf_counter() - began
 
     began = time.perf_counter()
     language = fit_language(
         gaussians,
-        capture.cameras,
+        [capture.cameras[view] for view in seen],
         features,
         encoder.name,
         codewords=config.codewords,
@@ -249,14 +254,18 @@ def _savez(file: Path, **arrays: np.ndarray) -> None:
 
 
 def _describe(
-    capture: Capture, segmenter: Segmenter, encoder: Encoder, folder: Path, progress: Progress
+    capture: Capture,
+    views: Sequence[int],
+    segmenter: Segmenter,
+    encoder: Encoder,
+    folder: Path,
+    progress: Progress,
 ) -> list[SegmentFeatures]:
-    """Segment and encode every photo, one file a view so that a stopped build loses one view."""
+    """Segment and encode these photos, one file a view so that a stopped build loses one view."""
     folder.mkdir(exist_ok=True)
-    total = len(capture.images)
     features = []
-    for index, image in enumerate(capture.images):
-        file = folder / f"{index:05d}.npz"
+    for done, view in enumerate(views, start=1):
+        file, image = folder / f"{view:05d}.npz", capture.images[view]
         if file.is_file():
             features.append(_read_features(file))
         else:
@@ -265,9 +274,9 @@ def _describe(
         count = sum(len(rows) for rows in features[-1].embeddings)
         progress(
             "Describe segments",
-            index + 1,
-            total,
-            f"{count} segments in {capture.cameras[index].name}",
+            done,
+            len(views),
+            f"{count} segments in {capture.cameras[view].name}",
         )
     return features
 
