@@ -44,15 +44,18 @@ class LabelledView:
             self.material[i] = MATERIAL_IDS[n["material"]]
             self.thing[i] = n["instance"] or 500 + room.setdefault(n["object"], len(room))
         self.thing[0] = -1
+        self.area = np.bincount(labels.ravel(), minlength=count)
         self.images: list[np.ndarray] = []
         self.rows: list[tuple] = []
 
     def cut(self, segments: np.ndarray, level: np.ndarray) -> None:
         """Crop every segment; level[i] is WHOLE, GROUP or 0 (a part) for segment i."""
         self.images.append(crop_segments(self.image, segments, SIZE))
-        for k in range(len(level)):
-            inside = np.bincount(self.labels[segments == k], minlength=len(self.kind))
-            inside[0] = 0
+        count = len(self.kind)
+        pairs = (segments * count + self.labels)[segments >= 0]
+        table = np.bincount(pairs, minlength=len(level) * count).reshape(len(level), count)
+        table[:, 0] = 0
+        for k, inside in enumerate(table):
             main = int(inside.argmax())
             things = np.bincount(np.maximum(self.thing, 0), weights=inside, minlength=600)
             owner = int(things.argmax())
@@ -60,8 +63,7 @@ class LabelledView:
                 main = int(np.where(self.thing == owner, inside, -1).argmax())
             # Slivers of a neighbour at a ragged border do not count as seen.
             seen = np.flatnonzero(inside > 0.08 * inside.sum())
-            of_thing = np.isin(self.labels, np.flatnonzero(self.thing == self.thing[main]))
-            share = (self.labels == main).sum() / max(of_thing.sum(), 1)
+            share = self.area[main] / max(self.area[self.thing == self.thing[main]].sum(), 1)
             if level[k] == 0:
                 part, color = self.part[main], self.color[main]
             else:
