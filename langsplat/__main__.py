@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--iterations", type=int, help="training steps")
     build.add_argument("--max-gaussians", type=int, help="ceiling on their number")
     build.add_argument("--max-side", type=int, help="pixels of the photos' long side")
-    build.add_argument("--segmenter", help="bundled, sam_vit_h, sam_vit_l or sam_vit_b")
+    build.add_argument(
+        "--segmenter", help="bundled, or sam_vit_h|l|b, then :<preset>, :<file> or :<preset>/<file>"
+    )
     build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag>")
     build.add_argument("--holdout-every", type=int, help="keep every n-th photo out, and measure")
     build.add_argument("--examples", nargs="*", help="example queries kept with the scene")

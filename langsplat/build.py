@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from langsplat.language import fit_language
 from langsplat.masks import Segmenter, load_segmenter
 from langsplat.progress import Progress, silent
 from langsplat.query import render_rgb
+from langsplat.sam import SamSegmenter
 from langsplat.scene import Camera, Gaussians, Scene, check_destination, save_scene
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
 
@@ -130,7 +131,7 @@ def build_scene(
     seconds["train"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    described_by = hashlib.sha256(f"{config.segmenter} {encoder.name}".encode()).hexdigest()[:8]
+    described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode()).hexdigest()[:8]
     # What is kept out is kept out of everything, so that it can measure the language too.
     seen, _ = split_views(len(capture.images), config.holdout_every)
     features = _describe(
@@ -219,14 +220,13 @@ def _write_capture(file: Path, capture: Capture) -> None:
         for camera in capture.cameras
     ]
     about = {"cameras": cameras, "name": capture.name, "notes": capture.notes}
-    images = {f"image{index}": image for index, image in enumerate(capture.images)}
-    _savez(
-        file,
-        about=np.array(json.dumps(about)),
-        points=capture.points,
-        point_colors=capture.point_colors,
-        **images,
-    )
+    arrays = {
+        "about": np.array(json.dumps(about)),
+        "points": capture.points,
+        "point_colors": capture.point_colors,
+    }
+    arrays |= {f"image{index}": image for index, image in enumerate(capture.images)}
+    _savez(file, arrays)
 
 
 def _read_capture(file: Path) -> Capture:
@@ -246,11 +246,36 @@ def _read_capture(file: Path) -> Capture:
         )
 
 
-def _savez(file: Path, **arrays: np.ndarray) -> None:
-    """An .npz that is there whole or not at all."""
+def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) -> None:
+    """An .npz that is there whole or not at all; `small` for label maps, which shrink 50 times."""
     partial = file.with_name("partial.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
     partial.rename(file)
+
+
+class StoredFeatures(Sequence[SegmentFeatures]):
+    """What is known of every view, one file a view, read when asked for.
+
+    However many views there are, no more of them are in memory than the caller holds.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> SegmentFeatures: ...
+    @overload
+    def __getitem__(self, index: slice) -> "StoredFeatures": ...
+    def __getitem__(self, index: int | slice) -> "SegmentFeatures | StoredFeatures":
+        if isinstance(index, slice):
+            return StoredFeatures(self._files[index])
+        with np.load(self._files[index], allow_pickle=False) as arrays:
+            levels = len(arrays.files) - 1
+            rows = [torch.from_numpy(arrays[f"level{i}"]) for i in range(levels)]
+            return SegmentFeatures(arrays["segments"].astype(np.int32), rows)
 
 
 def _describe(
@@ -260,37 +285,30 @@ def _describe(
     encoder: Encoder,
     folder: Path,
     progress: Progress,
-) -> list[SegmentFeatures]:
+) -> StoredFeatures:
     """Segment and encode these photos, one file a view so that a stopped build loses one view."""
     folder.mkdir(exist_ok=True)
-    features = []
-    for done, view in enumerate(views, start=1):
-        file, image = folder / f"{view:05d}.npz", capture.images[view]
-        if file.is_file():
-            features.append(_read_features(file))
-        else:
-            features.append(embed_segments(image, segmenter(image), encoder))
-            _write_features(file, features[-1])
-        count = sum(len(rows) for rows in features[-1].embeddings)
-        progress(
-            "Describe segments",
-            done,
-            len(views),
-            f"{count} segments in {capture.cameras[view].name}",
-        )
-    return features
+    files = [folder / f"{view:05d}.npz" for view in views]
+    for done, (view, file) in enumerate(zip(views, files, strict=True), start=1):
+        note = "from an earlier run"
+        if not file.is_file():
+            began, image = time.perf_counter(), capture.images[view]
+            if isinstance(segmenter, SamSegmenter):
+                segments, masks = segmenter.segments_and_masks(image)
+                features = embed_segments(image, segments, encoder, masks)
+            else:
+                features = embed_segments(image, segmenter(image), encoder)
+            _write_features(file, features)
+            seconds = time.perf_counter() - began
+            count = sum(len(rows) for rows in features.embeddings)
+            note = f"{count} segments in {capture.cameras[view].name}, {seconds:.1f} s"
+        progress("Describe segments", done, len(views), note)
+    return StoredFeatures(files)
 
 
 def _write_features(file: Path, features: SegmentFeatures) -> None:
     arrays = {f"level{i}": rows.numpy() for i, rows in enumerate(features.embeddings)}
-    _savez(file, segments=features.segments.astype(np.int16), **arrays)
-
-
-def _read_features(file: Path) -> SegmentFeatures:
-    with np.load(file, allow_pickle=False) as arrays:
-        levels = len(arrays.files) - 1
-        rows = [torch.from_numpy(arrays[f"level{i}"]) for i in range(levels)]
-        return SegmentFeatures(arrays["segments"].astype(np.int32), rows)
+    _savez(file, arrays | {"segments": features.segments.astype(np.int16)}, small=True)
 
 
 def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from langsplat.hub import reachable
+from langsplat.hub import fetch_file
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "encoder"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -165,7 +165,7 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
     text = config["text_cfg"]
     for key in ("hf_model_name", "hf_tokenizer_name"):
         if text.get(key):
-            _require_hub(spec, str(text[key]), ("tokenizer.json", "tokenizer_config.json"))
+            _fetch(spec, str(text[key]), ("tokenizer.json", "tokenizer_config.json"))
     return _build(spec, model, file, device, tag)
 
 
@@ -223,31 +223,13 @@ def _weights_of_tag(spec: str, tag: dict[str, Any]) -> Path:
             "give open_clip:<model>/<path of that file>."
         )
     files = (file,) if file else _HUB_FILES
-    return _require_hub(spec, hub, files)
+    return _fetch(spec, hub, files)
 
 
-def _require_hub(spec: str, repo: str, files: Sequence[str]) -> Path:
-    """The first of `files` in the cache, else downloaded; a sentence, soon, when offline."""
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    for file in files:
-        cached = try_to_load_from_cache(repo, file)
-        if isinstance(cached, str):
-            return Path(cached)
-    offline = ValueError(
-        f"The encoder {spec} needs {repo} from {constants.ENDPOINT}, which is not in the cache and "
-        "cannot be reached now: connect to the network once, give open_clip:<model>/<path of a "
-        "weights file>, or use the bundled encoder."
+def _fetch(spec: str, repo: str, files: Sequence[str]) -> Path:
+    return fetch_file(
+        repo,
+        files,
+        wanted_by=f"The encoder {spec}",
+        instead="give open_clip:<model>/<path of a weights file>, or use the bundled encoder",
     )
-    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
-        raise offline
-    for file in files:
-        try:
-            return Path(hf_hub_download(repo, file))
-        except LocalEntryNotFoundError as error:
-            raise offline from error
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code != 404:
-                raise offline from error
-    raise ValueError(f"{repo} on the Hub has none of the files {', '.join(files)}.")

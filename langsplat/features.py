@@ -42,6 +42,11 @@ class SegmentFeatures:
             )
         if any(rows.ndim != 2 for rows in self.embeddings):
             raise ValueError("embeddings must be [M, E] for every level.")
+        if not all(bool(torch.isfinite(rows).all()) for rows in self.embeddings):
+            raise ValueError(
+                "An embedding has a value that is not finite: the encoder's weights or the stored "
+                "features are damaged, so download the weights again and describe the views anew."
+            )
         if len({rows.shape[1] for rows in self.embeddings}) > 1:
             raise ValueError("embeddings must have the same size E at every level.")
         for level, (ids, rows) in enumerate(zip(self.segments, self.embeddings, strict=True)):
@@ -52,13 +57,17 @@ class SegmentFeatures:
                 )
 
 
-def crop_segments(image: np.ndarray, segments: np.ndarray, size: int) -> np.ndarray:
+def crop_segments(
+    image: np.ndarray, segments: np.ndarray, size: int, masks: np.ndarray | None = None
+) -> np.ndarray:
     """Every segment of one level as a small square picture of itself on black.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         segments: [H, W] integer, ids 0 .. B-1 without gaps; -1 = no segment.
         size: side of the crops in pixels, >= 1.
+        masks: [B, H, W] bool, what to show of each segment where that is more than the map keeps
+            of it (masks that overlap hide each other there); None: what the map says.
     Returns:
         [B, size, size, 3] uint8: what lies outside the segment is black, the segment's bounding
         box is padded with black to a square with the content centred, and resized (bilinear,
@@ -66,7 +75,6 @@ def crop_segments(image: np.ndarray, segments: np.ndarray, size: int) -> np.ndar
     Raises:
         ValueError: the shapes or types do not fit, or an id between 0 and the largest is absent.
     """
-    from PIL import Image
     from scipy import ndimage
 
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -79,35 +87,54 @@ def crop_segments(image: np.ndarray, segments: np.ndarray, size: int) -> np.ndar
         raise ValueError(f"segments must hold integers, got {segments.dtype}.")
     if size < 1:
         raise ValueError(f"The size of a crop must be at least 1 pixel, got {size}.")
-    if segments.size == 0 or segments.max() < 0:
-        return np.zeros((0, size, size, 3), np.uint8)
-
-    boxes = ndimage.find_objects(segments.astype(np.int32) + 1)
-    crops = np.empty((len(boxes), size, size, 3), np.uint8)
+    count = int(segments.max()) + 1 if segments.size else 0
+    boxes = ndimage.find_objects(segments.astype(np.int32) + 1) if count else []
+    if None in boxes:
+        raise ValueError(
+            f"Segment ids must run from 0 to {count - 1} without gaps, but id "
+            f"{boxes.index(None)} has no pixel: number the segments anew."
+        )
+    if masks is not None and masks.shape != (count, *segments.shape):
+        raise ValueError(
+            f"masks must be {[count, *segments.shape]}, one for each segment, got "
+            f"{list(masks.shape)}."
+        )
+    crops = np.empty((count, size, size, 3), np.uint8)
     for index, box in enumerate(boxes):
-        if box is None:
-            raise ValueError(
-                f"Segment ids must run from 0 to {len(boxes) - 1} without gaps, but id {index} "
-                "has no pixel: number the segments anew."
-            )
-        height, width = (side.stop - side.start for side in box)
-        side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        square = np.zeros((side, side, 3), np.uint8)
-        inside = (segments[box] == index)[..., None]
-        np.multiply(image[box], inside, out=square[top : top + height, left : left + width])
-        resized = Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR)
-        crops[index] = np.asarray(resized)
+        if masks is None:
+            shown = segments[box] == index
+        else:
+            box = ndimage.find_objects(masks[index].astype(np.int8))[0]
+            shown = masks[index][box]
+        crops[index] = _on_black(image[box], shown, size)
     return crops
 
 
-def embed_segments(image: np.ndarray, segments: np.ndarray, encoder: Encoder) -> SegmentFeatures:
+def _on_black(image: np.ndarray, shown: np.ndarray, size: int) -> np.ndarray:
+    """[h, w, 3] uint8 and which pixels to show [h, w] bool -> [size, size, 3] uint8."""
+    from PIL import Image
+
+    height, width = shown.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    np.multiply(image, shown[..., None], out=square[top : top + height, left : left + width])
+    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def embed_segments(
+    image: np.ndarray,
+    segments: np.ndarray,
+    encoder: Encoder,
+    masks: Sequence[np.ndarray] | None = None,
+) -> SegmentFeatures:
     """Encode every segment of every level of one view.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         segments: [L, H, W] integer, ids 0 .. M-1 of each level without gaps; -1 = no segment.
         encoder: turns crops into unit embeddings; a few dozen crops at a time.
+        masks: for each level [M, H, W] bool, as `crop_segments` takes them; None: the segments.
     Returns:
         The segments with their embeddings, on the CPU.
     Raises:
@@ -115,7 +142,13 @@ def embed_segments(image: np.ndarray, segments: np.ndarray, encoder: Encoder) ->
     """
     if segments.ndim != 3:
         raise ValueError(f"segments must be [L, H, W], got {list(segments.shape)}.")
-    crops = [crop_segments(image, ids, encoder.image_size) for ids in segments]
+    wholes: Sequence[np.ndarray | None] = [None] * len(segments) if masks is None else masks
+    if len(wholes) != len(segments):
+        raise ValueError(f"masks must have {len(segments)} levels, got {len(wholes)}.")
+    crops = [
+        crop_segments(image, ids, encoder.image_size, whole)
+        for ids, whole in zip(segments, wholes, strict=True)
+    ]
     counts = [len(of_level) for of_level in crops]
     # Levels share batches: three half-empty batches cost more than one full one.
     stacked = np.concatenate(crops) if crops else np.zeros((0, 1, 1, 3), np.uint8)

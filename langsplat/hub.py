@@ -10,6 +10,7 @@ network. HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and the proxy variables mean what
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,6 +105,40 @@ def fetch_scene(repo_id: str, *, revision: str | None = None, progress: Progress
             raise
         progress("download", 1, 1, f"{error} The copy fetched earlier is used.")
         return cached
+
+
+def fetch_file(repo: str, files: Sequence[str], *, wanted_by: str, instead: str) -> Path:
+    """The first of `files` of a Hub repository: from the cache, else downloaded.
+
+    Args:
+        repo: user/name. files: names in it, the best first.
+        wanted_by: who needs it, to begin a sentence with. instead: what to do without a network.
+    Raises:
+        ValueError: it is not in the cache and cannot be fetched now; offline that is said within
+            two seconds.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for file in files:
+        cached = try_to_load_from_cache(repo, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    offline = ValueError(
+        f"{wanted_by} needs {repo} from {constants.ENDPOINT}, which is not in the cache and "
+        f"cannot be reached now: connect to the network once, {instead}."
+    )
+    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
+        raise offline
+    for file in files:
+        try:
+            return Path(hf_hub_download(repo, file))
+        except LocalEntryNotFoundError as error:
+            raise offline from error
+        except HfHubHTTPError as error:
+            if error.response is None or error.response.status_code != 404:
+                raise offline from error
+    raise ValueError(f"{repo} on the Hub has none of the files {', '.join(files)}.")
 
 
 def _cached_folder(repo_id: str, revision: str | None) -> Path | None:

@@ -15,6 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from langsplat.sam import WEIGHTS as SAM_WEIGHTS
+from langsplat.sam import load_sam
+
 WORK_PIXELS = 480 * 360  # larger pictures are cut in this size: fine texture is no segment
 
 # Features of a pixel: Lab and the logarithm of the lightness's local spread. Lightness counts less
@@ -62,19 +65,19 @@ def load_segmenter(spec: str = "bundled", *, device: str = "cpu") -> Segmenter:
     """The segmenter of that name.
 
     Args:
-        spec: "bundled", or one of the Segment Anything models (`sam_vit_h` ...).
+        spec: "bundled"; `sam_vit_h`, `sam_vit_l` or `sam_vit_b`, with `:<preset>` (paper, fast or
+            cpu), `:<weights file>` or `:<preset>/<weights file>` after it (see langsplat.sam).
         device: where a network runs; the bundled segmenter has none and ignores it.
     Raises:
         ValueError: the name is unknown, or the segmenter is not available.
     """
     if spec == "bundled":
         return RegionSegmenter()
-    if spec in ("sam_vit_h", "sam_vit_l", "sam_vit_b"):
-        raise ValueError(
-            f'Segment Anything ({spec}) is not built in yet: use the segmenter "bundled".'
-        )
+    if spec.partition(":")[0] in SAM_WEIGHTS:
+        return load_sam(spec, device=device)
     raise ValueError(
-        f"There is no segmenter {spec!r}: choose bundled, sam_vit_h, sam_vit_l or sam_vit_b."
+        f"There is no segmenter {spec!r}: choose bundled, {', '.join(SAM_WEIGHTS)}, or one of "
+        "these with a preset, for example sam_vit_h:fast."
     )
 
 

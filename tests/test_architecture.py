@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 LAYERS = [
     {"progress", "codec", "metrics", "_rasterize_numba", "_rasterize_gsplat"},
     {"scene"},
-    {"rasterize", "cameras", "masks", "encoders", "hub", "sfm"},
+    {"rasterize", "cameras", "masks", "sam", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},
     {"build", "official"},
     {"__main__"},
@@ -18,7 +18,9 @@ LAYERS = [
 ALLOWED_SIDEWAYS = {
     ("language", "features"),
     ("train", "capture"),
-    ("encoders", "hub"),  # one way to tell that there is no network
+    ("encoders", "hub"),  # one way to fetch weights, and to tell that there is no network
+    ("sam", "hub"),
+    ("masks", "sam"),  # one registry of segmenters
 }
 
 
@@ -65,7 +67,7 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
     heavy = ["numba", "gsplat", "open_clip", "gradio", "skimage", "pycolmap", "torchvision"]
     code = (
         "import sys, langsplat, langsplat.scene, langsplat.query, langsplat.encoders, "
-        "langsplat.masks, langsplat.capture, langsplat.build\n"
+        "langsplat.masks, langsplat.sam, langsplat.capture, langsplat.build\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run(

@@ -1,0 +1,360 @@
+"""Segment Anything: a real network with random weights, and a scripted one with known masks."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from langsplat.features import crop_segments
+from langsplat.masks import load_segmenter
+from langsplat.sam import (
+    PRESETS,
+    WEIGHTS,
+    SamSegmenter,
+    SamSettings,
+    intersections,
+    keep_masks,
+    paint,
+    without_specks,
+)
+from tests.conftest import real_data
+
+pytest.importorskip("segment_anything")
+HEIGHT, WIDTH = 60, 80
+
+
+def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+class Scripted:
+    """A predictor that knows the answer: a point on an object gets that object's three masks.
+
+    `objects` are (subpart, part, whole) masks of the picture, each with a predicted IoU. The last
+    object under a point wins. Crops are found by their size and the picture's content.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, objects: list[tuple[list[np.ndarray], list[float]]]) -> None:
+        self.model = SimpleNamespace(mask_threshold=0.0, image_encoder=SimpleNamespace(img_size=64))
+        self.transform = SimpleNamespace(apply_coords=lambda points, size: points)
+        self.objects = objects
+        self.offset = (0, 0)
+
+    def set_image(self, image: np.ndarray) -> None:
+        self.size = image.shape[:2]
+        self.offset = (int(image[0, 0, 0]), int(image[0, 0, 1]))  # the picture names its pixels
+
+    def reset_image(self) -> None:
+        pass
+
+    def predict_torch(
+        self, points: torch.Tensor, labels: torch.Tensor, **options: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        assert options == {"multimask_output": True, "return_logits": True}
+        left, top = self.offset
+        height, width = self.size
+        logits = torch.full((len(points), 3, height, width), -9.0)
+        quality = torch.zeros(len(points), 3)
+        for row, (x, y) in enumerate(points[:, 0].tolist()):
+            for masks, ious in self.objects:
+                if masks[0][int(y) + top, int(x) + left]:
+                    for level in range(3):
+                        seen = masks[level][top : top + height, left : left + width]
+                        logits[row, level] = torch.from_numpy(np.where(seen, 9.0, -9.0))
+                    quality[row] = torch.tensor(ious)
+        return logits, quality, None
+
+
+def coordinates() -> np.ndarray:
+    """A picture whose pixel says where it is, so that the scripted predictor knows a crop."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([x, y, x * 0], axis=2).astype(np.uint8)
+
+
+PLAIN = SamSettings(points_per_side=8, crop_layers=0, points_per_batch=7, smallest=0)
+
+
+def segment(
+    objects: list, settings: SamSettings = PLAIN
+) -> tuple[np.ndarray, list[np.ndarray], SamSegmenter]:
+    segmenter = SamSegmenter("scripted", Scripted(objects), settings)
+    return *segmenter.segments_and_masks(coordinates()), segmenter
+
+
+KNOB, DOOR, SHELF = box(12, 12, 22, 22), box(10, 10, 30, 40), box(6, 6, 44, 54)
+MUG, TABLE = box(52, 20, 66, 40), box(48, 10, 78, 56)
+
+
+def test_the_three_outputs_become_three_levels():
+    furniture = ([KNOB, DOOR, SHELF], [0.9, 0.95, 0.99])
+    crockery = ([MUG, MUG, TABLE], [0.9, 0.9, 0.9])
+    segments, masks, segmenter = segment([furniture, crockery])
+    assert segments.shape == (3, HEIGHT, WIDTH) and segments.dtype == np.int32
+    for level, wanted in enumerate([[KNOB, MUG], [DOOR, MUG], [SHELF, TABLE]]):
+        assert segments[level].max() == 1
+        for mask in wanted:
+            (row,) = [k for k in range(2) if np.array_equal(masks[level][k], mask)]
+            assert np.array_equal(segments[level] == row, mask)
+    assert np.array_equal(segmenter(coordinates()), segments)
+
+
+def test_a_level_without_masks_is_empty_and_the_others_stand():
+    doubtful = ([KNOB, DOOR, SHELF], [0.69, 0.95, 0.95])
+    segments, masks, _ = segment([doubtful])
+    assert (segments[0] == -1).all() and masks[0].shape == (0, HEIGHT, WIDTH)
+    assert np.array_equal(segments[1] == 0, DOOR) and np.array_equal(segments[2] == 0, SHELF)
+
+
+@pytest.mark.parametrize("crop_layers", [0, 1])
+def test_nothing_found_gives_three_empty_levels(crop_layers):
+    segments, masks, _ = segment([], replace(PLAIN, crop_layers=crop_layers))
+    assert (segments == -1).all() and [len(of_level) for of_level in masks] == [0, 0, 0]
+
+
+def test_levels_do_not_suppress_each_other():
+    """The stock filters would keep one of three equal boxes."""
+    same = ([MUG, MUG, MUG], [0.8, 0.9, 0.95])
+    segments, _, _ = segment([same])
+    assert all(np.array_equal(ids == 0, MUG) for ids in segments)
+
+
+def test_crops_of_the_picture_find_things_and_stay_in_place():
+    tiny = box(60, 42, 66, 48)  # the grid of the whole picture has no point on it
+    objects = [([DOOR] * 3, [0.9] * 3), ([tiny] * 3, [0.9] * 3)]
+    coarse = replace(PLAIN, points_per_side=4)
+    missed, _, _ = segment(objects, coarse)
+    assert not any(np.array_equal(missed[0] == k, tiny) for k in range(2))
+    found, _, _ = segment(objects, replace(coarse, crop_layers=1))
+    assert any(np.array_equal(found[0] == k, tiny) for k in range(2))
+    assert any(np.array_equal(found[0] == k, DOOR) for k in range(2))
+
+
+def test_specks_go_before_the_masks_are_compared():
+    speckled = MUG.copy()
+    speckled[28:30, 58:60] = False
+    speckled[2:4, 2:4] = True
+    settings = replace(PLAIN, smallest=10)
+    segments, _, _ = segment([([speckled] * 3, [0.9] * 3)], settings)
+    assert np.array_equal(segments[0] == 0, MUG)
+
+
+def naive_keep(masks: np.ndarray, scores: np.ndarray, settings: SamSettings) -> list[bool]:
+    """The three rules, one pair of masks at a time."""
+    keep = [bool(score > settings.score) for score in scores]
+    order = sorted(range(len(masks)), key=lambda k: -scores[k])
+    for place, i in enumerate(order):
+        for j in order[place + 1 :]:
+            both = np.logical_and(masks[i], masks[j]).sum()
+            if both / np.logical_or(masks[i], masks[j]).sum() > settings.mask_overlap:
+                keep[j] = False
+            in_i, in_j = both / masks[j].sum(), both / masks[i].sum()
+            if in_i >= settings.inside and in_j < settings.fills:
+                keep[j] = False
+            if in_j >= settings.inside and in_i < settings.fills:
+                keep[i] = False
+    return keep
+
+
+def test_the_worse_of_two_masks_alike_goes():
+    masks = np.stack([box(10, 10, 40, 40), box(10, 10, 40, 38), box(10, 10, 40, 28)])
+    scores = np.array([0.8, 0.9, 0.85])
+    assert keep_masks(masks, scores, PLAIN).tolist() == [False, True, True]
+    assert keep_masks(masks, scores[[1, 0, 2]], PLAIN).tolist() == [True, False, True]
+
+
+def test_a_mask_that_goes_still_drives_out_its_double():
+    masks = np.stack([box(0, 0, 40, 40), box(0, 0, 40, 34), box(0, 0, 40, 29)])
+    scores = np.array([0.9, 0.85, 0.8])  # second is like the first, third like the second only
+    assert keep_masks(masks, scores, PLAIN).tolist() == [True, False, False]
+
+
+def test_the_score_must_exceed_its_limit():
+    masks = np.stack([KNOB, MUG, box(70, 50, 79, 59)])
+    assert keep_masks(masks, np.array([0.7, 0.7001, np.nan]), PLAIN).tolist() == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_small_mask_inside_a_large_one_goes_whichever_scores_better():
+    masks = np.stack([KNOB, SHELF, box(40, 8, 50, 18)])  # the last is half outside
+    for scores in ([0.99, 0.8, 0.9], [0.8, 0.99, 0.9]):
+        assert keep_masks(masks, np.array(scores), PLAIN).tolist() == [False, True, True]
+
+
+def test_a_part_that_fills_half_of_the_whole_stays():
+    masks = np.stack([box(0, 0, 40, 40), box(0, 0, 40, 20), box(0, 20, 40, 39)])
+    assert keep_masks(masks, np.full(3, 0.9), PLAIN).tolist() == [True, True, False]
+
+
+def blobs(count: int, seed: int = 0) -> np.ndarray:
+    """Random smooth blobs, some of them alike, some nested."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    masks = []
+    for _ in range(count):
+        cx, cy, a, b = *rng.uniform(0, [WIDTH, HEIGHT]), *rng.uniform(3, 20, 2)
+        masks.append(((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1)
+        masks.append(((x - cx) / (a + 1)) ** 2 + ((y - cy) / b) ** 2 < rng.uniform(0.2, 1))
+    return np.stack([mask for mask in masks if mask.any()])
+
+
+def test_the_rules_as_matrices_agree_with_the_rules_one_by_one():
+    masks = blobs(40)
+    scores = np.random.default_rng(1).uniform(0.6, 1, len(masks))
+    wanted = naive_keep(masks, scores, PLAIN)
+    assert 0 < sum(wanted) < len(wanted)
+    assert keep_masks(masks, scores, PLAIN).tolist() == wanted
+
+
+def test_intersections_are_exact_and_empty_masks_share_nothing():
+    masks = np.concatenate([blobs(20), np.zeros((1, HEIGHT, WIDTH), bool)])
+    flat = masks.reshape(len(masks), -1).astype(int)
+    assert np.array_equal(intersections(masks), flat @ flat.T)
+    assert intersections(masks[:0]).shape == (0, 0)
+    assert not keep_masks(masks, np.ones(len(masks)), PLAIN)[-1]
+
+
+def test_later_masks_are_painted_over_earlier_ones():
+    masks = np.stack(
+        [box(0, 0, 20, 20), box(30, 30, 40, 40), box(10, 0, 30, 20), box(28, 28, 42, 42)]
+    )
+    ids, visible = paint(masks)
+    assert visible.tolist() == [0, 2, 3], "the second is hidden and gets no number"
+    assert ids[5, 5] == 0 and ids[5, 15] == 1 and ids[35, 35] == 2 and ids[50, 70] == -1
+    assert ids.dtype == np.int32 and set(np.unique(ids)) == {-1, 0, 1, 2}
+
+
+def test_a_crop_may_show_the_whole_mask_though_another_hides_part_of_it():
+    masks = np.stack([box(0, 0, 20, 10), box(10, 0, 30, 10)])
+    ids, _ = paint(masks)
+    image = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
+    seen = crop_segments(image, ids, 20)[0]
+    whole = crop_segments(image, ids, 20, masks)[0]
+    assert (seen == 200).all(), "what is left is a full square"
+    assert (whole[5:15] == 200).all() and not whole[:5].any() and not whole[15:].any()
+    with pytest.raises(ValueError, match=r"masks must be \[2, 60, 80\]"):
+        crop_segments(image, ids, 20, masks[:1])
+
+
+def test_specks_are_judged_by_their_size_alone():
+    mask = box(20, 20, 40, 40)
+    mask[25:28, 25:28] = False  # a hole of 9
+    mask[30, 30] = mask[31, 31] = False  # a hole of 2, joined over a corner
+    mask[5:8, 5:8] = True  # an island of 9
+    mask[50, 50] = True
+    clean, changed = without_specks(mask, 9)
+    assert changed and not clean[26, 26] and clean[30, 30] and clean[6, 6] and not clean[50, 50]
+    same, changed = without_specks(box(20, 20, 40, 40), 100)
+    assert not changed and np.array_equal(same, box(20, 20, 40, 40))
+    two = box(0, 0, 2, 2) | box(10, 10, 13, 13)
+    assert np.array_equal(without_specks(two, 50)[0], box(10, 10, 13, 13)), "one always stays"
+    assert not without_specks(np.zeros((9, 9), bool), 50)[0].any()
+
+
+def test_specks_at_the_pictures_border_agree_with_the_whole_picture():
+    for mask in blobs(30, seed=3):
+        mask = mask ^ (np.random.default_rng(0).random(mask.shape) < 0.01)
+        for smallest in (4, 30, 100):
+            filled = ~mask
+            labels, count = ndimage.label(filled, np.ones((3, 3)))
+            sizes = ndimage.sum_labels(filled, labels, range(count + 1))
+            wanted = mask | np.isin(labels, [k for k in range(1, count + 1) if sizes[k] < smallest])
+            labels, count = ndimage.label(wanted, np.ones((3, 3)))
+            sizes = ndimage.sum_labels(wanted, labels, range(count + 1))
+            large = [k for k in range(1, count + 1) if sizes[k] >= smallest]
+            wanted &= np.isin(labels, large or [1 + int(np.argmax(sizes[1:]))])
+            assert np.array_equal(without_specks(mask, smallest)[0], wanted)
+
+
+def test_the_papers_settings_are_the_default():
+    paper = PRESETS["paper"]
+    assert (paper.points_per_side, paper.crop_layers) == (32, 1)
+    assert (paper.predicted_iou, paper.stability, paper.box_overlap) == (0.7, 0.85, 0.7)
+    assert (paper.smallest, paper.mask_overlap, paper.score) == (100, 0.8, 0.7)
+    assert (PRESETS["fast"].points_per_side, PRESETS["fast"].crop_layers) == (16, 0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random sam_vit_b as the official file lays it out."""
+    from segment_anything import sam_model_registry
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("sam") / "mine.pth"
+    torch.save(sam_model_registry["vit_b"]().state_dict(), file)
+    return file
+
+
+def test_a_real_network_runs_the_whole_path_on_a_photo(weights: Path):
+    segmenter = load_segmenter(f"sam_vit_b:cpu/{weights}")
+    assert isinstance(segmenter, SamSegmenter) and segmenter.settings == PRESETS["cpu"]
+    assert re.fullmatch(r"sam_vit_b:cpu/[0-9a-f]{8}", segmenter.name)
+    predictor = segmenter._generator.predictor
+    # The other nine blocks do the same again; whole, the encoder takes half a minute of a core.
+    del predictor.model.image_encoder.blocks[3:]
+    # Random weights judge nothing well, so every filter is open; the path is the same.
+    lenient = replace(
+        segmenter.settings,
+        points_per_side=3,
+        predicted_iou=0.0,
+        stability=0.0,
+        score=-1.0,
+        smallest=5,
+    )
+    segmenter = SamSegmenter(segmenter.name, predictor, lenient)
+    photo = sorted((real_data("gtsfm_lund_door") / "images").iterdir())[0]
+    image = np.asarray(Image.open(photo).convert("RGB").resize((160, 120)))
+    segments, masks = segmenter.segments_and_masks(image)
+    assert segments.shape == (3, 120, 160) and segments.dtype == np.int32
+    assert segments.max() >= 0, "some mask came through"
+    for ids, of_level in zip(segments, masks, strict=True):
+        assert of_level.dtype == bool and of_level.shape == (ids.max() + 1, 120, 160)
+        assert np.array_equal(np.unique(ids[ids >= 0]), np.arange(len(of_level)))
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_what_is_not_a_picture_is_refused(image):
+    segmenter = SamSegmenter("scripted", Scripted([]), PLAIN)
+    with pytest.raises(ValueError, match=r"\[H, W, 3\] uint8"):
+        segmenter(image)
+
+
+def test_weights_that_cannot_be_used_are_refused_in_words(weights: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"neither a preset .* nor a file"):
+        load_segmenter("sam_vit_b:quick")
+    posing = tmp_path / WEIGHTS["sam_vit_b"][0]
+    torch.save({"a": torch.zeros(1)}, posing)
+    with pytest.raises(ValueError, match=r"not the official sam_vit_b_01ec64.pth .* download it"):
+        load_segmenter(f"sam_vit_b:{posing}")
+    with pytest.raises(ValueError, match="do not fit sam_vit_b"):
+        load_segmenter(f"sam_vit_b:{posing.rename(tmp_path / 'other.pth')}")
+    cut = tmp_path / "cut.pth"
+    with weights.open("rb") as file:
+        cut.write_bytes(file.read(100_000))
+    with pytest.raises(ValueError, match="damaged or hold more than tensors"):
+        load_segmenter(f"sam_vit_b:{cut}")
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path):
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"trap": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match="more than tensors"):
+        load_segmenter(f"sam_vit_b:{tmp_path / 'trap.pth'}")
+    assert not (tmp_path / "sprung").exists()
