@@ -5,15 +5,29 @@ short list of (row, weight) pairs and stands for the weighted sum of those codew
 query needs is linear in the weights except one norm, which needs only the V x V Gram matrix: no
 E-vector per Gaussian or pixel is ever built (LangSplatV2's sparse code, arXiv 2507.07136).
 
+An autoencoder squeezes an embedding through a network into a latent of D numbers, 3 in the paper
+(LangSplat, arXiv 2312.16084, section 3.3); a Gaussian's code is a latent, one for each level, and
+another network makes an embedding of what the Gaussians blend to in a pixel. Its weights have the
+names and shapes of the official best_ckpt.pth.
+
+    codec = fit_codebook([embeddings_of_level_0, ...])
+    codec = fit_autoencoder(embeddings)          # or Autoencoder.from_tensors(official state dict)
+
 Letters: L levels, V codewords, E embedding size, M segments, T texts, D entries of a code.
 """
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from langsplat.progress import Progress, silent
+
+DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +73,9 @@ class Codebook:
     def assign(self, level: int, embeddings: Tensor) -> Tensor:
         """The codeword nearest to each unit embedding [M, E] -> rows [M] int64."""
         return (embeddings.to(self.codewords) @ self.codewords[level].T).argmax(dim=1)
+
+    def to(self, device: torch.device | str) -> "Codebook":
+        return Codebook(self.codewords.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"codewords": self.codewords}
@@ -125,3 +142,295 @@ def _spherical_kmeans(
             break
         centres = moved
     return centres
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoder:
+    """Two small networks: embeddings [M, E] -> unit latents [M, D], and back; one for all levels.
+
+    The encoder is linear layers with batch normalisation and ReLU between them, the decoder linear
+    layers with ReLU between them; both end in a division by the length.
+
+    Args:
+        weights: named as in the official best_ckpt.pth (`encoder.0.weight` ...); the sizes of the
+            layers are read from their shapes.
+    Raises:
+        ValueError: a tensor is missing, does not fit its neighbours, or has a value that is not
+            finite.
+    """
+
+    weights: Mapping[str, Tensor]
+
+    kind = "autoencoder"
+
+    def __post_init__(self) -> None:
+        sizes = [self._sizes("encoder", 3), self._sizes("decoder", 2)]
+        inner = [layer[1:-1] for layer in sizes]
+        if sizes[0][-1] != sizes[1][0] or sizes[0][0] != sizes[1][-1]:
+            raise ValueError(
+                f"The encoder makes {sizes[0][0]} numbers into {sizes[0][-1]} and the decoder "
+                f"{sizes[1][0]} into {sizes[1][-1]}, so they are not one autoencoder: take both "
+                "from the same training."
+            )
+        with torch.device("meta"):
+            expected = _Network(sizes[0][0], (*inner[0], sizes[0][-1]), inner[1]).state_dict()
+        for name, like in expected.items():
+            found = self.weights.get(name)
+            if found is None or found.shape != like.shape:
+                have = "is missing" if found is None else f"is {list(found.shape)}"
+                raise ValueError(
+                    f"{name} of the autoencoder {have} but should be {list(like.shape)}: "
+                    "take the weights as best_ckpt.pth holds them."
+                )
+            if not bool(torch.isfinite(found).all()):
+                raise ValueError(
+                    f"{name} of the autoencoder has values that are not finite: train it again."
+                )
+
+    def _layers(self, part: str) -> list[int]:
+        """The numbers of a part's linear layers, in order."""
+        found = (re.fullmatch(rf"{part}\.(\d+)\.weight", name) for name in self.weights)
+        return sorted(int(m[1]) for m in found if m and self.weights[m[0]].ndim == 2)
+
+    def _sizes(self, part: str, step: int) -> list[int]:
+        """How many numbers go into the first layer of a part, and come out of each."""
+        layers = self._layers(part)
+        if not layers or layers != list(range(0, step * len(layers), step)):
+            raise ValueError(
+                f"The autoencoder's {part} has its layers at {layers or 'no place'}: take the "
+                "weights as LangSplat's autoencoder/train.py writes best_ckpt.pth."
+            )
+        shapes = [self.weights[f"{part}.{index}.weight"].shape for index in layers]
+        return [shapes[0][1], *(shape[0] for shape in shapes)]
+
+    @property
+    def dim(self) -> int:
+        """E, the size of the embeddings."""
+        return self.weights["encoder.0.weight"].shape[1]
+
+    @property
+    def latent(self) -> int:
+        """D, how many numbers a latent has."""
+        return self.weights["decoder.0.weight"].shape[1]
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """Unit embeddings [M, E] -> unit latents [M, D] float32.
+
+        Raises:
+            ValueError: embeddings of another size, or with a value that is not finite.
+        """
+        _check_embeddings(embeddings, self.dim)
+        layers = self._layers("encoder")
+        out = []
+        for part in embeddings.to(self.weights["encoder.0.weight"]).split(DECODED_AT_ONCE):
+            for index in layers:
+                part = self._linear("encoder", index, part)
+                if index != layers[-1]:
+                    norm = f"encoder.{index + 1}"
+                    part = F.batch_norm(
+                        part,
+                        self.weights[f"{norm}.running_mean"],
+                        self.weights[f"{norm}.running_var"],
+                        self.weights[f"{norm}.weight"],
+                        self.weights[f"{norm}.bias"],
+                    ).relu()
+            out.append(F.normalize(part, dim=1))
+        return torch.cat(out)
+
+    def decode(self, latents: Tensor, *, unit: bool = True) -> Tensor:
+        """Latents [..., D] -> unit embeddings [..., E] float32.
+
+        Args:
+            unit: bring the latents to length 1 first: blended ones are shorter, and the decoder
+                has only ever seen unit ones. The official evaluation does not (False).
+        Raises:
+            ValueError: the latents have another size.
+        """
+        if latents.shape[-1] != self.latent:
+            raise ValueError(
+                f"A latent of {latents.shape[-1]} numbers cannot be decoded: this autoencoder's "
+                f"have {self.latent}; take the autoencoder they were made with."
+            )
+        part = latents.to(self.weights["decoder.0.weight"])
+        part = F.normalize(part, dim=-1) if unit else part
+        layers = self._layers("decoder")
+        for index in layers:
+            part = self._linear("decoder", index, part)
+            part = part.relu() if index != layers[-1] else part
+        return F.normalize(part, dim=-1)
+
+    def cosines(self, latents: Tensor, texts: Tensor, *, unit: bool = True) -> Tensor:
+        """Cosine of what latents [..., D] stand for with unit texts [T, E] -> [..., T].
+
+        The embeddings are made in parts, so a picture's [H, W, E] never exists.
+        """
+        texts = texts.to(self.weights["decoder.0.weight"])
+        flat = latents.reshape(-1, latents.shape[-1])
+        parts = [self.decode(part, unit=unit) @ texts.T for part in flat.split(DECODED_AT_ONCE)]
+        return torch.cat(parts).reshape(*latents.shape[:-1], len(texts))
+
+    def _linear(self, part: str, index: int, values: Tensor) -> Tensor:
+        name = f"{part}.{index}"
+        return F.linear(values, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def to(self, device: torch.device | str) -> "Autoencoder":
+        return Autoencoder({name: tensor.to(device) for name, tensor in self.weights.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The official state dict: `torch.save(codec.tensors(), "best_ckpt.pth")`."""
+        return dict(self.weights)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Autoencoder":
+        """From the official state dict, or from what `tensors` gave."""
+        counts = "num_batches_tracked"  # an integer, of no use after training
+        return cls({k: v.long() if k.endswith(counts) else v.float() for k, v in tensors.items()})
+
+
+Codec = Codebook | Autoencoder
+CODECS = (Codebook.kind, Autoencoder.kind)
+
+
+def codec_from(kind: str, tensors: Mapping[str, Tensor]) -> Codec:
+    """The codec of that kind, from its tensors.
+
+    Raises:
+        ValueError: the kind is unknown, or the tensors do not make one.
+    """
+    for codec in (Codebook, Autoencoder):
+        if codec.kind == kind:
+            return codec.from_tensors(tensors)
+    raise ValueError(f"Its codec {kind!r} is unknown here: update langsplat.")
+
+
+class _Network(nn.Module):
+    """The autoencoder as it is trained; its state dict is the official one."""
+
+    def __init__(self, dim: int, encoder: Sequence[int], decoder: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, (before, after) in enumerate(itertools.pairwise((dim, *encoder))):
+            layers += [nn.BatchNorm1d(before), nn.ReLU()] if index else []
+            layers.append(nn.Linear(before, after))
+        self.encoder = nn.ModuleList(layers)
+        layers = []
+        for index, (before, after) in enumerate(itertools.pairwise((encoder[-1], *decoder, dim))):
+            layers += [nn.ReLU()] if index else []
+            layers.append(nn.Linear(before, after))
+        self.decoder = nn.ModuleList(layers)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for part in (self.encoder, self.decoder):
+            for layer in part:
+                rows = layer(rows)
+            rows = F.normalize(rows, dim=1)
+        return rows
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """How an autoencoder is made and trained; the defaults are the paper's."""
+
+    encoder: tuple[int, ...] = (256, 128, 64, 32, 3)
+    """Numbers after each layer of the encoder; the last is D, the size of a latent."""
+    decoder: tuple[int, ...] = (16, 32, 64, 128, 256, 256)
+    """Numbers after each layer of the decoder but its last, which gives E again."""
+    rounds: int = 100
+    """Times that all embeddings are shown, and the held-out ones measured."""
+    batch: int = 64
+    learning_rate: float = 7e-4
+    holdout_every: int = 10
+    """Every n-th embedding, in random order, is kept out of training."""
+    least_batches: int = 20
+    """Of a round; few embeddings are shown more than once."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.encoder or min((*self.encoder, *self.decoder)) < 1:
+            raise ValueError(
+                "An autoencoder needs at least one size for its encoder, and sizes of at least 1; "
+                f"got {self.encoder} and {self.decoder}."
+            )
+        if self.rounds < 1 or self.batch < 2 or self.learning_rate <= 0 or self.holdout_every < 2:
+            raise ValueError(
+                "Training an autoencoder takes rounds >= 1, batch >= 2, learning_rate > 0 and "
+                "holdout_every >= 2."
+            )
+
+
+def fit_autoencoder(
+    embeddings: Tensor,
+    config: AutoencoderConfig = AutoencoderConfig(),
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> tuple[Autoencoder, float]:
+    """Train an autoencoder on the embeddings of one scene's segments (LangSplat, section 3.3).
+
+    The loss is 1 - cosine, row by row. (Between unit vectors the mean square the official code adds
+    is the same up to a factor; its own cosine runs along the batch by mistake.) The weights of the
+    round with the best cosine on held-out rows are kept.
+
+    Args:
+        embeddings: [M, E] unit rows of all levels and views; with fewer than ten nothing is held
+            out.
+        device: where to train.
+        progress: its note tells the held-out cosine.
+    Returns:
+        The autoencoder, on the CPU, and the mean cosine over held-out rows between what went in and
+        what came out.
+    Raises:
+        ValueError: there is no row, or one with a value that is not finite.
+    """
+    if embeddings.ndim != 2 or len(embeddings) == 0:
+        raise ValueError(
+            "No view has a single segment, so there is nothing to train an autoencoder on: "
+            "check the photos, or choose another segmenter."
+        )
+    _check_embeddings(embeddings, embeddings.shape[1])
+    generator = torch.Generator().manual_seed(config.seed)
+    order = torch.randperm(len(embeddings), generator=generator)
+    rows = embeddings.detach()[order].to(device, torch.float32)
+    held = torch.arange(len(rows)) % config.holdout_every == config.holdout_every - 1
+    held_out, shown = (rows[held], rows[~held]) if bool(held.any()) else (rows, rows)
+    if len(shown) == 1:
+        shown = shown.expand(2, -1)  # batch normalisation needs two
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = _Network(embeddings.shape[1], config.encoder, config.decoder).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    best, kept = -2.0, dict(network.state_dict())
+    for number in range(config.rounds):
+        network.train()
+        done = 0
+        while done == 0 or done < config.least_batches:
+            for picks in torch.randperm(len(shown), generator=generator).split(config.batch):
+                if len(picks) < 2:
+                    continue
+                batch = shown[picks.to(device)]
+                loss = 1 - (network(batch) * batch).sum(dim=1).mean()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                done += 1
+        network.eval()
+        with torch.no_grad():
+            cosine = float((network(held_out) * held_out).sum(dim=1).mean())
+        if cosine > best:
+            best = cosine
+            kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+        progress("Train autoencoder", number + 1, config.rounds, f"held-out cosine {best:.4f}")
+    return Autoencoder(kept), best
+
+
+def _check_embeddings(embeddings: Tensor, dim: int) -> None:
+    if embeddings.ndim != 2 or embeddings.shape[1] != dim:
+        raise ValueError(
+            f"The embeddings must be [M, {dim}], got {list(embeddings.shape)}: use the encoder "
+            "that the autoencoder was trained for."
+        )
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ValueError(
+            "An embedding has a value that is not finite: describe the views again, with whole "
+            "weights of the encoder."
+        )

@@ -8,12 +8,16 @@ negative. Two scores, never mixed: *pixel relevancy* blends features over a pixe
 With codewords S and the blended weights W(p) of a pixel, f(p) = W S / |W S|: the dot products are
 renders of one number per Gaussian and |W S|² = Wᵀ (S Sᵀ) W does not depend on the text. So each
 view keeps its norms and its best negative, and a new word costs one render of L channels.
+
+With an autoencoder f(p) is decoded from the latents blended over a pixel, a part of the picture at
+a time. Each view keeps its latents and its best negative; a new word decodes the latents again.
 """
 
 import json
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +28,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from langsplat.codec import Autoencoder, Codebook
 from langsplat.encoders import Encoder
 from langsplat.rasterize import render
-from langsplat.scene import Camera, Scene
+from langsplat.scene import Camera, LanguageField, Scene
 
 NEGATIVES = ("object", "things", "stuff", "texture")
 SHARPNESS = 10.0
@@ -36,6 +41,7 @@ SMOOTHING = 29 / 988
 # A pixel answers only where described Gaussians paint most of it.
 MIN_SUPPORT = 0.5
 _KEPT_VIEWS = 16
+_TEXTS_AT_ONCE = 8  # bounds the channels of one render
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +139,88 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What a view keeps between words; all [H, W, L]."""
+    """What a view keeps between words."""
 
-    norms: Tensor
-    negatives: Tensor  # highest cosine with a negative
-    seen: Tensor  # bool
+    kept: Tensor  # of a codebook the norms [H, W, L], of an autoencoder the latents [H, W, L, D]
+    negatives: Tensor  # [H, W, L], highest cosine with a negative
+    seen: Tensor  # [H, W, L] bool
+
+
+class _CodebookScores:
+    """Cosines of what Gaussians and pixels stand for, when codes weigh codewords."""
+
+    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+        assert isinstance(field.codec, Codebook)
+        self._gaussians, self._field, self._codec = scene.gaussians, field, field.codec
+        self._negatives = self._codec.similarity(negatives)  # [L, V, P]
+        self._norms = field.norms().clamp_min(1e-6)  # [L, N]
+        self._gaussian_negatives = (field.score(self._negatives) / self._norms[..., None]).amax(2)
+
+    def margins(self, level: int, texts: Tensor) -> Tensor:
+        """[N, T], by how much each Gaussian is nearer to a text than to any negative."""
+        dots = self._field.score(self._codec.similarity(texts))[level]
+        return dots / self._norms[level][:, None] - self._gaussian_negatives[level][:, None]
+
+    def cosines(self, view: _View, camera: Camera, texts: Tensor) -> Tensor:
+        """[H, W, L, T], of the pixels: one render of L x T channels."""
+        scores = self._field.score(self._codec.similarity(texts))  # [L, N, T]
+        values = scores.transpose(0, 1).flatten(1).contiguous()
+        dots, _ = render(self._gaussians, camera, values=values)
+        return dots.unflatten(2, scores.shape[::2]) / view.kept[..., None]
+
+    def view(self, camera: Camera) -> _View:
+        """Norms and best negatives: one render of V channels a level."""
+        gram = self._codec.gram()
+        norms, negatives, seen = [], [], []
+        for level in range(len(self._field.levels)):
+            weights, _ = render(self._gaussians, camera, values=self._field.values(level))
+            norm = torch.empty(weights.shape[:2], device=weights.device)
+            best = torch.empty_like(norm)
+            for row in range(0, camera.height, 64):  # bounds the temporaries of large pictures
+                part = weights[row : row + 64]
+                norm[row : row + 64] = ((part @ gram[level]) * part).sum(-1).clamp_min(0).sqrt()
+                best[row : row + 64] = (part @ self._negatives[level]).amax(-1)
+            # Codes sum to 1 where a Gaussian was ever described, so this is its share of the pixel.
+            seen.append(weights.sum(-1) > MIN_SUPPORT)
+            norms.append(norm.clamp_min(1e-6))
+            negatives.append(best / norms[-1])
+        return _View(torch.stack(norms, 2), torch.stack(negatives, 2), torch.stack(seen, 2))
+
+
+class _LatentScores:
+    """The same when codes are latents of an autoencoder."""
+
+    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+        assert isinstance(field.codec, Autoencoder)
+        self._gaussians, self._field, self._codec = scene.gaussians, field, field.codec
+        self._negatives = negatives  # [P, E]
+        self._gaussian_negatives: dict[int, Tensor] = {}  # level: [N]
+
+    def margins(self, level: int, texts: Tensor) -> Tensor:
+        latents = self._field.values(level)
+        if level not in self._gaussian_negatives:
+            self._gaussian_negatives[level] = self._codec.cosines(latents, self._negatives).amax(1)
+        return self._codec.cosines(latents, texts) - self._gaussian_negatives[level][:, None]
+
+    def cosines(self, view: _View, camera: Camera, texts: Tensor) -> Tensor:
+        return self._decoded(view.kept, view.seen, texts)
+
+    def view(self, camera: Camera) -> _View:
+        """Latents and best negatives: one render of L (D + 1) channels."""
+        levels = range(len(self._field.levels))
+        values = [self._field.values(level) for level in levels]
+        # What is rendered beside the latents is the described Gaussians' share of the pixel.
+        described = (self._field.mass.T > 0).float()
+        image, _ = render(self._gaussians, camera, values=torch.cat([*values, described], 1))
+        latents = image[..., : -len(levels)].unflatten(2, (len(levels), -1)).contiguous()
+        seen = image[..., -len(levels) :] > MIN_SUPPORT
+        return _View(latents, self._decoded(latents, seen, self._negatives).amax(3), seen)
+
+    def _decoded(self, latents: Tensor, seen: Tensor, texts: Tensor) -> Tensor:
+        """Cosines [H, W, L, T] of latents [H, W, L, D] where seen; 0 elsewhere."""
+        out = torch.zeros(*seen.shape, len(texts), device=latents.device)
+        out[seen] = self._codec.cosines(latents[seen], texts)
+        return out
 
 
 class SceneQuery:
@@ -165,11 +248,10 @@ class SceneQuery:
         self.scene = scene
         self.encoder = encoder
         self._field = scene.language
-        self._similarity = self._field.codec.similarity
-        self._negatives = self._similarity(encoder.encode_texts(list(NEGATIVES)))  # [L, V, P]
-        self._gaussian_norms = self._field.norms().clamp_min(1e-6)  # [L, N]
-        negatives = self._field.score(self._negatives) / self._gaussian_norms[..., None]
-        self._gaussian_negatives = negatives.amax(dim=2)  # [L, N]
+        latent = isinstance(self._field.codec, Autoencoder)
+        self._scores = (_LatentScores if latent else _CodebookScores)(
+            scene, self._field, self._texts(NEGATIVES)
+        )
         self._views: OrderedDict[bytes, _View] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -192,13 +274,11 @@ class SceneQuery:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
         if level is not None and level not in self._field.levels:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
-        similarity = self._similarity(self.encoder.encode_texts([text]))  # [L, V, 1]
-        scores = self._field.score(similarity)[..., 0]  # [L, N]
-        by_level = self._pixel_relevancy(scores, camera)  # [L, H, W]
+        texts = self._texts([text])
+        by_level = half_smoothed(self._pixel_relevancy(texts, camera)[0])  # [L, H, W]
         best = by_level.flatten(1).amax(dim=1)
         chosen = int(best.argmax()) if level is None else self._field.levels.index(level)
-        margin = scores[chosen] / self._gaussian_norms[chosen] - self._gaussian_negatives[chosen]
-        of_gaussians = torch.sigmoid(SHARPNESS * margin) * (self._field.mass[chosen] > 0)
+        of_gaussians = self._gaussian_relevancy(texts, chosen)[0]
         return Answer(
             text=text,
             level=self._field.levels[chosen],
@@ -213,13 +293,36 @@ class SceneQuery:
         """The picture from `camera`, uint8 [H, W, 3]."""
         return render_rgb(self.scene, camera)
 
-    def _pixel_relevancy(self, scores: Tensor, camera: Camera) -> Tensor:
-        """Text similarities of the Gaussians [L, N] -> half-smoothed relevancy [L, H, W]."""
+    def relevancy(self, texts: Sequence[str], camera: Camera) -> Tensor:
+        """The pixel relevancy of several texts in one view, as it is before any smoothing.
+
+        Returns:
+            [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half.
+        """
+        parts = self._texts(texts).split(_TEXTS_AT_ONCE)
+        return torch.cat([self._pixel_relevancy(part, camera) for part in parts])
+
+    def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
+        """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
+        embeddings = self._texts(texts)
+        levels = range(len(self._field.levels))
+        return torch.stack([self._gaussian_relevancy(embeddings, k) for k in levels], dim=1)
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        return self.encoder.encode_texts(list(texts)).to(self._field.codes.device)
+
+    def _pixel_relevancy(self, texts: Tensor, camera: Camera) -> Tensor:
+        """Text embeddings [T, E] -> relevancy [T, L, H, W]."""
         camera = camera.to(self.scene.gaussians.device)
         view = self._view(camera)
-        dots, _ = render(self.scene.gaussians, camera, values=scores.T.contiguous())
-        relevancy = torch.sigmoid(SHARPNESS * (dots / view.norms - view.negatives)) * view.seen
-        return half_smoothed(relevancy.permute(2, 0, 1))
+        margin = self._scores.cosines(view, camera, texts) - view.negatives[..., None]
+        relevancy = torch.sigmoid(SHARPNESS * margin) * view.seen[..., None]
+        return relevancy.permute(3, 2, 0, 1)
+
+    def _gaussian_relevancy(self, texts: Tensor, level: int) -> Tensor:
+        """Text embeddings [T, E] -> relevancy [T, N] of one level."""
+        relevancy = torch.sigmoid(SHARPNESS * self._scores.margins(level, texts))
+        return (relevancy * (self._field.mass[level] > 0)[:, None]).T
 
     def _view(self, camera: Camera) -> _View:
         key = b"".join(
@@ -233,30 +336,12 @@ class SceneQuery:
             if key in self._views:
                 self._views.move_to_end(key)
                 return self._views[key]
-        view = self._prepare(camera)
+        view = self._scores.view(camera)
         with self._lock:
             self._views[key] = view
             while len(self._views) > _KEPT_VIEWS:
                 self._views.popitem(last=False)
         return view
-
-    def _prepare(self, camera: Camera) -> _View:
-        """Norms and best negatives of a view: one render of V channels a level."""
-        gram = self._field.codec.gram()
-        norms, negatives, seen = [], [], []
-        for level in range(len(self._field.levels)):
-            weights, _ = render(self.scene.gaussians, camera, values=self._field.dense(level))
-            norm = torch.empty(weights.shape[:2], device=weights.device)
-            best = torch.empty_like(norm)
-            for row in range(0, camera.height, 64):  # bounds the temporaries of large pictures
-                part = weights[row : row + 64]
-                norm[row : row + 64] = ((part @ gram[level]) * part).sum(-1).clamp_min(0).sqrt()
-                best[row : row + 64] = (part @ self._negatives[level]).amax(-1)
-            # Codes sum to 1 where a Gaussian was ever described, so this is its share of the pixel.
-            seen.append(weights.sum(-1) > MIN_SUPPORT)
-            norms.append(norm.clamp_min(1e-6))
-            negatives.append(best / norms[-1])
-        return _View(torch.stack(norms, 2), torch.stack(negatives, 2), torch.stack(seen, 2))
 
 
 def check_text(text: str) -> str:

@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langsplat import SCENE_FILE
-from langsplat.codec import Codebook
+from langsplat.codec import Autoencoder, Codebook, Codec, codec_from
 
 LEVELS = ("subpart", "part", "whole")
 FORMAT = "langsplat-scene"
@@ -169,24 +169,46 @@ class Gaussians:
 class LanguageField:
     """What each Gaussian means, at each level, in the codec's few numbers.
 
+    A Gaussian's code is either D pairs of a codeword and its weight (`rows` and `codes`, codec a
+    Codebook), or D numbers of a latent (`codes`, codec an Autoencoder).
+
     Args:
-        rows: [L, N, D] integer, which codeword each entry of a code weighs.
-        codes: [L, N, D] float, the weights; >= 0, and their sum is 1 where mass > 0.
+        rows: [L, N, D] integer, which codeword each entry of a code weighs; None for latents.
+        codes: [L, N, D] float. Of a codebook, weights >= 0 whose sum is 1 where mass > 0. Of an
+            autoencoder, latents of length 1 where mass > 0.
         mass: [L, N] float, the blending weight that supports the code; 0 = no view ever saw it.
         codec: turns codes into embeddings.
         encoder: name of the encoder whose space the embeddings live in.
+    Raises:
+        ValueError: the shapes do not fit each other or the codec.
     """
 
-    rows: Tensor
+    rows: Tensor | None
     codes: Tensor
     mass: Tensor
-    codec: Codebook
+    codec: Codec
     encoder: str
 
     def __post_init__(self) -> None:
+        _check("codes", self.codes, (None, None, None))
+        levels = self.codes.shape[0]
+        if not 1 <= levels <= len(LEVELS):
+            raise ValueError(f"A language field has 1 to {len(LEVELS)} levels, got {levels}.")
+        _check("mass", self.mass, tuple(self.codes.shape[:2]), " like codes")
+        if isinstance(self.codec, Autoencoder):
+            if self.rows is not None:
+                raise ValueError("Latents name no codewords: give rows=None with an autoencoder.")
+            if self.codes.shape[2] != self.codec.latent:
+                raise ValueError(
+                    f"The codes have {self.codes.shape[2]} numbers but the autoencoder's latent "
+                    f"has {self.codec.latent}: take the autoencoder that these codes were made "
+                    "with."
+                )
+            return
+        if self.rows is None:
+            raise ValueError("A codebook's codes need rows, the codewords they weigh.")
         _check("rows", self.rows, (self.codec.levels, None, None))
         _check("codes", self.codes, tuple(self.rows.shape), " like rows")
-        _check("mass", self.mass, tuple(self.rows.shape[:2]), " like rows")
         if self.rows.numel() and (
             int(self.rows.min()) < 0 or int(self.rows.max()) >= self.codec.size
         ):
@@ -196,34 +218,51 @@ class LanguageField:
             )
 
     def to(self, device: torch.device | str) -> "LanguageField":
-        rows, codes, mass = (t.to(device) for t in (self.rows, self.codes, self.mass))
-        codec = Codebook(self.codec.codewords.to(device))
+        rows = None if self.rows is None else self.rows.to(device)
+        codes, mass, codec = self.codes.to(device), self.mass.to(device), self.codec.to(device)
         return LanguageField(rows, codes, mass, codec, self.encoder)
 
     @property
     def levels(self) -> tuple[str, ...]:
-        return LEVELS[: self.codec.levels]
+        return LEVELS[: self.codes.shape[0]]
+
+    def values(self, level: int) -> Tensor:
+        """What to render to get the codes that pixels blend to, [N, D'] float32.
+
+        The weights of all codewords (D' = V), or the latents (D' = D); 0 where no view ever saw
+        the Gaussian.
+        """
+        if self.rows is not None:
+            return self.dense(level)
+        return self.codes[level].float() * (self.mass[level] > 0)[:, None]
 
     def dense(self, level: int) -> Tensor:
         """The codes of one level as a full [N, V] float32 matrix of codeword weights."""
-        n = self.rows.shape[1]
-        weights = torch.zeros(n, self.codec.size, device=self.codes.device)
-        return weights.scatter_add_(1, self.rows[level].long(), self.codes[level].float())
+        rows, codec = self._sparse()
+        weights = torch.zeros(rows.shape[1], codec.size, device=self.codes.device)
+        return weights.scatter_add_(1, rows[level].long(), self.codes[level].float())
 
     def score(self, per_codeword: Tensor) -> Tensor:
         """Codeword values [L, V, T] blended by the codes -> [L, N, T] float32."""
+        rows, _ = self._sparse()
         out = []
-        for level in range(self.codec.levels):
-            picked = per_codeword[level][self.rows[level].long()]  # [N, D, T]
+        for level in range(len(rows)):
+            picked = per_codeword[level][rows[level].long()]  # [N, D, T]
             out.append((picked * self.codes[level].float()[..., None]).sum(dim=1))
         return torch.stack(out)
 
+    def _sparse(self) -> tuple[Tensor, Codebook]:
+        if self.rows is None or not isinstance(self.codec, Codebook):
+            raise ValueError("These codes are latents, not weights of codewords: decode them.")
+        return self.rows, self.codec
+
     def norms(self) -> Tensor:
         """Length of every Gaussian's blended embedding, [L, N] float32."""
-        gram = self.codec.gram()
+        all_rows, codec = self._sparse()
+        gram = codec.gram()
         out = []
-        for level in range(self.codec.levels):
-            rows, codes = self.rows[level].long(), self.codes[level].float()
+        for level in range(len(all_rows)):
+            rows, codes = all_rows[level].long(), self.codes[level].float()
             pairs = gram[level][rows[:, :, None], rows[:, None, :]]  # [N, D, D]
             out.append(torch.einsum("nd,nde,ne->n", codes, pairs, codes).clamp_min(0).sqrt())
         return torch.stack(out)
@@ -398,8 +437,9 @@ def _tensors_of(scene: Scene) -> dict[str, Tensor]:
         tensors["cameras.sizes"] = torch.tensor(sizes, dtype=torch.int32)
     if scene.language is not None:
         field_ = scene.language
-        small = field_.codec.size <= 256
-        tensors["language.rows"] = field_.rows.to(torch.uint8 if small else torch.int32)
+        if field_.rows is not None:
+            small = isinstance(field_.codec, Codebook) and field_.codec.size <= 256
+            tensors["language.rows"] = field_.rows.to(torch.uint8 if small else torch.int32)
         tensors["language.codes"] = field_.codes.half()
         tensors["language.mass"] = field_.mass.float()
         for name, tensor in field_.codec.tensors().items():
@@ -441,14 +481,13 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
         raise ValueError("Its provenance is not a JSON object: build the scene again.")
     language = None
     if "codec" in metadata:
-        if metadata["codec"] != Codebook.kind:
-            raise ValueError(f"Its codec {metadata['codec']!r} is unknown here: update langsplat.")
         prefix = "language.codec."
-        codec = Codebook.from_tensors(
-            {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+        codec = codec_from(
+            metadata["codec"],
+            {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)},
         )
         language = LanguageField(
-            rows=tensors["language.rows"],
+            rows=tensors.get("language.rows"),
             codes=tensors["language.codes"],
             mass=tensors["language.mass"],
             codec=codec,

@@ -1,10 +1,20 @@
-"""A codebook finds the clusters that are there, the same ones every time."""
+"""Codecs: a codebook finds the clusters that are there; an autoencoder keeps what matters."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from langsplat.codec import Codebook, fit_codebook
+from langsplat.codec import (
+    Autoencoder,
+    AutoencoderConfig,
+    Codebook,
+    fit_autoencoder,
+    fit_codebook,
+)
 from langsplat.scene import LanguageField
 
 
@@ -58,3 +68,161 @@ def test_norms_and_scores_agree_with_decoding() -> None:
     torch.testing.assert_close(field.norms(), decoded.norm(dim=2))
     texts = F.normalize(torch.randn(4, 16, generator=generator), dim=1)
     torch.testing.assert_close(field.score(codec.similarity(texts)), decoded @ texts.T)
+
+
+class Official(nn.Module):
+    """The official autoencoder as its checkpoint describes it: two lists of layers."""
+
+    def __init__(self, encoder: list[int], decoder: list[int]) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        for index in range(len(encoder) - 1):
+            if index:
+                self.encoder.extend([nn.BatchNorm1d(encoder[index]), nn.ReLU()])
+            self.encoder.append(nn.Linear(encoder[index], encoder[index + 1]))
+        for index in range(len(decoder) - 1):
+            if index:
+                self.decoder.append(nn.ReLU())
+            self.decoder.append(nn.Linear(decoder[index], decoder[index + 1]))
+
+    def encode(self, rows: torch.Tensor) -> torch.Tensor:
+        for layer in self.encoder:
+            rows = layer(rows)
+        return rows / rows.norm(dim=-1, keepdim=True)
+
+    def decode(self, rows: torch.Tensor) -> torch.Tensor:
+        for layer in self.decoder:
+            rows = layer(rows)
+        return rows / rows.norm(dim=-1, keepdim=True)
+
+
+OFFICIAL = ([512, 256, 128, 64, 32, 3], [3, 16, 32, 64, 128, 256, 256, 512])
+
+
+def official(
+    encoder: list[int] = OFFICIAL[0], decoder: list[int] = OFFICIAL[1], seed: int = 0
+) -> Official:
+    """With random weights and batch norms that have seen something."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Official(encoder, decoder)
+        for layer in network.encoder:
+            if isinstance(layer, nn.BatchNorm1d):
+                nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+                nn.init.uniform_(layer.running_var, 0.5, 2)
+                nn.init.uniform_(layer.weight, 0.5, 2)
+    return network.eval()
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+@pytest.mark.parametrize("sizes", [OFFICIAL, ([10, 8, 2], [2, 10]), ([10, 5], [5, 7, 7, 10])])
+def test_an_official_file_codes_as_the_official_network_does(sizes, tmp_path: Path) -> None:
+    network = official(*sizes)
+    torch.save(network.state_dict(), tmp_path / "best_ckpt.pth")
+    codec = Autoencoder.from_tensors(torch.load(tmp_path / "best_ckpt.pth", weights_only=True))
+    assert (codec.dim, codec.latent) == (sizes[0][0], sizes[1][0])
+    rows = unit(20, codec.dim)
+    with torch.no_grad():
+        latents = network.encode(rows)
+        torch.testing.assert_close(codec.encode(rows), latents, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(codec.decode(latents), network.decode(latents))
+        short = 0.4 * latents  # as at a border; the official evaluation decodes it as it is
+        torch.testing.assert_close(codec.decode(short, unit=False), network.decode(short))
+    torch.testing.assert_close(codec.decode(short), codec.decode(latents))
+
+
+def test_the_weights_that_are_written_are_the_official_ones() -> None:
+    trained, _ = fit_autoencoder(unit(40, 512), AutoencoderConfig(rounds=1, least_batches=1))
+    network = official()
+    network.load_state_dict(trained.tensors())  # strict: every name and shape
+    rows = unit(5, 512, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(trained.encode(rows), network.encode(rows), atol=1e-5, rtol=0)
+
+
+def test_training_an_autoencoder_keeps_apart_what_was_apart() -> None:
+    rows = clusters(6, 30, dim=24)
+    config = AutoencoderConfig(encoder=(16, 3), decoder=(16,), rounds=30)
+    notes: list[str] = []
+    codec, cosine = fit_autoencoder(rows, config, progress=lambda *report: notes.append(report[3]))
+    assert codec.latent == 3 and cosine > 0.95
+    assert len(notes) == 30 and max(notes) == f"held-out cosine {cosine:.4f}"
+    back = codec.decode(codec.encode(rows))
+    assert float((back * rows).sum(1).mean()) > 0.95
+    # It is the best round that is kept, not the last.
+    torch.testing.assert_close(codec.encode(rows).norm(dim=1), torch.ones(len(rows)))
+
+
+def test_the_same_seed_gives_the_same_autoencoder() -> None:
+    rows, config = clusters(4, 10), AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=2)
+    torch.manual_seed(1)
+    (one, first), (same, again) = (fit_autoencoder(rows, config) for _ in range(2))
+    assert first == again
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, same.tensors()[name]), name
+    _, other = fit_autoencoder(rows, replace(config, seed=1))
+    assert other != first
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 11])
+def test_few_embeddings_train_an_autoencoder_too(count: int) -> None:
+    config = AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=2, batch=10)
+    codec, cosine = fit_autoencoder(unit(count, 16), config)
+    assert torch.isfinite(codec.decode(codec.encode(unit(count, 16)))).all() and cosine > -1
+
+
+def test_a_zero_row_does_not_become_nan() -> None:
+    codec = Autoencoder.from_tensors(official([6, 3], [3, 6]).state_dict())
+    zeros = {name: torch.zeros_like(t) for name, t in codec.tensors().items()}
+    blank = Autoencoder(zeros)
+    assert torch.isfinite(blank.decode(blank.encode(torch.zeros(2, 6)))).all()
+
+
+def test_cosines_of_a_picture_are_those_of_its_decoded_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codec = Autoencoder.from_tensors(official().state_dict())
+    latents, texts = unit(5, 7, 3), unit(4, 512)
+    want = codec.decode(latents) @ texts.T
+    monkeypatch.setattr("langsplat.codec.DECODED_AT_ONCE", 8)
+    torch.testing.assert_close(codec.cosines(latents, texts), want, atol=1e-6, rtol=0)
+    assert codec.cosines(latents[:0], texts).shape == (0, 7, 4)
+
+
+def test_weights_that_are_no_autoencoder_are_refused_in_words() -> None:
+    state = official().state_dict()
+    cases = {
+        "decoder.4.bias of the autoencoder is missing": {"decoder.4.bias": None},
+        r"encoder.1.running_var of the autoencoder is \[3\]": {
+            "encoder.1.running_var": torch.ones(3)
+        },
+        "not finite: train it again": {"decoder.0.bias": torch.full((16,), torch.nan)},
+        "not one autoencoder": {"decoder.12.weight": torch.zeros(99, 256)},
+        "encoder has its layers at": {
+            "encoder.0.weight": None,
+        },
+    }
+    for words, change in cases.items():
+        broken = {k: v for k, v in (state | change).items() if v is not None}
+        with pytest.raises(ValueError, match=words):
+            Autoencoder.from_tensors(broken)
+
+
+def test_embeddings_and_latents_that_do_not_fit_are_refused_in_words() -> None:
+    codec = Autoencoder.from_tensors(official().state_dict())
+    with pytest.raises(ValueError, match=r"\[M, 512\], got \[2, 64\]: use the encoder"):
+        codec.encode(torch.zeros(2, 64))
+    with pytest.raises(ValueError, match=r"A latent of 4 numbers .* have 3"):
+        codec.decode(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="not finite: describe the views again"):
+        fit_autoencoder(torch.full((3, 8), torch.nan))
+    with pytest.raises(ValueError, match="single segment"):
+        fit_autoencoder(torch.zeros(0, 8))
+    with pytest.raises(ValueError, match=r"The codes have 4 numbers .* latent has 3"):
+        LanguageField(None, torch.zeros(3, 5, 4), torch.zeros(3, 5), codec, "e")
+    with pytest.raises(ValueError, match="latents, not weights"):
+        LanguageField(None, torch.zeros(3, 5, 3), torch.zeros(3, 5), codec, "e").norms()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from langsplat.codec import Codebook
+from langsplat.codec import Autoencoder, Codebook
 from langsplat.query import (
     NEGATIVES,
     Answer,
@@ -101,6 +101,80 @@ def test_pixel_relevancy_agrees_with_scoring_full_features(engine: SceneQuery, t
     answer = engine.ask(text, engine.scene.cameras[0])
     want = half_smoothed(slow_relevancy(engine.scene, text))
     np.testing.assert_allclose(answer.by_level, want.numpy(), atol=1e-4)
+
+
+def latent_scene() -> Scene:
+    """The same balls with latents: level 1 knows left from right, level 2 is blank."""
+    scene = asked_scene()
+    assert scene.language is not None
+    n = len(scene.gaussians)
+    bend = torch.rand(16, 3, generator=torch.Generator().manual_seed(3))
+    codec = Autoencoder(
+        {
+            "encoder.0.weight": torch.eye(E)[:3],
+            "encoder.0.bias": torch.zeros(3),
+            "decoder.0.weight": torch.cat([torch.eye(3), -torch.eye(3), bend - 0.5]),
+            "decoder.0.bias": torch.zeros(22),
+            "decoder.2.weight": torch.cat(
+                [torch.eye(E)[:, :3], -torch.eye(E)[:, :3], torch.zeros(E, 16)], dim=1
+            ),
+            "decoder.2.bias": 0.01 * torch.ones(E),
+        }
+    )
+    codes = F.normalize(torch.randn(3, n, 3, generator=torch.Generator().manual_seed(2)), dim=2)
+    left, right = codec.encode(torch.eye(E)[:2])  # the decoder gives nearly the axis again
+    codes[1, :60], codes[1, 60:120] = left, right
+    field = LanguageField(None, codes, scene.language.mass, codec, "table")
+    return replace(scene, language=field)
+
+
+@pytest.mark.parametrize("text", ["left ball", "right ball", "something else"])
+def test_latents_are_scored_as_if_every_pixel_were_decoded(text: str) -> None:
+    scene, encoder = latent_scene(), TableEncoder()
+    field = scene.language
+    assert field is not None
+    engine = SceneQuery(scene, encoder)
+    answer = engine.ask(text, scene.cameras[0], level="part")
+    query, negatives = encoder.encode_texts([text]), encoder.encode_texts(list(NEGATIVES))
+
+    def score(features: torch.Tensor) -> torch.Tensor:
+        best = (features @ negatives.T).amax(-1)
+        return torch.sigmoid(10 * ((features @ query.T)[..., 0] - best))
+
+    for level in range(3):
+        described = (field.mass[level] > 0).float()[:, None]
+        values = torch.cat([field.codes[level] * described, described], 1)
+        image, _ = render(scene.gaussians, scene.cameras[0], values=values)
+        want = score(field.codec.decode(image[..., :3])) * (image[..., 3] > 0.5)
+        want = half_smoothed(want[None])[0].numpy()
+        np.testing.assert_allclose(answer.by_level[level], want, atol=1e-4)
+    of_gaussians = score(field.codec.decode(field.codes[1])) * (field.mass[1] > 0)
+    np.testing.assert_allclose(answer.gaussian_relevancy, of_gaussians.numpy(), atol=1e-5)
+
+
+def test_words_find_their_balls_through_latents_too() -> None:
+    engine = SceneQuery(latent_scene(), TableEncoder())
+    camera = engine.scene.cameras[0]
+    left, right = (engine.ask(text, camera, level="part") for text in ("left ball", "right ball"))
+    assert left.found and left.peak[0] < WIDTH // 2 and left.count == 60
+    assert right.found and right.peak[0] > WIDTH // 2 and right.count == 60
+    assert engine.ask("left ball", camera, level="whole").score == 0, "no view ever saw that level"
+
+
+def test_several_texts_at_once_score_as_they_do_alone(engine: SceneQuery) -> None:
+    camera, texts = engine.scene.cameras[0], ["left ball", "both", "x"] * 4
+    for asked in (engine, SceneQuery(latent_scene(), TableEncoder())):
+        together = asked.relevancy(texts, camera)
+        assert together.shape == (12, 3, HEIGHT, WIDTH)
+        of_gaussians = asked.gaussian_relevancy(texts)
+        for index in (0, 10):
+            answer = asked.ask(texts[index], camera, level="part")
+            np.testing.assert_allclose(
+                half_smoothed(together[index]).numpy(), answer.by_level, atol=1e-5
+            )
+            np.testing.assert_allclose(
+                of_gaussians[index, 1].numpy(), answer.gaussian_relevancy, atol=1e-5
+            )
 
 
 def test_each_word_finds_its_ball(engine: SceneQuery) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from langsplat.codec import Codebook
+from langsplat.codec import Autoencoder, AutoencoderConfig, Codebook, fit_autoencoder
 from langsplat.scene import (
     SCENE_FILE,
     Camera,
@@ -51,6 +51,22 @@ def small_scene(n: int = 5) -> Scene:
         name="small",
         provenance={"photos": 2, "examples": ["red cup"]},
     )
+
+
+def test_an_autoencoder_is_stored_with_the_scene(tmp_path: Path) -> None:
+    """Latents mean something only together with the autoencoder that made them."""
+    scene = small_scene()
+    rows = torch.nn.functional.normalize(torch.eye(8) + 0.1, dim=1)
+    config = AutoencoderConfig(encoder=(6, 3), decoder=(5,), rounds=1)
+    codec, _ = fit_autoencoder(rows, config)
+    n = len(scene.gaussians)
+    latents = torch.nn.functional.normalize(torch.rand(3, n, 3), dim=2)
+    field = LanguageField(None, latents, torch.ones(3, n), codec, "bundled:00000000")
+    back = load_scene(save_scene(replace(scene, language=field), tmp_path / "s")).language
+    assert back is not None and isinstance(back.codec, Autoencoder) and back.rows is None
+    torch.testing.assert_close(back.codes.float(), latents, atol=1e-3, rtol=0)
+    assert back.codec.tensors().keys() == codec.tensors().keys()
+    assert torch.equal(back.codec.encode(rows), codec.encode(rows))
 
 
 def test_a_saved_scene_is_read_back_as_it_was(tmp_path: Path) -> None:
