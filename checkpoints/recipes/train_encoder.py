@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +44,19 @@ from torch import Tensor
 from vocabulary import NEGATIVES, UNSEEN, Vocabulary
 
 TEMPERATURE = 10.0  # of the relevancy; LERF's and LangSplat's
-POOL_BATCH = 160  # words and phrases a step
+POOL_BATCH = 128  # words and phrases a step
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
-def load_crops(file: Path) -> tuple[Tensor, Facts, np.ndarray]:
-    """Crops [B, 3, S, S] uint8, their facts, and the number of the world each comes from."""
-    with np.load(file) as data:
-        images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous()
-        facts = Facts(*(data[name] for name in Facts.__dataclass_fields__))
-        return images, facts, data["world"]
+def load_crops(files: Sequence[Path]) -> tuple[Tensor, Facts]:
+    """Crops [B, 3, S, S] uint8 and their facts."""
+    images, columns = [], []
+    for file in files:
+        with np.load(file) as data:
+            images.append(torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous())
+            columns.append([data[name] for name in Facts.__dataclass_fields__])
+    facts = Facts(*(np.concatenate(values) for values in zip(*columns, strict=True)))
+    return torch.cat(images), facts
 
 
 def is_unseen(facts: Facts) -> np.ndarray:
@@ -236,7 +239,7 @@ def train(
         optimizer.step()
         schedule.step()
         average.update_parameters(model)
-        values = [float(v) for v in (first, second, taught, third, fourth)]
+        values = [float(v.detach()) for v in (first, second, taught, third, fourth)]
         mean_loss = 0.98 * mean_loss + 0.02 * np.array(values)
         if (step + 1) % 300 == 0:
             save(average.module, out)
@@ -389,8 +392,8 @@ def save(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", type=Path, help="only write the texts there, as JSON")
-    parser.add_argument("--crops", type=Path)
-    parser.add_argument("--held-out", type=Path)
+    parser.add_argument("--crops", type=Path, nargs="+")
+    parser.add_argument("--held-out", type=Path, nargs="+")
     parser.add_argument("--sentences", type=Path)
     parser.add_argument(
         "--out",
@@ -412,7 +415,7 @@ def main() -> None:
         return
     vocabulary = Vocabulary(tokenizer, args.sentences)
     model = new_model(config, args.seed, vocabulary)
-    images, facts, _ = load_crops(args.crops)
+    images, facts = load_crops(args.crops)
     keep = np.flatnonzero(~is_unseen(facts))
     began = time.perf_counter()
     train(
@@ -428,7 +431,7 @@ def main() -> None:
     )
     minutes = (time.perf_counter() - began) / 60
     model.load_state_dict(save(model, args.out))
-    held_out, held_facts, _ = load_crops(args.held_out)
+    held_out, held_facts = load_crops(args.held_out)
     results = evaluate(model, vocabulary, held_out, held_facts)
     print(f"trained on {len(keep)} crops in {minutes:.1f} minutes")
     for name, value in results.items():

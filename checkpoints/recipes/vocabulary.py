@@ -82,6 +82,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: open_clip.SimpleTokenizer, sentences: Path | None = None) -> None:
         self._tokenizer = tokenizer
+        self._ids: dict[str, list[int]] = {}
         parts = part_captions(parts_of_kinds())
         unseen = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
         colored = [c for c in color_kind_captions() if (c.kind, c.color) not in unseen]
@@ -125,7 +126,9 @@ class Vocabulary:
         return self._rows[[self._row[text] for text in texts]]
 
     def ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        if text not in self._ids:
+            self._ids[text] = self._tokenizer.encode(text)
+        return self._ids[text]
 
     def tokens(self, texts: Iterable[str]) -> Tensor:
         """[T, context]."""
@@ -145,4 +148,5 @@ class Vocabulary:
 
     def strange(self, rng: np.random.Generator) -> str:
         """Something that is in no world: a foreign word, or a known one for an absent thing."""
-        return str(rng.choice(ABSENT)) if rng.random() < 0.4 else str(rng.choice(self.foreign))
+        words = ABSENT if rng.random() < 0.4 else self.foreign
+        return words[int(rng.integers(len(words)))]
