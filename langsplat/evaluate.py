@@ -1,0 +1,954 @@
+"""Evaluation: labels, and how well a scene's answers fit them by the published protocols.
+
+    labels = read_labels("lerf_ovs/label/teatime")  # LERF-OVS, 3D-OVS, or a rendered world
+    report = evaluate(SceneQuery(scene, encoder), labels, "langsplat-v1")
+    print(report.markdown())
+
+A labelled frame lists objects as LERF-OVS does: a category (the words to ask), its pixels, a box.
+A query is a (frame, category) pair: the masks of its objects are joined, each box counts. For each
+query the relevancy of every level becomes a mask, one level is chosen, and the overlap of its mask
+with the label counts (IoU); the brightest spot of a level, chosen by itself, is a hit where it lies
+in a box. Both choices are the protocol's; what every level would have scored, and the best of them
+(the oracle), stand beside. Profiles:
+
+- `langsplat-v1`: LangSplat's evaluator of LERF-OVS (arXiv 2312.16084), with its even window and a
+  majority vote that never sees the last row and column.
+- `langsplat-v2`: LangSplatV2's (arXiv 2507.07136), with odd windows cut at the border.
+- `3dovs-v2`: LangSplatV2's of 3D-OVS; only part and whole may answer.
+- `3d-selection`: Gaussians are chosen in 3D and only they are drawn (OpenGaussian's protocol). Its
+  numbers cannot be compared with those of the others.
+
+Frames are found by name, never by number. Letters: T texts, L levels, H W pixels, B boxes (left,
+top, right, bottom in pixels, the last column and row included), P corners of a polygon.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
+
+from langsplat.metrics import mask_iou
+from langsplat.progress import Progress, silent
+from langsplat.query import SceneQuery
+from langsplat.rasterize import render
+from langsplat.scene import MAX_IMAGE_PIXELS, Camera
+
+STAGE = "Evaluate"
+SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
+SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
+_UNIT = 2.0**40  # relevancies as whole numbers: sums are exact, so that ties stay ties
+MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at least this much of it
+_TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
+_FRACTION = 16  # bits after the point when edges are followed down the rows
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledObject:
+    """One outlined thing.
+
+    Args:
+        category: the words to ask for it.
+        box: left, top, right, bottom.
+        corner: (x, y) of the patch in the picture.
+        patch: [h, w] bool, its pixels.
+    """
+
+    category: str
+    box: tuple[float, float, float, float]
+    corner: tuple[int, int]
+    patch: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        category: str,
+        mask: NDArray[np.bool_],
+        box: tuple[float, float, float, float] | None = None,
+    ) -> "LabelledObject":
+        """From a mask [H, W] of the whole picture; without a box, the one around the mask."""
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            return cls(category, box or (0.0, 0.0, -1.0, -1.0), (0, 0), mask[:0, :0])
+        left, top, right, bottom = (int(v) for v in (columns[0], rows[0], columns[-1], rows[-1]))
+        patch = mask[top : bottom + 1, left : right + 1].copy()
+        around = (float(left), float(top), float(right), float(bottom))
+        return cls(category, box or around, (left, top), patch)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFrame:
+    """A picture's name, its size in pixels, and the objects outlined in it."""
+
+    name: str
+    width: int
+    height: int
+    objects: tuple[LabelledObject, ...]
+
+    @property
+    def queries(self) -> list[str]:
+        """The categories, each once, in the order in which they first appear."""
+        return list(dict.fromkeys(thing.category for thing in self.objects))
+
+    def mask(self, query: str) -> NDArray[np.bool_]:
+        """[H, W], the pixels of every object of that category."""
+        mask = np.zeros((self.height, self.width), dtype=bool)
+        for thing in self.objects:
+            if thing.category == query:
+                (x, y), (h, w) = thing.corner, thing.patch.shape
+                mask[y : y + h, x : x + w] |= thing.patch
+        return mask
+
+    def boxes(self, query: str) -> NDArray[np.float64]:
+        """[B, 4], the boxes of that category, each once."""
+        boxes = dict.fromkeys(thing.box for thing in self.objects if thing.category == query)
+        return np.array(list(boxes), dtype=np.float64).reshape(-1, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labelled frames of one scene.
+
+    Args:
+        name: of the scene.
+        frames: at least one; pictures are told apart by their names without the ending.
+        asked_together: a category -> another text whose answer is joined with its own.
+    Raises:
+        ValueError: there is no frame, or two have one name.
+    """
+
+    name: str
+    frames: tuple[LabelledFrame, ...]
+    asked_together: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise ValueError(f"The labels {self.name!r} hold no frame: choose another folder.")
+        stems = [Path(frame.name).stem for frame in self.frames]
+        twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+        if twice is not None:
+            raise ValueError(f"Two labelled frames are both called {twice!r}: rename one.")
+
+
+def read_labels(path: Path | str) -> Labels:
+    """Read a folder of labels, whichever of the known layouts it has.
+
+    - LERF-OVS: `FRAME.json` files (`lerf_ovs/label/<scene>`).
+    - 3D-OVS: `segmentations/<frame>/<class>.png` below the folder, or the segmentations folder;
+      `classes.txt` is not needed: a frame is asked for the classes it has a file of.
+    - A rendered world: `labels.json` and index pictures, beside it or in `labels/`.
+
+    Raises:
+        ValueError: it is none of these, or a file in it cannot be used; the sentence names it.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"There are no labels at {path}: give a folder.")
+    if (folder / "labels.json").is_file():
+        return _read_world(folder)
+    if any(folder.glob("*.json")):
+        return _read_lerf(folder)
+    masks = folder / "segmentations" if (folder / "segmentations").is_dir() else folder
+    if any(masks.glob("*/*.png")):
+        return _read_3dovs(masks)
+    raise ValueError(
+        f"{path} holds no labels: neither FRAME.json files (LERF-OVS), nor segmentations/FRAME/"
+        "CLASS.png (3D-OVS), nor labels.json with index pictures (a rendered world)."
+    )
+
+
+def _read_lerf(folder: Path) -> Labels:
+    frames = [_lerf_frame(file) for file in sorted(folder.glob("*.json"))]
+    return Labels(folder.name, tuple(frames))
+
+
+def _lerf_frame(file: Path) -> LabelledFrame:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        info, things = content["info"], content["objects"]
+        name = str(info.get("name") or file.stem)
+        width, height = int(info["width"]), int(info["height"])
+        _check_size(file, width, height)
+        objects = []
+        for thing in things:
+            corners = np.array(thing["segmentation"], dtype=np.float64).reshape(-1, 2)
+            box = [float(value) for value in thing["bbox"]]
+            category = str(thing["category"]).strip()
+            if not (category and len(corners) and len(box) == 4):
+                raise ValueError("an object lacks its category, outline or box")
+            reach = np.array([width, height])
+            if not (np.isfinite(corners).all() and np.isfinite(box).all()):
+                raise ValueError(f"the outline or box of {category!r} is not finite")
+            if (corners < -reach).any() or (corners > 2 * reach).any():
+                raise ValueError(f"the outline of {category!r} lies far outside the picture")
+            left, right = sorted(box[0::2])
+            top, bottom = sorted(box[1::2])
+            mask = fill_polygon(corners, width, height)
+            objects.append(LabelledObject.of(category, mask, (left, top, right, bottom)))
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{file} is not a LERF-OVS label: {error}. Correct or remove the file."
+        ) from error
+    return LabelledFrame(name, width, height, tuple(objects))
+
+
+def _check_size(file: Path, width: int, height: int) -> None:
+    if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:
+        raise ValueError(f"the size {width} x {height} is not a picture's")
+
+
+def _read_3dovs(folder: Path) -> Labels:
+    """<frame>/<class>.png, not 0 inside; the scene's name is that of the folder above."""
+    name = folder.parent.name if folder.name == "segmentations" else folder.name
+    frames = []
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        objects, sizes = [], set()
+        for file in sorted(place.glob("*.png")):
+            picture = _picture(file)
+            mask = (picture if picture.ndim == 2 else picture[..., 0]) > 0
+            sizes.add(mask.shape)
+            objects.append(LabelledObject.of(file.stem, mask))
+        if len(sizes) > 1:
+            raise ValueError(f"The masks in {place} differ in size: correct or remove the frame.")
+        if objects:
+            height, width = sizes.pop()
+            frames.append(LabelledFrame(place.name, width, height, tuple(objects)))
+    # LangSplatV2's evaluator asks its scene "room" for the table together with the wall.
+    return Labels(name, tuple(frames), {"wood wall": "wood table"} if name == "room" else None)
+
+
+def _read_world(folder: Path) -> Labels:
+    file = folder / "labels.json"
+    try:
+        things = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        queries = world_queries(things)
+        size = max(int(thing["index"]) for thing in things) + 1
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{file} does not explain a world's labels (it lacks {error}): render it again."
+        ) from error
+    inside = folder / "labels" if (folder / "labels").is_dir() else folder
+    frames = []
+    for picture in sorted(inside.glob("*.png")):
+        indices = _picture(picture)
+        if indices.ndim != 2 or indices.max() >= size:
+            raise ValueError(f"{picture} holds numbers that {file.name} does not explain.")
+        frames.append(_world_frame(picture.name, indices, queries, size))
+    return Labels(folder.name, tuple(frames))
+
+
+def _world_frame(
+    name: str, indices: np.ndarray, queries: Mapping[str, Sequence[Sequence[int]]], size: int
+) -> LabelledFrame:
+    counts = np.bincount(indices.ravel(), minlength=size)
+    objects = []
+    for query, instances in queries.items():
+        if sum(int(counts[list(instance)].sum()) for instance in instances) < MIN_PIXELS:
+            continue
+        for instance in instances:
+            if counts[list(instance)].sum():
+                chosen = np.zeros(size, dtype=bool)
+                chosen[list(instance)] = True
+                objects.append(LabelledObject.of(query, chosen[indices]))
+    return LabelledFrame(name, indices.shape[1], indices.shape[0], tuple(objects))
+
+
+def world_queries(labels: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[int, ...]]]:
+    """What can be asked of a rendered world, from the entries of its labels.json.
+
+    - Every object by its name: "mug", all of them together.
+    - "red mug" where that tells some mugs from others: not every mug is red.
+    - Every part by its object: "handle of the mug", those of all mugs together; left out where
+      the part is all there is of the object.
+
+    A frame is asked for what it shows at least MIN_PIXELS of (see `read_labels`).
+
+    Args:
+        labels: index, instance, object, object_color, part of each (and more, unused). Instance 0
+            is the room: its objects of one name count as one.
+    Returns:
+        The text -> for every instance meant, the label indices of its pixels.
+    """
+    instances: dict[tuple[str, str, int], dict[str, list[int]]] = {}
+    for label in labels:
+        key = (str(label["object"]), str(label["object_color"]), int(label["instance"]))
+        parts = instances.setdefault(key, {})
+        parts.setdefault(str(label["part"]), []).append(int(label["index"]))
+    out: dict[str, list[tuple[int, ...]]] = {}
+    for name in dict.fromkeys(name for name, _, _ in instances):
+        same = {key: parts for key, parts in instances.items() if key[0] == name}
+        whole = {
+            key: tuple(i for rows in parts.values() for i in rows) for key, parts in same.items()
+        }
+        out[name] = list(whole.values())
+        colors = list(dict.fromkeys(color for _, color, _ in same))
+        if len(colors) > 1:
+            for color in colors:
+                out[f"{color} {name}"] = [rows for key, rows in whole.items() if key[1] == color]
+        for part in dict.fromkeys(part for parts in same.values() for part in parts):
+            meant = [tuple(parts[part]) for parts in same.values() if part in parts]
+            if sum(map(len, meant)) < sum(map(len, whole.values())):
+                out[f"{part} of the {name}"] = meant
+    return out
+
+
+def write_lerf_labels(labels: Labels, folder: Path | str) -> list[Path]:
+    """Write `labels` in the layout of LERF-OVS, one FRAME.json a frame; the files written.
+
+    An object whose pixels do not hang together, or have holes, becomes several of one group with
+    one box. Read back, masks and boxes are the same.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for frame in labels.frames:
+        objects = [
+            {
+                "category": thing.category,
+                "group": group,
+                "segmentation": (polygon + np.array(thing.corner)).astype(float).tolist(),
+                "bbox": list(thing.box),
+            }
+            for group, thing in enumerate(frame.objects, start=1)
+            for polygon in trace_polygons(thing.patch)
+        ]
+        info = {"name": frame.name, "width": frame.width, "height": frame.height}
+        file = folder / f"{Path(frame.name).stem}.json"
+        file.write_text(
+            json.dumps({"info": info, "objects": objects}, ensure_ascii=False), encoding="utf-8"
+        )
+        written.append(file)
+    return written
+
+
+def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
+    """The pixels of a polygon, its outline included, as OpenCV 4's fillPoly paints them.
+
+    Corners are cut to whole pixels, the outline is drawn with Bresenham's lines (8-connected, from
+    the left), and rows are filled between every other crossing.
+
+    Args:
+        corners: [P, 2] x, y in pixels, P >= 1; parts outside the picture are cut off (of an edge
+            that crosses the border OpenCV may draw the rest a pixel beside ours).
+        width, height: of the picture.
+    Returns:
+        [H, W] bool.
+    """
+    end = np.asarray(corners, dtype=np.float64).reshape(-1, 2).astype(np.int64)
+    start = np.roll(end, 1, axis=0)
+    painted = np.zeros((height, width), dtype=bool)
+    x, y = _outline(start, end)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    painted[y[inside], x[inside]] = True
+
+    # Every edge from its upper corner down to the row before its lower one.
+    slanted = start[:, 1] != end[:, 1]
+    down = (start[:, 1] < end[:, 1])[slanted, None]
+    top = np.where(down, start[slanted], end[slanted])
+    bottom = np.where(down, end[slanted], start[slanted])
+    rows = bottom[:, 1] - top[:, 1]
+    run = (bottom[:, 0] - top[:, 0]) << _FRACTION
+    slope = np.sign(run) * (np.abs(run) // rows)
+    edge, step = _counted(rows)
+    y = top[edge, 1] + step
+    x = (top[edge, 0] << _FRACTION) + step * slope[edge]
+    order = np.lexsort((x, y))
+    y, x = y[order], x[order] + (1 << _FRACTION - 1) >> _FRACTION  # to the nearest pixel
+    y, left, right = y[::2], x[::2].clip(0), x[1::2].clip(max=width - 1)
+    drawn = (y >= 0) & (y < height) & (left <= right)
+    ends = np.zeros((height, width + 1), dtype=np.int32)
+    np.add.at(ends, (y[drawn], left[drawn]), 1)
+    np.add.at(ends, (y[drawn], right[drawn] + 1), -1)
+    return painted | (ends[:, :-1].cumsum(axis=1) > 0)
+
+
+def _outline(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x, y of the pixels on the lines from `start` to `end`, [P, 2] whole numbers each."""
+    swapped = (start[:, 0] > end[:, 0])[:, None]
+    start, end = np.where(swapped, end, start), np.where(swapped, start, end)
+    run = end - start
+    length = np.abs(run).max(axis=1)
+    edge, step = _counted(length + 1)
+    run, length = run[edge], np.maximum(length, 1)[edge, None]
+    # Along the longer axis a pixel a step; along the shorter one rounded, halves towards the start.
+    moved = (2 * np.abs(run) * step[:, None] + length - 1) // (2 * length)
+    pixels = start[edge] + np.sign(run) * moved
+    return pixels[:, 0], pixels[:, 1]
+
+
+def _counted(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For lengths [2, 3]: rows 0 0 1 1 1 and, within each, steps 0 1 0 1 2."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return row, np.arange(len(row)) - np.repeat(lengths.cumsum() - lengths, lengths)
+
+
+def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Polygons through the outermost pixels of `mask` [H, W]: filled and joined, they are the mask.
+
+    One for each region (pixels that meet at a corner belong together); a region with holes is cut
+    along rows into pieces that have none.
+
+    Returns:
+        [P, 2] x, y each, whole pixels.
+    """
+    from skimage.measure import find_contours
+
+    polygons: list[NDArray[np.int64]] = []
+    waiting = [(np.asarray(mask, dtype=bool), 0, 0)]
+    while waiting:
+        area, left, top = waiting.pop()
+        regions, _ = ndimage.label(area, _TOUCHING)
+        for number, place in enumerate(ndimage.find_objects(regions), start=1):
+            region = regions[place] == number
+            x, y = left + place[1].start, top + place[0].start
+            holes = ndimage.binary_fill_holes(region) & ~region
+            if holes.any():
+                row = int(np.flatnonzero(holes.any(axis=1))[0])
+                waiting += [(region[: row + 1], x, y), (region[row:], x, y + row)]
+                continue
+            # At a level just below 1 the contour runs through the centres of the outer pixels.
+            (contour,) = find_contours(np.pad(region, 1).astype(float), 0.999, "high")
+            path = np.rint(contour[:-1, ::-1]).astype(np.int64) - 1 + [x, y]
+            path = path[(path != np.roll(path, 1, axis=0)).any(axis=1)] if len(path) > 1 else path
+            polygons.append(_corners(path if len(path) else np.array([[x, y]])))
+    return polygons
+
+
+def _corners(path: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A closed path of neighbouring pixels without those at which it goes straight on."""
+    before, after = path - np.roll(path, 1, axis=0), np.roll(path, -1, axis=0) - path
+    turns = (before != after).any(axis=1)
+    return path[turns] if turns.any() else path[:1]
+
+
+def _picture(file: Path) -> np.ndarray:
+    try:
+        with Image.open(file, formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_IMAGE_PIXELS:
+                raise ValueError("it is too large")
+            return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} is not a readable mask: {error}.") from error
+
+
+class Prediction(NamedTuple):
+    """What a protocol makes of one query's relevancy."""
+
+    masks: NDArray[np.bool_]  # [L, H, W]
+    level: int  # whose mask counts
+    spots: NDArray[np.bool_]  # [L, H, W], the brightest pixels of each level, ties and all
+    spot_level: int  # whose spots count
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A protocol over relevancy maps [L, H, W].
+
+    Args:
+        name: of the protocol.
+        average: the box mean [L, H, W] that maps are mixed with, half and half.
+        threshold: of the mask, on relevancy rescaled to [-1, 1] and cut at 0.
+        vote: smooths masks [L, H, W] by the majority of a 7x7 window.
+        inside: the level is chosen by its mean inside its mask, among all but the first; else by
+            its highest value, among all.
+        at_labels: views are drawn in the labels' size; else labels are resized to the views'.
+    """
+
+    name: str
+    average: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    threshold: float
+    vote: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
+    inside: bool = False
+    at_labels: bool = True
+
+
+def predict(
+    relevancy: NDArray[np.float32], profile: Profile, joined: NDArray[np.float32] | None = None
+) -> Prediction:
+    """Masks, brightest spots and chosen levels of one query.
+
+    Args:
+        relevancy: [L, H, W] in [0, 1].
+        joined: [L, H, W], of a text whose mask, not averaged, is joined before the vote.
+    """
+    maps = relevancy.astype(np.float64)
+    average = profile.average(maps)
+    mixed = 0.5 * (average + maps)
+    masks = _above(mixed, profile.threshold)
+    if joined is not None:
+        masks |= _above(joined.astype(np.float64), profile.threshold)
+    masks = profile.vote(masks)
+    if profile.inside:
+        sizes = masks.sum(axis=(1, 2))
+        scores = (mixed * masks).sum(axis=(1, 2)) / np.maximum(sizes, 1)
+        scores[0] = -1.0  # a level without a mask scores 0, above the one that may not answer
+    else:
+        scores = mixed.max(axis=(1, 2))
+    peaks = average.max(axis=(1, 2), keepdims=True)
+    # argmax takes the first of equals: the lowest level.
+    return Prediction(masks, int(scores.argmax()), average == peaks, int(peaks.argmax()))
+
+
+def _above(maps: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Each level stretched to [0, 1], to [-1, 1], cut at 0: where it exceeds the threshold."""
+    stretched = maps - maps.min(axis=(1, 2), keepdims=True)
+    stretched = stretched / (stretched.max(axis=(1, 2), keepdims=True) + 1e-9)
+    return np.clip(2.0 * stretched - 1.0, 0.0, 1.0) > threshold
+
+
+def _mean_30_reflected(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """30x30, from 15 before to 14 after the pixel; the picture goes on mirrored at its border."""
+    whole = np.rint(maps * _UNIT).astype(np.int64)
+    padded = np.pad(whole, ((0, 0), (15, 14), (15, 14)), mode="reflect")
+    sums = _window_sums(_window_sums(padded, 15, 14, 1), 15, 14, 2)[:, 15:-14, 15:-14]
+    return sums / _UNIT / 900
+
+
+def _mean_29_cut(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """29x29 around the pixel, what lies outside the picture left out."""
+    whole = np.rint(maps * _UNIT).astype(np.int64)
+    sums = _window_sums(_window_sums(whole, 14, 14, 1), 14, 14, 2)
+    return sums / _UNIT / _window_sizes(maps.shape, 14)
+
+
+def _vote_blind(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """7x7 majority, a tie is outside; the last row and column of the picture have no vote."""
+    seen = masks.astype(np.int64)
+    seen[:, -1:], seen[:, :, -1:] = 0, 0
+    votes = _window_sums(_window_sums(seen, 3, 3, 1), 3, 3, 2)
+    return 2 * votes > _window_sizes(masks.shape, 3, last=1)
+
+
+def _vote(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """7x7 majority, a tie is outside; windows are cut at the border."""
+    votes = _window_sums(_window_sums(masks.astype(np.int64), 3, 3, 1), 3, 3, 2)
+    return 2 * votes > _window_sizes(masks.shape, 3)
+
+
+def _window_sums(values: NDArray[np.int64], before: int, after: int, axis: int) -> NDArray[Any]:
+    """Sums over `before` + 1 + `after` neighbours along an axis, cut at its ends."""
+    count = values.shape[axis]
+    first = np.zeros_like(values.take([0], axis))
+    totals = np.concatenate([first, values.cumsum(axis=axis)], axis=axis)
+    place = np.arange(count)
+    high = totals.take(np.minimum(place + after + 1, count), axis)
+    return high - totals.take(np.maximum(place - before, 0), axis)
+
+
+def _window_sizes(shape: Sequence[int], half: int, last: int = 0) -> NDArray[np.int64]:
+    """[H, W] pixels in the window around each one, without the `last` rows and columns."""
+    sizes = []
+    for count in shape[-2:]:
+        place = np.arange(count)
+        high = np.minimum(place + half + 1, count - last)
+        sizes.append(np.maximum(high - np.maximum(place - half, 0), 0))
+    return sizes[0][:, None] * sizes[1]
+
+
+SELECTION = "3d-selection"
+PIXEL_PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("langsplat-v1", _mean_30_reflected, 0.4, _vote_blind),
+        Profile("langsplat-v2", _mean_29_cut, 0.4, _vote),
+        Profile("3dovs-v2", _mean_29_cut, 0.25, _vote, inside=True, at_labels=False),
+    )
+}
+PROFILES = (*PIXEL_PROFILES, SELECTION)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One query: a category in a frame.
+
+    Attributes:
+        scene, frame, query: which.
+        level: the level the protocol chose, whose `iou` (in [0, 1]) counts.
+        ious: of every level.
+        hit: whether the brightest spot, of `spot_level`, lies in a box; None where the protocol,
+            or the label, knows no boxes. `hits` are those of every level.
+    """
+
+    scene: str
+    frame: str
+    query: str
+    level: str
+    iou: float
+    ious: tuple[float, ...]
+    spot_level: str | None = None
+    hit: bool | None = None
+    hits: tuple[bool, ...] = ()
+
+    @property
+    def oracle(self) -> float:
+        """IoU of the level that would have been best."""
+        return max(self.ious)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every query's result and their means.
+
+    Args:
+        profile: the protocol.
+        levels: their names, in the order of `Row.ious`.
+        rows: at least one.
+        notes: sentences for the user: what did not fit and what was done about it.
+    """
+
+    profile: str
+    levels: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def joined(cls, reports: Iterable["Report"]) -> "Report":
+        """Several scenes' reports of one profile as one.
+
+        Raises:
+            ValueError: there is none, or their profiles or levels differ.
+        """
+        reports = list(reports)
+        if len({(report.profile, report.levels) for report in reports}) != 1:
+            raise ValueError("Only reports of one profile, and of the same levels, can be joined.")
+        rows = tuple(row for report in reports for row in report.rows)
+        notes = tuple(note for report in reports for note in report.notes)
+        return cls(reports[0].profile, reports[0].levels, rows, notes)
+
+    @property
+    def scenes(self) -> dict[str, dict[str, Any]]:
+        """The means of each scene: see `_means`."""
+        names = dict.fromkeys(row.scene for row in self.rows)
+        return {name: _means([row for row in self.rows if row.scene == name]) for name in names}
+
+    @property
+    def macro(self) -> dict[str, Any]:
+        """The mean of the scenes' means, each scene weighing the same (LangSplat's "overall")."""
+        scenes = list(self.scenes.values())
+        keys = [key for key in scenes[0] if key != "queries"]
+        out = {"queries": len(self.rows)}
+        return out | {key: _mean([scene[key] for scene in scenes]) for key in keys}
+
+    @property
+    def micro(self) -> dict[str, Any]:
+        """The mean over all queries, each weighing the same."""
+        return _means(self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, JSON values only."""
+        return {
+            "profile": self.profile,
+            "levels": list(self.levels),
+            "scenes": self.scenes,
+            "scene_macro": self.macro,
+            "query_micro": self.micro,
+            "queries": [
+                {
+                    "scene": row.scene,
+                    "frame": row.frame,
+                    "query": row.query,
+                    "level": row.level,
+                    "iou": row.iou,
+                    "ious": list(row.ious),
+                    "oracle": row.oracle,
+                    "spot_level": row.spot_level,
+                    "hit": row.hit,
+                    "hits": list(row.hits),
+                }
+                for row in self.rows
+            ],
+            "notes": list(self.notes),
+        }
+
+    def markdown(self) -> str:
+        """Two tables, of scenes and of queries (a text over all its frames); in percent."""
+        columns = ["iou", *("accuracy" for _ in [0] if self.profile != SELECTION)]
+        titles = {"iou": "mIoU", "accuracy": "localisation"}
+        if self.profile == SELECTION:
+            columns += ["over_25", "over_50"]
+            titles |= {"over_25": "Acc@0.25", "over_50": "Acc@0.5"}
+        columns += [*self.levels, "oracle"]
+        means = {**self.scenes, "**scene macro**": self.macro, "**query micro**": self.micro}
+        lines = [f"Profile {self.profile}; all in percent; mIoU by level and of the oracle level."]
+        lines += ["", *_table("scene", columns, titles, self._flat(means))]
+        asked: dict[str, list[Row]] = {}
+        several = len(self.scenes) > 1
+        for row in self.rows:
+            asked.setdefault(f"{row.scene}: {row.query}" if several else row.query, []).append(row)
+        by_text = {text: _means(rows) for text, rows in asked.items()}
+        lines += ["", *_table("query", columns, titles, self._flat(by_text))]
+        lines += ["" for _ in self.notes[:1]] + [f"- {note}" for note in self.notes]
+        return "\n".join(lines) + "\n"
+
+    def _flat(self, means: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: mean | dict(zip(self.levels, mean["by_level"], strict=True))
+            for name, mean in means.items()
+        }
+
+
+def _means(rows: Sequence[Row]) -> dict[str, Any]:
+    """Means over queries, in [0, 1]; accuracy is None where no query has a box."""
+    hits = [row.hit for row in rows if row.hit is not None]
+    return {
+        "queries": len(rows),
+        "iou": _mean([row.iou for row in rows]),
+        "accuracy": _mean(hits) if hits else None,
+        "over_25": _mean([row.iou > 0.25 for row in rows]),
+        "over_50": _mean([row.iou > 0.5 for row in rows]),
+        "by_level": _mean([row.ious for row in rows]),
+        "oracle": _mean([row.oracle for row in rows]),
+    }
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of numbers, or of equally long lists element by element; what is None is left out."""
+    known = [value for value in values if value is not None]
+    return np.mean(known, axis=0).tolist() if known else None
+
+
+def _table(
+    first: str, columns: Sequence[str], titles: dict[str, str], means: dict[str, dict[str, Any]]
+) -> list[str]:
+    heads = [titles.get(column, column) for column in columns]
+    lines = [f"| {first} | queries | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for name, mean in means.items():
+        cells = ["-" if mean[c] is None else f"{100 * mean[c]:.1f}" for c in columns]
+        lines.append(f"| {name} | {mean['queries']} | {' | '.join(cells)} |")
+    return lines
+
+
+class Renders(Protocol):
+    """What can be evaluated: pictures with names, and the relevancy of texts in them.
+
+    Attributes:
+        name: of the scene, for sentences.
+        levels: their names.
+        names: of the pictures.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def levels(self) -> tuple[str, ...]: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of a picture."""
+
+    def relevancy(
+        self, index: int, texts: Sequence[str], size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """[T, L, H, W] in [0, 1], in `size` (width, height) where that can be chosen."""
+
+
+class _SceneRenders:
+    """The views of a scene that can be asked."""
+
+    def __init__(self, engine: SceneQuery) -> None:
+        self.engine = engine
+        self.name = engine.scene.name
+        language = engine.scene.language
+        assert language is not None  # a SceneQuery has one
+        self.levels = language.levels
+        self.names = [camera.name for camera in engine.scene.cameras]
+
+    def camera(self, index: int, size: tuple[int, int]) -> Camera:
+        camera = self.engine.scene.cameras[index]
+        return camera if size == (camera.width, camera.height) else camera.resized(*size)
+
+    def size(self, index: int) -> tuple[int, int]:
+        camera = self.engine.scene.cameras[index]
+        return camera.width, camera.height
+
+    def relevancy(
+        self, index: int, texts: Sequence[str], size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        return self.engine.relevancy(texts, self.camera(index, size)).cpu().numpy()
+
+    def silhouettes(
+        self, index: int, relevancy: torch.Tensor, size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """Gaussian relevancy [L, N] -> [L, H, W]: what the selected ones, drawn alone, cover."""
+        camera = self.camera(index, size).to(self.engine.scene.gaussians.device)
+        gaussians = self.engine.scene.gaussians
+        masks = []
+        for scores in relevancy:
+            _, alpha = render(gaussians.select(scores > SELECTED), camera)
+            masks.append((alpha[..., 0] > SILHOUETTE).cpu().numpy())
+        return np.stack(masks)
+
+
+def evaluate(
+    source: SceneQuery | Renders,
+    labels: Labels,
+    profile: str = "langsplat-v1",
+    *,
+    progress: Progress = silent,
+) -> Report:
+    """Ask a scene for everything its labels name, in every labelled frame, and compare.
+
+    Args:
+        source: a scene that can be asked, or renders of one.
+        labels: of that scene; frames are found by their names.
+        profile: one of PROFILES.
+        progress: called with the frames done.
+    Raises:
+        ValueError: an unknown profile; a labelled frame that the scene has not; relevancies that
+            are not finite; renders without a scene for 3d-selection.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"There is no profile {profile!r}: use {', '.join(PROFILES)}.")
+    renders: Renders = _SceneRenders(source) if isinstance(source, SceneQuery) else source
+    if profile == SELECTION and not isinstance(renders, _SceneRenders):
+        raise ValueError("3d-selection needs the Gaussians: give a scene, or use another profile.")
+    places = _match([frame.name for frame in labels.frames], renders.names, renders.name)
+    rows: list[Row] = []
+    odd: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
+    for done, (frame, index) in enumerate(zip(labels.frames, places, strict=True)):
+        progress(STAGE, done, len(labels.frames), frame.name)
+        judged = _Judge(labels.name, frame, renders.levels)
+        if profile == SELECTION:
+            assert isinstance(renders, _SceneRenders)
+            rows += _selected(renders, index, judged)
+        else:
+            rows += _asked(renders, index, judged, PIXEL_PROFILES[profile], labels)
+        if renders.size(index) != (frame.width, frame.height):
+            key = (renders.size(index), (frame.width, frame.height))
+            odd[key] = odd.get(key, 0) + 1
+    progress(STAGE, len(labels.frames), len(labels.frames), "")
+    if not rows:
+        raise ValueError(
+            f"The labels {labels.name!r} name nothing to ask for: add objects to them."
+        )
+    scene = isinstance(renders, _SceneRenders)
+    drawn = scene and (profile == SELECTION or PIXEL_PROFILES[profile].at_labels)
+    what = (
+        "the views were drawn in the labels' size"
+        if drawn
+        else ("the labels were resized to the views' size, nearest pixel")
+    )
+    notes = tuple(
+        f"{labels.name}: {count} views have {a[0]}x{a[1]} pixels and their labels {b[0]}x{b[1]}; "
+        f"{what}."
+        for (a, b), count in odd.items()
+    )
+    return Report(profile, tuple(renders.levels), tuple(rows), notes)
+
+
+def _asked(
+    renders: Renders, index: int, judged: "_Judge", profile: Profile, labels: Labels
+) -> list[Row]:
+    """The rows of one frame, by pixel relevancy."""
+    frame = judged.frame
+    queries = frame.queries
+    if not queries:
+        return []
+    partners = {q: t for q, t in (labels.asked_together or {}).items() if q in queries}
+    texts = list(dict.fromkeys([*queries, *(partners.values() if profile.inside else ())]))
+    size = (frame.width, frame.height) if profile.at_labels else renders.size(index)
+    maps = renders.relevancy(index, texts, size)
+    if not np.isfinite(maps).all():
+        bad = next(text for text, of in zip(texts, maps, strict=True) if not np.isfinite(of).all())
+        raise ValueError(
+            f"The relevancy of {bad!r} in {frame.name} of {renders.name!r} is not finite: its "
+            "language features are damaged; make them again."
+        )
+    by_text = dict(zip(texts, maps, strict=True))
+    rows = []
+    for query in queries:
+        joined = by_text[partners[query]] if profile.inside and query in partners else None
+        rows.append(judged.row(query, predict(by_text[query], profile, joined)))
+    return rows
+
+
+def _selected(renders: _SceneRenders, index: int, judged: "_Judge") -> list[Row]:
+    """The rows of one frame by 3D selection: the level whose selected Gaussians score highest."""
+    frame = judged.frame
+    rows = []
+    for query in frame.queries:
+        relevancy = renders.engine.gaussian_relevancy([query])[0]  # [L, N]
+        if not bool(torch.isfinite(relevancy).all()):
+            raise ValueError(
+                f"The Gaussian relevancy of {query!r} in {renders.name!r} is not finite: its "
+                "language field is damaged; build the scene again."
+            )
+        selected = relevancy > SELECTED
+        means = (relevancy * selected).sum(dim=1) / selected.sum(dim=1).clamp_min(1)
+        masks = renders.silhouettes(index, relevancy, (frame.width, frame.height))
+        rows.append(judged.row(query, Prediction(masks, int(means.argmax()), masks[:0], 0)))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Compares predictions with one frame's labels."""
+
+    scene: str
+    frame: LabelledFrame
+    levels: Sequence[str]
+
+    def row(self, query: str, found: Prediction) -> Row:
+        height, width = found.masks.shape[1:]
+        truth = _resized(self.frame.mask(query), height, width)
+        ious = tuple(mask_iou(mask, truth) for mask in found.masks)
+        row = Row(
+            self.scene, self.frame.name, query, self.levels[found.level], ious[found.level], ious
+        )
+        scale = [width / self.frame.width, height / self.frame.height] * 2
+        boxes = self.frame.boxes(query) * scale
+        if not (len(boxes) and len(found.spots)):
+            return row
+        hits = tuple(_hit(spots, boxes) for spots in found.spots)
+        return replace(
+            row, spot_level=self.levels[found.spot_level], hit=hits[found.spot_level], hits=hits
+        )
+
+
+def _hit(spots: NDArray[np.bool_], boxes: NDArray[np.float64]) -> bool:
+    """Whether any of the pixels [H, W] lies in any of the boxes [B, 4], their borders included."""
+    y, x = (axis[:, None] for axis in np.nonzero(spots))
+    left, top, right, bottom = boxes.T
+    return bool(((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).any())
+
+
+def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """The nearest pixel of a mask [h, w], as [height, width]."""
+    rows = np.arange(height) * mask.shape[0] // height
+    columns = np.arange(width) * mask.shape[1] // width
+    return mask[rows[:, None], columns]
+
+
+def _match(frames: Sequence[str], names: Sequence[str], scene: str) -> list[int]:
+    """The number of the picture of each name: the whole name, else without folder and ending."""
+    places: dict[str, set[int]] = {}
+    for index, name in enumerate(names):
+        for form in {name, Path(name).name, Path(name).stem}:
+            places.setdefault(form, set()).add(index)
+    out, absent = [], []
+    for frame in frames:
+        forms = (frame, Path(frame).name, Path(frame).stem)
+        found = next((places[form] for form in forms if form in places), None)
+        if found is None:
+            absent.append(frame)
+        elif len(found) > 1:
+            several = " and ".join(sorted(names[i] for i in found)[:2])
+            raise ValueError(f"The label {frame!r} fits several views, {several}: rename one.")
+        else:
+            out.append(found.pop())
+    if absent:
+        some = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
+        example = f" (its views have names such as {names[0]!r})" if names else ""
+        raise ValueError(
+            f"{len(absent)} of {len(frames)} labelled frames are not among the views of "
+            f"{scene!r}: {some}{example}. Take the labels of this scene, build it from all photos, "
+            "or remove the labels of those frames."
+        )
+    return out

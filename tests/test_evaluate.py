@@ -1,0 +1,362 @@
+"""The evaluator agrees, to the last pixel, with a slow transcription of the papers' protocols."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from langsplat.evaluate import PIXEL_PROFILES, Report, Row, evaluate, read_labels
+from langsplat.metrics import mask_iou
+from langsplat.query import SceneQuery
+from langsplat.rasterize import render
+from tests.test_query import TableEncoder, asked_scene
+
+WIDTH, HEIGHT = 46, 33
+
+
+class Maps:
+    """Relevancy maps under names, as `evaluate` takes them."""
+
+    levels = ("subpart", "part", "whole")
+
+    def __init__(self, names: list[str], maps: list[dict[str, np.ndarray]]) -> None:
+        self.name, self.names, self.maps = "maps", names, maps
+
+    def size(self, index: int) -> tuple[int, int]:
+        height, width = next(iter(self.maps[index].values())).shape[1:]
+        return width, height
+
+    def relevancy(self, index: int, texts: list[str], size: tuple[int, int]) -> np.ndarray:
+        return np.stack([self.maps[index][text] for text in texts])
+
+
+def random_map(rng: np.random.Generator) -> np.ndarray:
+    """[3, H, W]: hills, and a lonely bright pixel; some rounded to few values: there are ties."""
+    ys, xs = np.mgrid[:HEIGHT, :WIDTH]
+    out = np.zeros((3, HEIGHT, WIDTH))
+    for level in range(3):
+        for _ in range(5):
+            y, x, size = rng.uniform(0, HEIGHT), rng.uniform(0, WIDTH), rng.uniform(2, 14)
+            out[level] += rng.uniform(0.1, 0.5) * np.exp(
+                -((ys - y) ** 2 + (xs - x) ** 2) / (2 * size**2)
+            )
+    out[rng.integers(3), rng.integers(HEIGHT), rng.integers(WIDTH)] += 0.6
+    out = np.clip(out + rng.uniform(0, 0.05, out.shape), 0, 1)
+    if rng.random() < 0.4:
+        out = np.round(2 * out) / 2
+    return out.astype(np.float32)
+
+
+def random_labels(
+    folder: Path, names: list[str], rng: np.random.Generator
+) -> list[dict[str, np.ndarray]]:
+    """LERF-OVS files with polygons of every kind, and random maps for what they ask."""
+    folder.mkdir()
+    maps = []
+    for name in names:
+        objects = []
+        for thing in range(5):
+            count = int(rng.integers(3, 9))
+            corners = rng.uniform(0, 1, (count, 2)) * [WIDTH - 0.01, HEIGHT - 0.01]
+            if thing % 2:  # a compact one
+                corners = corners * 0.3 + rng.uniform(0, 0.7, 2) * [WIDTH, HEIGHT]
+            low, high = corners.min(axis=0), corners.max(axis=0)
+            box = [*high, *low] if thing % 3 == 0 else [*low, *high]
+            objects.append(
+                {
+                    "category": f"thing {thing % 3}",
+                    "group": 1,
+                    "segmentation": corners.tolist(),
+                    "bbox": [float(value) for value in box],
+                }
+            )
+        info = {"name": name, "width": WIDTH, "height": HEIGHT}
+        content = {"info": info, "objects": objects}
+        (folder / f"{Path(name).stem}.json").write_text(json.dumps(content))
+        maps.append({f"thing {k}": random_map(rng) for k in range(3)})
+    return maps
+
+
+# --- The slow transcription: one pixel at a time, straight from the description. ---
+
+
+def slow_line(image: np.ndarray, a: tuple[int, int], b: tuple[int, int]) -> None:
+    """Bresenham with an error term, from the left end."""
+    (x0, y0), (x1, y1) = (a, b) if a[0] <= b[0] else (b, a)
+    dx, dy, step = x1 - x0, abs(y1 - y0), 1 if y1 >= y0 else -1
+    long, short = max(dx, dy), min(dx, dy)
+    x, y, error = x0, y0, long - 2 * short
+    for _ in range(long + 1):
+        if 0 <= x < image.shape[1] and 0 <= y < image.shape[0]:
+            image[y, x] = True
+        both = error < 0
+        error += -2 * short + (2 * long if both else 0)
+        if dx >= dy:
+            x, y = x + 1, y + (step if both else 0)
+        else:
+            x, y = x + (1 if both else 0), y + step
+
+
+def slow_polygon(corners: list[list[float]], width: int, height: int) -> np.ndarray:
+    image = np.zeros((height, width), dtype=bool)
+    points = [(int(x), int(y)) for x, y in corners]
+    edges = list(zip(points[-1:] + points[:-1], points, strict=True))
+    for a, b in edges:
+        slow_line(image, a, b)
+    for y in range(height):
+        crossings = []
+        for a, b in edges:
+            (x0, y0), (x1, y1) = sorted((a, b), key=lambda point: point[1])
+            if y0 <= y < y1:
+                slope = int(((x1 - x0) << 16) / (y1 - y0))  # towards 0
+                crossings.append((x0 << 16) + (y - y0) * slope)
+        crossings.sort()
+        for left, right in zip(crossings[::2], crossings[1::2], strict=True):
+            for x in range((left + 32768) >> 16, ((right + 32768) >> 16) + 1):
+                if 0 <= x < width:
+                    image[y, x] = True
+    return image
+
+
+def mirrored(index: int, count: int) -> int:
+    """Reflect-101: -1 is 1, count is count - 2."""
+    while not 0 <= index < count:
+        index = -index if index < 0 else 2 * count - 2 - index
+    return index
+
+
+def slow_mean(relevancy: np.ndarray, profile: str) -> np.ndarray:
+    def window(k: int, count: int) -> list[int]:
+        if profile == "langsplat-v1":
+            return [mirrored(k + step, count) for step in range(-15, 15)]
+        return [other for other in range(k - 14, k + 15) if 0 <= other < count]
+
+    r = relevancy.astype(np.float64)
+    rows, columns = ([window(k, count) for k in range(count)] for count in r.shape)
+    return np.array([[r[np.ix_(ys, xs)].mean() for xs in columns] for ys in rows])
+
+
+def slow_vote(mask: np.ndarray, profile: str) -> np.ndarray:
+    h, w = mask.shape
+    out = np.zeros_like(mask)
+    for y in range(h):
+        for x in range(w):
+            if profile == "langsplat-v1":
+                square = mask[max(0, y - 3) : min(y + 4, h - 1), max(0, x - 3) : min(x + 4, w - 1)]
+            else:
+                square = mask[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
+            out[y, x] = square.sum() > square.size - square.sum()
+    return out
+
+
+def slow_query(
+    maps: np.ndarray, things: list[dict], profile: str
+) -> tuple[list[float], int, list[bool], int]:
+    """IoU of every level, the level for masks, hits of every level, the level for spots."""
+    truth = np.zeros(maps.shape[1:], dtype=bool)
+    for thing in things:
+        truth |= slow_polygon(thing["segmentation"], maps.shape[2], maps.shape[1])
+    threshold = 0.25 if profile == "3dovs-v2" else 0.4
+    ious, scores, hits, peaks = [], [], [], []
+    for level in range(3):
+        average = slow_mean(maps[level], profile)
+        mixed = 0.5 * (average + maps[level].astype(np.float64))
+        o = mixed - mixed.min()
+        o = o / (o.max() + 1e-9)
+        o = np.clip(o * (1.0 - (-1.0)) + (-1.0), 0, 1)
+        mask = slow_vote(o > threshold, profile)
+        union = (mask | truth).sum()
+        ious.append(float((mask & truth).sum() / union) if union else 0.0)
+        if profile != "3dovs-v2":
+            scores.append(mixed.max())
+        elif level == 0:
+            scores.append(-1.0)
+        else:
+            scores.append(mixed[mask].mean() if mask.any() else 0.0)
+        peaks.append(average.max())
+        hit = False
+        for y, x in np.argwhere(average == average.max()):
+            for thing in things:
+                x1, y1, x2, y2 = thing["bbox"]
+                hit |= min(x1, x2) <= x <= max(x1, x2) and min(y1, y2) <= y <= max(y1, y2)
+        hits.append(bool(hit))
+    return ious, int(np.argmax(scores)), hits, int(np.argmax(peaks))
+
+
+def slow_evaluation(
+    folder: Path, maps: list[dict[str, np.ndarray]], profile: str
+) -> dict[tuple[str, str], tuple[list[float], int, list[bool], int]]:
+    """As published: a frame is the number in its name, minus one, of the renders in order."""
+    out = {}
+    for file in sorted(folder.glob("*.json")):
+        content = json.loads(file.read_text())
+        name = content["info"]["name"]
+        of_frame = maps[int("".join(c for c in name if c.isdigit())) - 1]
+        for query in dict.fromkeys(thing["category"] for thing in content["objects"]):
+            things = [thing for thing in content["objects"] if thing["category"] == query]
+            out[name, query] = slow_query(of_frame[query], things, profile)
+    return out
+
+
+def in_slow_form(report: Report) -> dict[tuple[str, str], tuple[list[float], int, list[bool], int]]:
+    number = report.levels.index
+    return {
+        (row.frame, row.query): (
+            list(row.ious),
+            number(row.level),
+            list(row.hits),
+            number(row.spot_level or ""),
+        )
+        for row in report.rows
+    }
+
+
+NAMES = ["frame_00001.jpg", "frame_00002.jpg", "frame_00003.jpg"]
+
+
+@pytest.mark.parametrize("profile", list(PIXEL_PROFILES))
+def test_the_evaluator_agrees_with_the_slow_one_to_the_last_pixel(
+    tmp_path: Path, profile: str
+) -> None:
+    maps = random_labels(tmp_path / "scene", NAMES, np.random.default_rng(4))
+    report = evaluate(Maps(NAMES, maps), read_labels(tmp_path / "scene"), profile)
+    slow = slow_evaluation(tmp_path / "scene", maps, profile)
+    assert in_slow_form(report) == slow
+    chosen = [row.iou for row in report.rows]
+    assert chosen == [of_levels[level] for of_levels, level, _, _ in slow.values()]
+    ious = {iou for row in report.rows for iou in row.ious}
+    assert len(ious) > 10 and {row.hit for row in report.rows} == {True, False}, "it is a test"
+    assert {row.level for row in report.rows} != {report.levels[0]}
+    if profile != "3dovs-v2":
+        assert any(row.level != row.spot_level for row in report.rows), "two different choices"
+
+
+def test_a_shifted_frame_number_changes_the_slow_one_and_not_ours(tmp_path: Path) -> None:
+    maps = random_labels(tmp_path / "scene", NAMES[1:], np.random.default_rng(5))
+    filler, last = random_map(np.random.default_rng(6)), random_map(np.random.default_rng(7))
+    first, after = ({f"thing {k}": m for k in range(3)} for m in (filler, last))
+    labels = read_labels(tmp_path / "scene")
+    whole = evaluate(Maps(NAMES, [first, *maps]), labels)
+    slow = slow_evaluation(tmp_path / "scene", [first, *maps], "langsplat-v1")
+    assert in_slow_form(whole) == slow
+    # The first photo was never placed: everything behind it moves up by one.
+    shifted = evaluate(Maps([*NAMES[1:], "frame_00004.jpg"], [*maps, after]), labels)
+    assert shifted.rows == whole.rows
+    assert slow_evaluation(tmp_path / "scene", [*maps, after], "langsplat-v1") != slow
+
+
+def test_equal_levels_are_answered_by_the_lowest_and_every_tied_spot_counts(
+    tmp_path: Path,
+) -> None:
+    flat = np.full((3, HEIGHT, WIDTH), 0.3, dtype=np.float32)
+    corners = [[40, 28], [44, 28], [44, 31], [40, 31]]
+    thing = {"category": "it", "segmentation": corners, "bbox": [40, 28, 40, 28]}
+    content = {"info": {"width": WIDTH, "height": HEIGHT}, "objects": [thing]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (row,) = evaluate(Maps(["a.png"], [{"it": flat}]), read_labels(tmp_path)).rows
+    assert row.level == row.spot_level == "subpart" and row.iou == 0
+    assert row.hit, "all pixels are the brightest, and one is the box"
+
+
+def test_frames_the_scene_has_not_are_named_with_the_remedy(tmp_path: Path) -> None:
+    maps = random_labels(tmp_path / "scene", NAMES, np.random.default_rng(0))
+    labels = read_labels(tmp_path / "scene")
+    with pytest.raises(ValueError, match=r"2 of 3 .*frame_00002.jpg.*Take the labels"):
+        evaluate(Maps(["images/frame_00001.png", "b.jpg"], maps[:2]), labels)
+    with pytest.raises(ValueError, match="fits several views"):
+        evaluate(Maps(["frame_00001.png", "x/frame_00001.JPG", *NAMES[1:]], maps), labels)
+
+
+def test_relevancies_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    maps = random_labels(tmp_path / "scene", NAMES, np.random.default_rng(0))
+    maps[1]["thing 2"][1, 3, 4] = np.nan
+    with pytest.raises(ValueError, match=r"'thing 2' in frame_00002.jpg .* not finite"):
+        evaluate(Maps(NAMES, maps), read_labels(tmp_path / "scene"))
+
+
+def test_labels_of_another_size_are_resized_and_both_sizes_told(tmp_path: Path) -> None:
+    maps = random_labels(tmp_path / "scene", NAMES[:1], np.random.default_rng(1))
+    doubled = {text: m.repeat(2, axis=1).repeat(2, axis=2) for text, m in maps[0].items()}
+    labels = read_labels(tmp_path / "scene")
+    report = evaluate(Maps(NAMES[:1], [doubled]), labels, "langsplat-v2")
+    assert any("92x66" in note and "46x33" in note for note in report.notes)
+    assert not evaluate(Maps(NAMES[:1], maps), labels).notes
+
+
+def a_row(scene: str, iou: float, hit: bool | None, ious: tuple[float, ...] = (0, 0, 0)) -> Row:
+    return Row(scene, "f", f"query {iou}", "part", iou, ious, "part", hit, (hit,) * 3)  # type: ignore[arg-type]
+
+
+def test_scenes_weigh_the_same_in_the_macro_mean_and_queries_in_the_micro_mean() -> None:
+    levels = ("subpart", "part", "whole")
+    one = Report("langsplat-v1", levels, (a_row("one", 0.9, True, (0.9, 0.5, 0.1)),))
+    rows = tuple(a_row("two", iou, hit, (iou, 0, 0.6)) for iou, hit in [(0.1, True), (0.2, False)])
+    report = Report.joined([one, Report("langsplat-v1", levels, rows, ("A note.",))])
+    assert report.macro["iou"] == pytest.approx((0.9 + 0.15) / 2)
+    assert report.micro["iou"] == pytest.approx(0.4)
+    assert report.macro["accuracy"] == pytest.approx(0.75)
+    assert report.micro["accuracy"] == pytest.approx(2 / 3)
+    assert report.micro["oracle"] == pytest.approx((0.9 + 0.6 + 0.6) / 3)
+    assert report.micro["by_level"] == pytest.approx([0.4, 0.5 / 3, 1.3 / 3])
+    text = report.markdown()
+    assert "| **scene macro** | 3 | 52.5 | 75.0 |" in text
+    assert "| **query micro** | 3 | 40.0 | 66.7 | 40.0 | 16.7 | 43.3 | 70.0 |" in text
+    assert "- A note." in text
+    assert json.loads(json.dumps(report.as_dict()))["queries"][0]["oracle"] == 0.9
+    with pytest.raises(ValueError, match="one profile"):
+        Report.joined([one, Report("langsplat-v2", levels, rows)])
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory: pytest.TempPathFactory) -> tuple[SceneQuery, Path]:
+    """A scene of two balls, and labels of the left and the right one, in twice the views' size."""
+    engine = SceneQuery(asked_scene(), TableEncoder())
+    folder = tmp_path_factory.mktemp("balls")
+    camera = engine.scene.cameras[0]
+    relevancy = engine.relevancy(["left ball", "right ball"], camera)[:, 1].numpy()
+    objects = []
+    for text, of_text in zip(("left ball", "right ball"), relevancy, strict=True):
+        ys, xs = np.nonzero(of_text > 0.8)
+        box = [2 * float(v) for v in (xs.min(), ys.min(), xs.max(), ys.max())]
+        corners = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]]]
+        objects.append({"category": text, "segmentation": corners, "bbox": box})
+    info = {"name": "front.jpg", "width": 2 * camera.width, "height": 2 * camera.height}
+    (folder / "front.json").write_text(json.dumps({"info": info, "objects": objects}))
+    return engine, folder
+
+
+def test_a_scene_is_asked_in_the_size_of_its_labels(balls: tuple[SceneQuery, Path]) -> None:
+    engine, folder = balls
+    labels = read_labels(folder)
+    frame = labels.frames[0]
+    report = evaluate(engine, labels)
+    assert [row.hit for row in report.rows] == [True, True]
+    assert [row.spot_level for row in report.rows] == ["part", "part"]
+    assert min(row.oracle for row in report.rows) > 0.3
+    assert "40x24" in report.notes[0] and "80x48" in report.notes[0]
+    camera = engine.scene.cameras[0].resized(frame.width, frame.height)
+    maps = engine.relevancy(["left ball"], camera)[0].numpy()
+    things = json.loads((folder / "front.json").read_text())["objects"][:1]
+    ious, level, hits, spot_level = slow_query(maps, things, "langsplat-v1")
+    assert report.rows[0].ious == tuple(ious) and report.rows[0].hits == tuple(hits)
+    assert report.levels.index(report.rows[0].level) == level
+    assert report.levels.index(report.rows[0].spot_level or "") == spot_level
+
+
+def test_3d_selection_draws_the_selected_gaussians_alone(balls: tuple[SceneQuery, Path]) -> None:
+    engine, folder = balls
+    report = evaluate(engine, read_labels(folder), "3d-selection")
+    frame = read_labels(folder).frames[0]
+    camera = engine.scene.cameras[0].resized(frame.width, frame.height)
+    for row, ball in zip(report.rows, (slice(0, 60), slice(60, 120)), strict=True):
+        _, alpha = render(engine.scene.gaussians.select(ball), camera)
+        silhouette = (alpha[..., 0] > 0.7).numpy()
+        assert row.ious[1] == mask_iou(silhouette, frame.mask(row.query)) > 0.4
+        assert row.ious[2] == 0, "the level no view described selects nothing"
+        assert row.hit is None and not row.hits
+    assert "Acc@0.25" in report.markdown() and "localisation" not in report.markdown()
+    with pytest.raises(ValueError, match="needs the Gaussians"):
+        evaluate(Maps(["front"], [{}]), read_labels(folder), "3d-selection")
+    with pytest.raises(ValueError, match="langsplat-v1, langsplat-v2"):
+        evaluate(engine, read_labels(folder), "lerf")

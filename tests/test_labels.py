@@ -1,0 +1,165 @@
+"""Labels are read as the evaluators of the papers read them, and written so that they come back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from langsplat.evaluate import (
+    LabelledFrame,
+    LabelledObject,
+    Labels,
+    fill_polygon,
+    read_labels,
+    trace_polygons,
+    world_queries,
+    write_lerf_labels,
+)
+from tests.conftest import ROOT
+
+TEATABLE = ROOT / "tests" / "data" / "teatable"
+
+
+def random_mask(rng: np.random.Generator) -> np.ndarray:
+    """Islands, holes, lines one pixel thin, single pixels, the border touched."""
+    shape = tuple(rng.integers(1, 40, 2))
+    smooth = ndimage.gaussian_filter(rng.random(shape), rng.uniform(0, 2.5))
+    return smooth >= np.quantile(smooth, rng.uniform(0.1, 0.9))
+
+
+def test_traced_polygons_give_back_any_mask() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        mask = random_mask(rng)
+        filled = np.zeros_like(mask)
+        for polygon in trace_polygons(mask):
+            filled |= fill_polygon(polygon, mask.shape[1], mask.shape[0])
+        np.testing.assert_array_equal(filled, mask)
+    assert trace_polygons(np.zeros((4, 5), dtype=bool)) == []
+
+
+def test_a_polygon_paints_what_opencv_4_paints() -> None:
+    # Written down from cv2.fillPoly of OpenCV 4.10.
+    drawn = """
+        ..#.........
+        ..##.....#..
+        ..###...##..
+        ..###.####..
+        .#########..
+        .####.###...
+        .###..###...
+        .#.....##...
+        ........#..."""
+    want = np.array([[c == "#" for c in line.strip()] for line in drawn.split()])
+    corners = [[1.9, 7.2], [9, 1], [8, 8], [2, 0]]
+    np.testing.assert_array_equal(fill_polygon(corners, 12, 9), want)
+    one = fill_polygon([[3, 2]], 5, 4)
+    assert one[2, 3] and one.sum() == 1
+    assert fill_polygon([[-9, -9], [20, -9], [20, 20], [-9, 20]], 5, 4).all()
+
+
+def test_the_labels_of_a_rendered_world_come_back_from_the_lerf_layout(tmp_path: Path) -> None:
+    world = read_labels(TEATABLE)
+    some = Labels("teatable", world.frames[::6])
+    write_lerf_labels(some, tmp_path / "teatable")
+    again = read_labels(tmp_path / "teatable")
+    assert again.name == "teatable" and len(again.frames) == len(some.frames) >= 3
+    for before, after in zip(some.frames, again.frames, strict=True):
+        assert (before.name, before.width, before.height) == (after.name, after.width, after.height)
+        assert before.queries == after.queries and len(before.queries) > 30
+        for query in before.queries:
+            np.testing.assert_array_equal(before.mask(query), after.mask(query))
+            np.testing.assert_array_equal(before.boxes(query), after.boxes(query))
+
+
+def test_a_world_is_asked_for_what_its_pictures_show() -> None:
+    entries = json.loads((TEATABLE / "labels.json").read_text())["labels"]
+    queries = world_queries(entries)
+    frame = read_labels(TEATABLE).frames[0]
+    indices = np.asarray(Image.open(TEATABLE / frame.name))
+    mugs = [entry["index"] for entry in entries if entry["object"] == "mug"]
+    np.testing.assert_array_equal(frame.mask("mug"), np.isin(indices, mugs))
+    assert len(frame.boxes("mug")) == 2 and len(frame.boxes("red mug")) == 1
+    ys, xs = np.nonzero(frame.mask("red mug"))
+    assert frame.boxes("red mug").tolist() == [[xs.min(), ys.min(), xs.max(), ys.max()]]
+    for frame in read_labels(TEATABLE).frames:
+        assert all(frame.mask(query).sum() >= 60 for query in frame.queries)
+    assert "handle of the mug" in queries and "white mug" in queries
+    assert "red apple" not in queries, "there is only one apple"
+    assert "brown cookie" not in queries, "both cookies are brown"
+    assert "rug of the rug" not in queries, "the part is all there is"
+    assert len(queries["cookie"]) == 2 and len(queries["wall"]) == 1
+
+
+def test_3d_ovs_masks_are_read_by_folder_and_file(tmp_path: Path) -> None:
+    place = tmp_path / "room" / "segmentations"
+    (place / "04").mkdir(parents=True)
+    (place / "classes.txt").write_text("wood wall\nrabbit\n")
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[2:4, 3:6] = 255
+    Image.fromarray(mask).save(place / "04" / "rabbit.png")
+    rgb = np.stack([255 - mask] * 3, axis=2)
+    Image.fromarray(rgb).save(place / "04" / "wood wall.png")
+    for path in (place, place.parent):
+        labels = read_labels(path)
+        assert labels.name == "room" and [frame.name for frame in labels.frames] == ["04"]
+        frame = labels.frames[0]
+        assert frame.queries == ["rabbit", "wood wall"]
+        np.testing.assert_array_equal(frame.mask("rabbit"), mask > 0)
+        np.testing.assert_array_equal(frame.mask("wood wall"), mask == 0)
+        assert labels.asked_together == {"wood wall": "wood table"}
+    Image.fromarray(mask[:3]).save(place / "04" / "cup.png")
+    with pytest.raises(ValueError, match="differ in size"):
+        read_labels(place)
+
+
+def lerf_file(folder: Path, **changes: object) -> Path:
+    thing = {"category": "cup", "segmentation": [[1, 1], [3, 1], [3, 3]], "bbox": [3, 3, 1, 1]}
+    content = {"info": {"name": "a.jpg", "width": 9, "height": 7}, "objects": [thing | changes]}
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_corners_of_boxes_are_put_in_order_and_objects_of_a_category_joined(tmp_path: Path) -> None:
+    folder = lerf_file(tmp_path)
+    content = json.loads((folder / "a.json").read_text())
+    content["objects"].append({**content["objects"][0], "segmentation": [[6.9, 5.2]]})
+    (folder / "a.json").write_text(json.dumps(content))
+    frame = read_labels(folder).frames[0]
+    assert frame.boxes("cup").tolist() == [[1, 1, 3, 3]]
+    assert frame.mask("cup").sum() == 7 and frame.mask("cup")[5, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"bbox": [1, 2]}, "lacks its category, outline or box"),
+        ({"segmentation": []}, "lacks its category, outline or box"),
+        ({"category": " "}, "lacks its category, outline or box"),
+        ({"segmentation": [[1, float("nan")]]}, "'cup' is not finite"),
+        ({"segmentation": [[1, 1e9]]}, "far outside"),
+        ({"segmentation": "here"}, "a.json is not a LERF-OVS label"),
+    ],
+)
+def test_a_damaged_label_is_named_in_a_sentence(
+    tmp_path: Path, changes: dict, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read_labels(lerf_file(tmp_path, **changes))
+
+
+def test_folders_without_labels_and_doubled_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give a folder"):
+        read_labels(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no labels"):
+        read_labels(tmp_path)
+    (tmp_path / "labels.json").write_text("{}")
+    with pytest.raises(ValueError, match="does not explain"):
+        read_labels(tmp_path)
+    thing = LabelledObject.of("cup", np.eye(4, dtype=bool))
+    frames = tuple(LabelledFrame(name, 4, 4, (thing,)) for name in ("a.png", "b/a.jpg"))
+    with pytest.raises(ValueError, match="both called 'a'"):
+        Labels("scene", frames)
