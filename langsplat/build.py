@@ -28,6 +28,7 @@ from langsplat.language import fit_language
 from langsplat.masks import Segmenter, load_segmenter
 from langsplat.progress import Progress, silent
 from langsplat.query import render_rgb
+from langsplat.rasterize import render_surface
 from langsplat.sam import SamSegmenter
 from langsplat.scene import Camera, Gaussians, Scene, check_destination, save_scene
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
@@ -131,12 +132,14 @@ def build_scene(
     seconds["train"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode()).hexdigest()[:8]
+    described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode())
+    surface = gaussians if segmenter.uses_surface else None
+    if surface is not None:
+        described_by.update(surface.means.detach().cpu().numpy().tobytes())
+    kept = work / f"features-{described_by.hexdigest()[:8]}"
     # What is kept out is kept out of everything, so that it can measure the language too.
     seen, _ = split_views(len(capture.images), config.holdout_every)
-    features = _describe(
-        capture, seen, segmenter, encoder, work / f"features-{described_by}", progress
-    )
+    features = _describe(capture, seen, surface, segmenter, encoder, kept, progress)
     seconds["describe"] = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -281,12 +284,16 @@ class StoredFeatures(Sequence[SegmentFeatures]):
 def _describe(
     capture: Capture,
     views: Sequence[int],
+    surface: Gaussians | None,
     segmenter: Segmenter,
     encoder: Encoder,
     folder: Path,
     progress: Progress,
 ) -> StoredFeatures:
-    """Segment and encode these photos, one file a view so that a stopped build loses one view."""
+    """Segment and encode these photos, one file a view so that a stopped build loses one view.
+
+    `surface`: the Gaussians whose surface the segmenter sees too; None where it has no use for it.
+    """
     folder.mkdir(exist_ok=True)
     files = [folder / f"{view:05d}.npz" for view in views]
     for done, (view, file) in enumerate(zip(views, files, strict=True), start=1):
@@ -297,7 +304,10 @@ def _describe(
                 segments, masks = segmenter.segments_and_masks(image)
                 features = embed_segments(image, segments, encoder, masks)
             else:
-                features = embed_segments(image, segmenter(image), encoder)
+                seen = None
+                if surface is not None:
+                    seen = render_surface(surface, capture.cameras[view]).cpu().numpy()
+                features = embed_segments(image, segmenter(image, seen), encoder)
             _write_features(file, features)
             seconds = time.perf_counter() - began
             count = sum(len(rows) for rows in features.embeddings)

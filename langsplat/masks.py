@@ -1,13 +1,20 @@
 """Segmenters: a picture cut into disjoint segments at three scales (subpart, part, whole).
 
-The bundled segmenter needs no weights. It floods the color gradient of the picture into small
-basins, keeps the graph of basins that touch, and merges neighbours round by round, the most alike
-first; the three levels are three moments of that one process, so every part is a union of
-subparts and every whole a union of parts.
+The bundled segmenter needs no weights. It floods the edges of the picture into small basins, keeps
+the graph of basins that touch, and merges neighbours round by round, the most alike first; the
+three levels are three moments of that one process, so every part is a union of subparts and every
+whole a union of parts.
+
+With the picture alone, edges and likeness are those of color. Where Gaussians are trained they give
+the surface behind each pixel too, and that tells things apart better than color does: what stands
+on a table is not in the table's plane, one thing in front of another is a jump in depth, and two
+things that touch meet in a concave crease, while the outside of one thing is mostly convex (the
+argument of Stein et al. 2014, "Object partitioning using local convexity").
 
     segments = load_segmenter("bundled")(image)  # uint8 [H, W, 3] -> int32 [3, H, W]
+    segments = load_segmenter("bundled")(image, render_surface(gaussians, camera).numpy())
 
-Letters: H W pixels, R regions, P pairs of regions that touch, F features of a region.
+Letters: H W pixels, R regions, P pairs of regions that touch, F features of a region, S supports.
 """
 
 from dataclasses import dataclass
@@ -29,24 +36,64 @@ TEXTURE_WEIGHT = 4.8
 TEXTURE_RADIUS = 3.0
 GRADIENT_RADIUS = 1.0
 BOUNDARY_GAIN = 2.5  # brings the gradient along a boundary to the size of a difference of regions
+FULL_CONTRAST = 27.0  # spread of the colors; a picture with less is stretched to it,
+MOST_STRETCH = 2.25  # but not more than this, or noise would look like color
 # Small regions merge more easily: cost grows with (area / (SIZE_SHARE of the picture))^power.
 SIZE_SHARE = 0.02
 SIZE_POWER = 0.35
+FIRST_SHARE = 0.25  # of a level's cost: its first threshold
+STEP = 1.15  # from one threshold to the next; smaller comes closer to strictly cheapest-first
+
+# The surface. Filters in pixels; the others are lengths in units of the distance to the camera.
+NORMAL_RADIUS = 1.5
+JUMP_RADIUS = 1.0
+MOST_JUMP = 3.0
+SAME_WAY = 0.6  # cosine of normals that may belong to one plane
+FLAT = 0.03  # a pixel this near to a plane lies on it
+LEAST_SUPPORT = 0.08  # of the picture: a smaller plane is no support
+MOST_BELOW = 0.35  # pixels just behind a support's plane, as a share of those on it
+SUPPORTS = 3
+TRIALS = 200
+GRID = 6  # pixels between those that planes are fitted to
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a boundary between two regions costs, in Lab units of color.
+
+    From a logistic regression of "two different things" on the regions of rendered scenes, with
+    the labels of the bundled tea table.
+    """
+
+    color: float = 1.0  # geometric mean of the difference of colors and the gradient between
+    difference: float = 0.0  # the difference alone
+    gradient: float = 0.0  # the gradient alone
+    support: float = 0.0  # one lies on a table, floor or wall, the other does not
+    jump: float = 0.0  # of depth
+    color_jump: float = 0.0  # the same, of regions that differ in color
+    crease: float = 0.0  # concave, of regions that differ in color
+    ridge: float = 0.0  # convex; taken off
+    pattern: float = 0.0  # the gradient off the supports; taken off: things are many-colored
 
 
 @dataclass(frozen=True)
 class Scale:
-    """When a level's merging stops."""
+    """When a level's merging stops, and what it goes by."""
 
-    cost: float  # of the cheapest pair, about in Lab units; less in a picture of low contrast
+    cost: float  # of the cheapest pair
     most: int  # regions; with more than that it goes on
     smallest: float  # share of the picture; smaller regions join their nearest neighbour
+    weights: Weights = Weights()
 
 
 SCALES = (Scale(4.5, 150, 0.0004), Scale(7.5, 90, 0.001), Scale(11.0, 50, 0.002))
-FULL_CONTRAST = 27.0  # spread of the colors at and above which costs count as they stand
-NOISE = 2.0  # a lower cost is no difference, whatever the contrast
-STEP = 1.15  # from one threshold to the next; smaller comes closer to strictly cheapest-first
+_FINE = Weights(1.0, 0.4, 1.35, 14.5, 7.0, 18.0, 29.0, 7.4, 0.0)
+_WHOLE = Weights(0.92, 0.0, 0.0, 53.0, 18.5, 13.0, 22.0, 18.0, 3.1)
+SURFACE_SCALES = (
+    Scale(12.0, 150, 0.0004, _FINE),
+    Scale(24.0, 90, 0.001, _FINE),
+    Scale(26.0, 50, 0.002, _WHOLE),
+)
 
 
 class Segmenter(Protocol):
@@ -54,11 +101,15 @@ class Segmenter(Protocol):
 
     Called with an image [H, W, 3] uint8 RGB, it returns [3, H, W] int32: for each level (subpart,
     part, whole) ids 0 .. n-1 without gaps; -1 = no segment.
+
+    `uses_surface` says whether it gains from `rasterize.render_surface` of the same view as second
+    argument: [H, W, 4] float32, the normal toward the camera and the inverse depth.
     """
 
     name: str
+    uses_surface: bool
 
-    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+    def __call__(self, image: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray: ...
 
 
 def load_segmenter(spec: str = "bundled", *, device: str = "cpu") -> Segmenter:
@@ -85,21 +136,48 @@ class RegionSegmenter:
     """The bundled segmenter: regions merged at three scales, no weights, same input same output."""
 
     name = "bundled"
+    uses_surface = True
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """[H, W, 3] uint8 RGB, at least one pixel -> [3, H, W] int32, every pixel in a segment."""
+    def __call__(self, image: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
+        """Cut one picture.
+
+        Args:
+            image: [H, W, 3] uint8 RGB, at least one pixel.
+            surface: [H, W, 4] as `render_surface` draws it: normal in camera axes, of length up to
+                1 (shorter where unsure), and 1 / depth (0 where there is nothing).
+        Returns:
+            [3, H, W] int32, every pixel in a segment.
+        Raises:
+            ValueError: wrong shape or type.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 "A picture to segment must be [H, W, 3] uint8 with at least one pixel, got "
                 f"{list(image.shape)} {image.dtype}."
             )
-        small = _shrink(image)
-        features, gradient = _describe(small)
-        basins = _flood(gradient)
-        levels = _merge(basins, features, gradient)
+        if surface is not None and surface.shape != (*image.shape[:2], 4):
+            raise ValueError(
+                f"The surface must be [{image.shape[0]}, {image.shape[1]}, 4] like the picture, "
+                f"got {list(surface.shape)}."
+            )
         height, width = image.shape[:2]
+        small = _shrink(image)
         rows = np.arange(height) * small.shape[0] // height
         columns = np.arange(width) * small.shape[1] // width
+        features, gradient = _describe(small)
+        if surface is None:
+            basins = _flood(gradient)
+            edges = np.zeros((*gradient.shape, 4), np.float32)
+            edges[..., 0] = gradient
+            levels = _merge(basins, features, edges, SCALES)
+        else:
+            nearest_rows = np.arange(small.shape[0]) * height // small.shape[0]
+            nearest_columns = np.arange(small.shape[1]) * width // small.shape[1]
+            shape = _Shape(surface[nearest_rows[:, None], nearest_columns])
+            strength = np.sqrt(gradient**2 + shape.strength**2)
+            features = np.concatenate([features, shape.supports], axis=2)
+            edges = np.concatenate([gradient[..., None], shape.edges], axis=2)
+            levels = _merge(_flood(strength), features, edges, SURFACE_SCALES)
         return np.ascontiguousarray(levels[:, rows[:, None], columns])
 
 
@@ -131,47 +209,151 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for channel in range(3):
         for order in ((0, 1), (1, 0)):
             squared += ndimage.gaussian_filter(color[..., channel], GRADIENT_RADIUS, order) ** 2
-    texture = TEXTURE_WEIGHT * np.log1p(spread)
-    return np.concatenate([color, texture[..., None]], axis=2), np.sqrt(squared)
+    features = np.concatenate([color, TEXTURE_WEIGHT * np.log1p(spread)[..., None]], axis=2)
+    contrast = float(np.sqrt(color.var(axis=(0, 1)).sum()))
+    stretch = max(1.0, min(MOST_STRETCH, FULL_CONTRAST / max(contrast, 1e-3)))
+    return features * np.float32(stretch), np.sqrt(squared) * np.float32(stretch)
 
 
-def _flood(gradient: np.ndarray) -> np.ndarray:
-    """Basins of the gradient, [H, W] ids 0 .. R-1: boundaries lie where the color changes most."""
+class _Shape:
+    """What the surface behind the pixels says of boundaries.
+
+    Attributes:
+        supports: [H, W, S] in 0 .. 1, whether a pixel lies on each of the large planes.
+        edges: [H, W, 3] the jump of depth, the concave and the convex bend.
+        strength: [H, W] of all of them together, in Lab units a pixel, for the flood.
+    """
+
+    def __init__(self, surface: np.ndarray) -> None:
+        from scipy import ndimage
+
+        normals, inverse = surface[..., :3], np.maximum(surface[..., 3], 1e-6)
+        self.supports = _supports(normals, inverse)
+        # d log(1 / depth) per pixel is sin(slant) / (focal length cos(slant)): times the cosine
+        # and about the focal length it is at most 1 within a surface, however slanted.
+        nearness = np.log(inverse)
+        slope = np.hypot(
+            ndimage.gaussian_filter(nearness, JUMP_RADIUS, (0, 1)),
+            ndimage.gaussian_filter(nearness, JUMP_RADIUS, (1, 0)),
+        )
+        slope *= np.maximum(np.abs(normals[..., 2]), 0.15) * max(inverse.shape)
+        jump = np.log1p(np.maximum(slope - 1, 0))
+        # Going right over a convex edge, the normal turns right; over a concave one, left.
+        bend = np.zeros_like(nearness)
+        squared = np.zeros_like(nearness)
+        for channel in range(3):
+            for axis in (1, 0):
+                order = (0, 1) if axis == 1 else (1, 0)
+                turn = ndimage.gaussian_filter(normals[..., channel], NORMAL_RADIUS, order)
+                squared += turn * turn
+                if channel == 1 - axis:
+                    bend += turn
+        concave, convex = np.maximum(-bend, 0), np.maximum(bend, 0)
+        self.strength = np.sqrt(144 * squared + 36 * jump**2)
+        self.edges = np.stack([np.minimum(jump, MOST_JUMP), 10 * concave, 10 * convex], axis=2)
+
+
+def _supports(normals: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """The large planes that things stand on or before -> [H, W, S] in 0 .. 1, S <= SUPPORTS.
+
+    On a plane 1 / depth is affine in the pixel's coordinates. Planes are found one by one by random
+    samples of three pixels (always the same ones). A table's plane has next to nothing just behind
+    it; a plane through the tops of things has the table there.
+    """
+    height, width = inverse.shape
+    x, y = np.arange(width) / width - 0.5, (np.arange(height) / height - 0.5)[:, None]
+    rows, columns = np.mgrid[GRID // 2 : height : GRID, GRID // 2 : width : GRID].reshape(2, -1)
+    toward = normals[rows, columns]
+    toward = toward / np.maximum(np.linalg.norm(toward, axis=1, keepdims=True), 1e-6)
+    # A plane is a vector p; place @ p is 1 on it, < 1 before it, > 1 behind it.
+    place = np.stack([x[columns], y[rows, 0], np.ones(len(rows))], axis=1)
+    place /= inverse[rows, columns, None].astype(float)
+    random = np.random.default_rng(0)
+    least = LEAST_SUPPORT * len(rows)
+    left = np.arange(len(rows))
+    found: list[np.ndarray] = []
+    while len(found) < SUPPORTS and len(left) > max(least, 3):
+        trial = random.choice(left, (TRIALS, 3))
+        normal = toward[trial].sum(axis=1)
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+        corners = place[trial] / np.linalg.norm(place[trial], axis=2, keepdims=True)
+        good = np.abs(np.linalg.det(corners)) > 1e-3
+        good &= np.einsum("tkc,tc->tk", toward[trial], normal).min(axis=1) > SAME_WAY
+        if not good.any():
+            break
+        planes = np.linalg.solve(place[trial[good]], np.ones((good.sum(), 3, 1)))[..., 0]
+        on, below = _lying(place[left], toward[left], planes, normal[good])
+        best = int((on.sum(axis=0) - 2 * below.sum(axis=0)).argmax())
+        chosen = left[on[:, best]]
+        for _ in range(2):
+            if len(chosen) < max(least, 3):
+                break
+            plane = np.linalg.lstsq(place[chosen], np.ones(len(chosen)), rcond=None)[0]
+            normal = toward[chosen].mean(axis=0)
+            normal /= np.linalg.norm(normal)
+            on, below = _lying(place, toward, plane[None], normal[None])
+            chosen = np.intersect1d(left, np.flatnonzero(on))
+        if len(chosen) < max(least, 3) or below.sum() > MOST_BELOW * len(chosen):
+            break
+        above = inverse / (plane[0] * x + plane[1] * y + plane[2]) - 1
+        facing = np.clip((normals @ normal - 0.2) / 0.3, 0, 1)
+        found.append(np.clip(2 - np.abs(above) / FLAT, 0, 1) * facing)
+        left = left[np.abs(1 / (place[left] @ plane) - 1) > 1.5 * FLAT]
+    return np.stack(found, axis=2) if found else np.zeros((height, width, 0))
+
+
+def _lying(
+    place: np.ndarray, toward: np.ndarray, planes: np.ndarray, normals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """[G, T] bool: which of G pixels lie on each of T planes, and which just behind it."""
+    above = 1 / np.maximum(place @ planes.T, 1e-9) - 1
+    on = (np.abs(above) < FLAT) & (toward @ normals.T > SAME_WAY)
+    return on, (above < -FLAT) & (above > -5 * FLAT)
+
+
+def _flood(strength: np.ndarray) -> np.ndarray:
+    """Basins of the edges, [H, W] ids 0 .. R-1: boundaries lie where they are strongest."""
     from scipy import ndimage
     from skimage.segmentation import watershed
 
-    smooth = ndimage.gaussian_filter(gradient, GRADIENT_RADIUS)
+    smooth = ndimage.gaussian_filter(strength, GRADIENT_RADIUS)
     seeds, _ = ndimage.label(ndimage.minimum_filter(smooth, 5) == smooth)
-    return watershed(gradient, seeds).astype(np.int64) - 1
+    return watershed(strength, seeds).astype(np.int64) - 1
 
 
-def _merge(basins: np.ndarray, features: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+def _merge(
+    basins: np.ndarray, features: np.ndarray, edges: np.ndarray, scales: tuple[Scale, ...]
+) -> np.ndarray:
     """Merge touching regions, cheapest first -> [3, H, W] int32."""
-    regions = _Regions(basins, features, gradient)
-    spread = float(np.sqrt(features[..., :3].var(axis=(0, 1)).sum()))
-    contrast = min(1.0, spread / FULL_CONTRAST)
+    regions = _Regions(basins, features, edges)
     levels = []
-    threshold = NOISE
-    for scale in SCALES:
-        smallest = scale.smallest * basins.size
-        regions.merge_below(threshold, smallest)
-        while len(regions.area) > scale.most or threshold < scale.cost * contrast:
+    for scale in scales:
+        threshold = scale.cost * FIRST_SHARE
+        regions.merge_below(threshold, scale)
+        while len(regions.area) > scale.most or threshold < scale.cost:
             threshold *= STEP
-            regions.merge_below(threshold, smallest)
+            if len(regions.area) <= scale.most:
+                threshold = min(threshold, scale.cost)
+            regions.merge_below(threshold, scale)
         levels.append(regions.of_basin[basins].astype(np.int32))
     return np.stack(levels)
 
 
 class _Regions:
-    """The graph of regions that touch: sums over the pixels of each, and along each boundary."""
+    """The graph of regions that touch: sums over the pixels of each, and along each boundary.
 
-    def __init__(self, basins: np.ndarray, features: np.ndarray, gradient: np.ndarray) -> None:
+    Features of a pixel: color (3), texture, then one for each support. Edges of a pixel: color
+    gradient, jump, concave, convex.
+    """
+
+    def __init__(self, basins: np.ndarray, features: np.ndarray, edges: np.ndarray) -> None:
         ids = basins.ravel()
         count = int(ids.max()) + 1
+        self.total = len(ids)
         self.of_basin = np.arange(count)  # [basins] region each basin belongs to
         self.area = np.bincount(ids, np.ones(len(ids)), count)  # [R] pixels
         self.sums = _grouped(features.reshape(len(ids), -1), ids, count)  # [R, F]
-        firsts, seconds, jumps = [], [], []
+        firsts, seconds, boundaries = [], [], []
         for before, after in (
             (np.s_[:, :-1], np.s_[:, 1:]),
             (np.s_[:-1], np.s_[1:]),
@@ -179,9 +361,9 @@ class _Regions:
             differ = basins[before] != basins[after]
             firsts.append(basins[before][differ])
             seconds.append(basins[after][differ])
-            jumps.append(np.maximum(gradient[before], gradient[after])[differ])
-        jump = np.concatenate(jumps)
-        boundary = np.stack([np.ones_like(jump), jump], axis=1)
+            boundaries.append(np.maximum(edges[before][differ], edges[after][differ]))
+        boundary = np.concatenate(boundaries)
+        boundary = np.concatenate([np.ones((len(boundary), 1)), boundary], axis=1)
         self._set_pairs(np.concatenate(firsts), np.concatenate(seconds), boundary)
 
     def _set_pairs(self, first: np.ndarray, second: np.ndarray, boundary: np.ndarray) -> None:
@@ -191,31 +373,43 @@ class _Regions:
         codes = (np.minimum(first, second) * count + np.maximum(first, second))[apart]
         pairs, index = np.unique(codes, return_inverse=True)
         self.first, self.second = pairs // count, pairs % count  # [P]
-        self.boundary = _grouped(boundary[apart], index, len(pairs))  # [P, 2] length, gradient
+        self.boundary = _grouped(boundary[apart], index, len(pairs))  # [P, 5] length, edges
 
-    def _costs(self, smallest: float, total: float) -> np.ndarray:
+    def _costs(self, scale: Scale) -> np.ndarray:
         """[P], how unlike the two regions of each pair are."""
+        weights = scale.weights
         means = self.sums / self.area[:, None]
-        apart = means[self.first] - means[self.second]
-        between = np.linalg.norm(apart[:, :3], axis=1) + np.abs(apart[:, 3])
-        across = BOUNDARY_GAIN * self.boundary[:, 1] / self.boundary[:, 0]
-        area = np.minimum(self.area[self.first], self.area[self.second])
-        resist = np.minimum(area / (SIZE_SHARE * total), 1) ** SIZE_POWER
+        apart = np.abs(means[self.first] - means[self.second])
+        difference = np.linalg.norm(apart[:, :3], axis=1) + apart[:, 3]
+        gradient, jump, concave, convex = (self.boundary[:, 1:] / self.boundary[:, :1]).T
         # Both must speak for a boundary: shading makes one object's regions differ without an
         # edge, and a crease or highlight draws an edge between regions that are alike. Their
         # minimum would let a blurred edge join anything; the geometric mean does not.
-        cost = np.sqrt(between * across) * resist
-        return np.where(area < smallest, cost * 1e-3, cost)
+        cost = weights.color * np.sqrt(difference * BOUNDARY_GAIN * gradient)
+        cost += weights.difference * difference
+        cost += weights.gradient * gradient
+        # Within one support only color counts: the surface there is as uneven as it was trained.
+        supported = means[:, 4:].sum(axis=1)
+        free = 1 - np.clip(np.minimum(supported[self.first], supported[self.second]), 0, 1)
+        cost += weights.support * apart[:, 4:].max(axis=1, initial=0)
+        colored = np.sqrt(difference) / 5
+        bends = (weights.jump + weights.color_jump * colored) * jump
+        bends += weights.crease * colored * concave - weights.ridge * convex
+        bends -= weights.pattern * gradient
+        cost = np.maximum(cost + free * bends, 0)
+        area = np.minimum(self.area[self.first], self.area[self.second])
+        cost *= np.minimum(area / (SIZE_SHARE * self.total), 1) ** SIZE_POWER
+        return np.where(area < scale.smallest * self.total, cost * 1e-3, cost)
 
-    def merge_below(self, threshold: float, smallest: float) -> None:
+    def merge_below(self, threshold: float, scale: Scale) -> None:
         """Merge until every pair costs more than `threshold`."""
-        while self._merge_agreed(threshold, smallest):
+        while self._merge_agreed(threshold, scale):
             pass
 
-    def _merge_agreed(self, threshold: float, smallest: float) -> bool:
+    def _merge_agreed(self, threshold: float, scale: Scale) -> bool:
         """One round: merge the pairs that are each other's cheapest, if any is below."""
         count = len(self.area)
-        cost = self._costs(smallest, self.area.sum())
+        cost = self._costs(scale)
         cheapest = np.full(count, np.inf)
         np.minimum.at(cheapest, self.first, cost)
         np.minimum.at(cheapest, self.second, cost)

@@ -168,6 +168,35 @@ def render(
     return image[0], alpha[0]
 
 
+def render_surface(gaussians: Gaussians, camera: Camera, *, backend: str = "auto") -> Tensor:
+    """What lies behind each pixel: which way it faces, and how near it is.
+
+    A flat Gaussian lies in the surface it stands for, so its shortest axis is the normal there.
+    Inverse depths are blended because a few far Gaussians would outweigh all others in a mean of
+    depths.
+
+    Returns:
+        [H, W, 4]: the normal in camera axes, toward the camera, of length up to 1 (shorter where
+        the Gaussians disagree); and 1 / depth, depth along the optical axis in world units. All 0
+        where there is nothing. No gradient.
+    """
+    with torch.no_grad():
+        camera = camera.to(gaussians.device)
+        rotation, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
+        places = gaussians.means @ rotation.T + shift
+        quats = F.normalize(gaussians.quats, dim=1)
+        w, axis = quats[:, :1], quats[:, 1:]
+        shortest = F.one_hot(gaussians.scales.argmin(dim=1), 3).to(axis)
+        twice = 2 * torch.linalg.cross(axis, shortest)
+        normals = (shortest + w * twice + torch.linalg.cross(axis, twice)) @ rotation.T
+        away = (normals * places).sum(dim=1, keepdim=True) > 0
+        normals = torch.where(away, -normals, normals)
+        nearness = 1 / places[:, 2:].clamp_min(gaussians.near)
+        values = torch.cat([normals, nearness], dim=1)
+        image, alpha = render(gaussians, camera, values, backend=backend)
+        return image / alpha.clamp_min(1e-6)
+
+
 def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = "auto") -> Tensor:
     """What each Gaussian receives of a picture: Wᵀ image, with W the blending weights of this view.
 

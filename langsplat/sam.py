@@ -163,12 +163,14 @@ class SamSegmenter:
         settings: thresholds and how many points.
     """
 
+    uses_surface = False  # the network sees the picture only
+
     def __init__(self, name: str, predictor: Any, settings: SamSettings) -> None:
         self.name = name
         self.settings = settings
         self._generator = _generator_class()(predictor, settings)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
         """[H, W, 3] uint8 RGB -> [3, H, W] int32, ids 0 .. n-1 of each level; -1 = no mask."""
         return self.segments_and_masks(image)[0]
 

@@ -1,4 +1,4 @@
-"""The bundled segmenter, and the registry."""
+"""The bundled segmenter, with the picture alone and with the surface behind it; the registry."""
 
 import numpy as np
 import pytest
@@ -113,6 +113,105 @@ def test_photos_are_cut_into_a_sensible_number_of_segments():
         counts = [int(ids.max()) + 1 for ids in segments]
         assert 40 <= counts[0] <= 150 and 8 <= counts[2] <= 50
         assert counts[0] > counts[1] > counts[2]
+
+
+FOCAL = 240.0
+UP = np.array([0.0, -0.8, -0.6])  # of a table, in camera axes: the camera looks down on it
+
+
+class Room:
+    """A grey table seen at a slant; things are put on it and hide what is behind them."""
+
+    def __init__(self, height: int = 180, width: int = 240) -> None:
+        y, x = np.mgrid[:height, :width] + 0.5
+        self.rays = np.stack([(x - width / 2) / FOCAL, (y - height / 2) / FOCAL, 1 + 0 * x], axis=2)
+        self.image = np.full((height, width, 3), (150.0, 150.0, 150.0))
+        self.inverse = np.maximum(self.rays @ UP / (10 * UP[2]), 0.02)  # a wall far behind it
+        wall = (self.inverse <= 0.02)[..., None]
+        self.normals = np.where(wall, (0.0, 0.0, -1.0), UP)
+
+    def add(self, mask, depth, normals, color) -> np.ndarray:
+        """Paint what is nearer than what is there; -> [H, W] bool, where it is seen."""
+        mask = mask & (1 / depth > self.inverse)
+        self.inverse[mask] = 1 / np.broadcast_to(depth, mask.shape)[mask]
+        self.normals[mask] = np.broadcast_to(normals, self.normals.shape)[mask]
+        self.image[mask] = np.broadcast_to(color, self.image.shape)[mask]
+        return mask
+
+    def ball(self, center, radius: float, color) -> np.ndarray:
+        along = (self.rays @ center) / (self.rays**2).sum(axis=2)
+        middle = self.rays * along[..., None] - center
+        off = radius**2 - (middle**2).sum(axis=2)
+        depth = along - np.sqrt(np.maximum(off, 0) / (self.rays**2).sum(axis=2))
+        normals = (self.rays * depth[..., None] - center) / radius
+        return self.add(off > 0, depth, normals, color)
+
+    def front(self, left, top, right, bottom, depth: float, color) -> np.ndarray:
+        """A board that faces the camera, its corners in pixels."""
+        mask = np.zeros(self.inverse.shape, bool)
+        mask[top:bottom, left:right] = True
+        return self.add(mask, np.full(mask.shape, depth), (0.0, 0.0, -1.0), color)
+
+    def segments(self, surface: bool = True) -> np.ndarray:
+        noise = np.random.default_rng(0).normal(0, 3, self.image.shape)
+        image = np.clip(self.image + noise, 0, 255).astype(np.uint8)
+        behind = np.concatenate([self.normals, self.inverse[..., None]], axis=2)
+        return load_segmenter()(image, behind.astype(np.float32) if surface else None)
+
+
+def test_neighbours_of_one_color_are_told_apart_by_their_depth():
+    room = Room()
+    far = room.front(60, 60, 130, 110, 8.0, (60, 90, 180))
+    near = room.front(100, 80, 170, 140, 6.0, (60, 90, 180))
+    far &= ~near
+    whole = room.segments()[2]
+    assert best_overlap(whole, far) > 0.85 and best_overlap(whole, near) > 0.9
+    assert all(best_overlap(ids, far) < 0.7 for ids in room.segments(surface=False))
+
+
+def test_a_ball_of_two_colors_on_a_table_is_one_whole_of_two_parts():
+    room = Room()
+    x = np.arange(240)[None, :, None]
+    colors = np.where(x < 120, (200.0, 40.0, 40.0), (40.0, 60.0, 190.0))
+    ball = room.ball((0.0, 0.0, 8.0), 1.5, colors)
+    segments = room.segments()
+    assert best_overlap(segments[2], ball) > 0.9
+    left = ball & (np.arange(240) < 120)
+    assert best_overlap(segments[1], left) > 0.85 and best_overlap(segments[2], left) < 0.6
+    assert best_overlap(room.segments(surface=False)[2], ball) < 0.6
+
+
+def test_what_has_the_tables_color_is_not_the_table():
+    room = Room()
+    ball = room.ball((0.0, 0.3, 8.0), 1.5, (150.0, 150.0, 150.0))
+    table = (room.inverse > 0.02) & ~ball
+    whole = room.segments()[2]
+    assert best_overlap(whole, ball) > 0.9 and best_overlap(whole, table) > 0.9
+
+
+def test_a_table_of_two_colors_stays_two():
+    room = Room()
+    cloth = np.zeros((180, 240), bool)
+    cloth[100:160, 60:180] = True
+    room.image[cloth] = (170, 40, 40)
+    assert best_overlap(room.segments()[2], cloth) > 0.9
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_any_surface_gives_three_nested_partitions(shape):
+    random = np.random.default_rng(4)
+    image = random.integers(0, 256, (*shape, 3)).astype(np.uint8)
+    surface = random.normal(0, 0.5, (*shape, 4)).astype(np.float32)
+    for behind in (surface, np.zeros_like(surface)):
+        segments = load_segmenter()(image, behind)
+        check_partition(segments, shape)
+        pairs = np.unique(segments[0].ravel() * 10**6 + segments[2].ravel())
+        assert len(pairs) == segments[0].max() + 1
+
+
+def test_a_surface_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"surface must be \[30, 40, 4\]"):
+        load_segmenter()(np.zeros((30, 40, 3), np.uint8), np.zeros((40, 30, 4), np.float32))
 
 
 @pytest.mark.parametrize(
