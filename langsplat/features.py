@@ -17,7 +17,7 @@ from torch import Tensor
 
 from langsplat.encoders import Encoder
 
-CROPS_PER_BATCH = 64
+CROPS_PER_BATCH = 64  # of 224 pixels; fewer larger ones, so that a batch's memory stays the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +153,9 @@ def embed_segments(
     # Levels share batches: three half-empty batches cost more than one full one.
     stacked = np.concatenate(crops) if crops else np.zeros((0, 1, 1, 3), np.uint8)
     batches = [torch.zeros(0, encoder.dim)]
-    for start in range(0, len(stacked), CROPS_PER_BATCH):
-        rows = encoder.encode_images(stacked[start : start + CROPS_PER_BATCH])
+    batch = min(CROPS_PER_BATCH, max(1, CROPS_PER_BATCH * 224**2 // encoder.image_size**2))
+    for start in range(0, len(stacked), batch):
+        rows = encoder.encode_images(stacked[start : start + batch])
         batches.append(rows.detach().float().cpu())
     embeddings = torch.cat(batches).split(counts)
     return SegmentFeatures(np.ascontiguousarray(segments, np.int32), embeddings)

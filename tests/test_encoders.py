@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from langsplat.encoders import BUNDLED, WEIGHTS_FILE, Encoder, load_encoder
+from langsplat.features import embed_segments
 
 SMALL = "ViT-S-32-alt"  # the smallest architecture that open_clip ships
 
@@ -68,6 +69,36 @@ def test_pictures_are_prepared_as_open_clip_does(
         words = model.encode_text(open_clip.tokenize(["a red mug"]), normalize=True)
     torch.testing.assert_close(encoder.encode_images(crops), theirs, atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder.encode_texts(["a red mug"]), words, atol=1e-5, rtol=0)
+
+
+def test_the_papers_model_describes_segments_as_the_paper_does(tmp_path: Path) -> None:
+    """A whole ViT-B-16 with random weights in the official file's layout, and LangSplat's recipe:
+    black outside the mask, the box padded to a square, 224 pixels, CLIP's normalisation, unit."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-16", load_weights=False, pretrained_text=False).eval()
+    file = tmp_path / WEIGHTS_FILE
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
+    encoder = load_encoder(f"open_clip:ViT-B-16/{file}")
+    file.unlink()  # 600 MB
+    assert (encoder.dim, encoder.image_size) == (512, 224)
+
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    segments = np.full((1, 300, 400), -1, np.int32)
+    segments[0, 20:141, 30:254] = 0  # 121 x 224, so nothing is resized
+    segments[0, 60:80, 100:150] = -1
+    features = embed_segments(image, segments, encoder)
+
+    square = np.zeros((224, 224, 3), np.float32)
+    square[51 : 51 + 121] = (image * (segments[0] == 0)[..., None])[20:141, 30:254]
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])
+    std = np.array([0.26862954, 0.26130258, 0.27577711])
+    pixels = torch.from_numpy(((square / 255 - mean) / std).astype(np.float32))
+    with torch.no_grad():
+        row = model.encode_image(pixels.permute(2, 0, 1)[None])
+    want = torch.nn.functional.normalize(row, dim=1)
+    torch.testing.assert_close(features.embeddings[0], want, atol=1e-5, rtol=0)
 
 
 def test_capitals_and_spaces_make_no_difference(encoder: Encoder) -> None:

@@ -104,6 +104,34 @@ def test_row_i_describes_segment_i_at_every_level_across_batches():
     assert features.segments.dtype == np.int32 and np.array_equal(features.segments, segments)
 
 
+def test_larger_crops_come_in_smaller_batches():
+    encoder = MeanColor()
+    encoder.image_size = 448
+    segments = np.stack([np.arange(40, dtype=np.int32).reshape(5, 8)])
+    embed_segments(picture(5, 8), segments, encoder)
+    assert encoder.batches == [16, 16, 8]
+
+
+def test_a_whole_mask_describes_what_another_segment_hides():
+    image = np.zeros((6, 6, 3), np.uint8)
+    image[:, :3], image[:, 3:] = (200, 0, 0), (0, 200, 0)
+    segments = np.zeros((1, 6, 6), np.int32)
+    segments[0, :, 3:] = 1
+    masks = np.stack([np.ones((6, 6), bool), segments[0] == 1])
+    seen = embed_segments(image, segments, MeanColor()).embeddings[0]
+    whole = embed_segments(image, segments, MeanColor(), [masks]).embeddings[0]
+    assert seen[0].tolist() == [1, 0, 0]
+    torch.testing.assert_close(whole[0], torch.tensor([0.5**0.5, 0.5**0.5, 0]))
+    with pytest.raises(ValueError, match="masks must have 1 levels"):
+        embed_segments(image, segments, MeanColor(), [masks, masks])
+
+
+def test_an_embedding_that_is_not_finite_is_refused_in_words():
+    rows = torch.tensor([[1.0, 0], [torch.nan, 0]])
+    with pytest.raises(ValueError, match=r"not finite: .* download the weights again"):
+        SegmentFeatures(np.ones((1, 4, 4), np.int32), [rows])
+
+
 def test_embedding_segments_of_another_size_is_refused():
     with pytest.raises(ValueError, match="like the image"):
         embed_segments(picture(), np.zeros((3, 6, 8), np.int32), MeanColor())

@@ -1,6 +1,7 @@
 """Segment Anything: a real network with random weights, and a scripted one with known masks."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -287,14 +288,15 @@ def test_the_papers_settings_are_the_default():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A random sam_vit_b as the official file lays it out."""
     from segment_anything import sam_model_registry
 
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("sam") / "mine.pth"
     torch.save(sam_model_registry["vit_b"]().state_dict(), file)
-    return file
+    yield file
+    file.unlink()  # 375 MB
 
 
 def test_a_real_network_runs_the_whole_path_on_a_photo(weights: Path):
