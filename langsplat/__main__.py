@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         "--segmenter", help="bundled, or sam_vit_h|l|b, then :<preset>, :<file> or :<preset>/<file>"
     )
     build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag>")
+    build.add_argument("--codec", help="codebook (default), or the paper's autoencoder")
+    build.add_argument("--language", help="lift (default), or train it too: quick, paper")
     build.add_argument("--holdout-every", type=int, help="keep every n-th photo out, and measure")
     build.add_argument("--examples", nargs="*", help="example queries kept with the scene")
     build.add_argument("--seed", type=int)

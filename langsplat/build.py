@@ -22,9 +22,10 @@ from PIL import Image
 import langsplat
 from langsplat.cameras import world_frame
 from langsplat.capture import Capture, load_capture
+from langsplat.codec import CODECS
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
-from langsplat.language import fit_language
+from langsplat.language import LanguageTraining, fit_language
 from langsplat.masks import Segmenter, load_segmenter
 from langsplat.progress import Progress, silent
 from langsplat.query import render_rgb
@@ -52,8 +53,12 @@ class BuildConfig:
     """What cuts the photos into segments."""
     encoder: str = "bundled"
     """What describes them; queries need the same one."""
+    codec: str = "codebook"
+    """How a Gaussian stores what it means: codebook, or the paper's autoencoder."""
     codewords: int = 64
     """Size of each level's codebook."""
+    language: str = "lift"
+    """lift: no training; quick: 500 steps of training after it; paper: 30 000."""
     holdout_every: int = 0
     """Every n-th photo is kept out of training and measured; 0 trains on all."""
     seed: int = 0
@@ -68,6 +73,9 @@ class BuildConfig:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
         if not 1 <= self.codewords <= 4096:
             raise ValueError(f"codewords must lie between 1 and 4096, got {self.codewords}.")
+        if self.codec not in CODECS:
+            raise ValueError(f"The codec must be {' or '.join(CODECS)}, got {self.codec!r}.")
+        LanguageTraining.preset(self.language)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"The device must be auto, cpu or cuda, got {self.device!r}.")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -148,7 +156,9 @@ def build_scene(
         [capture.cameras[view] for view in seen],
         features,
         encoder.name,
+        codec=config.codec,
         codewords=config.codewords,
+        training=LanguageTraining.preset(config.language),
         seed=config.seed,
         progress=progress,
     )

@@ -336,7 +336,9 @@ class AutoencoderConfig:
     decoder: tuple[int, ...] = (16, 32, 64, 128, 256, 256)
     """Numbers after each layer of the decoder but its last, which gives E again."""
     rounds: int = 100
-    """Times that all embeddings are shown, and the held-out ones measured."""
+    """Times that all embeddings are shown, and the held-out ones measured, at most."""
+    patience: int = 20
+    """Rounds in a row without a better held-out cosine after which it ends."""
     batch: int = 64
     learning_rate: float = 7e-4
     holdout_every: int = 10
@@ -351,10 +353,10 @@ class AutoencoderConfig:
                 "An autoencoder needs at least one size for its encoder, and sizes of at least 1; "
                 f"got {self.encoder} and {self.decoder}."
             )
-        if self.rounds < 1 or self.batch < 2 or self.learning_rate <= 0 or self.holdout_every < 2:
+        if min(self.rounds, self.patience) < 1 or min(self.batch, self.holdout_every) < 2:
             raise ValueError(
-                "Training an autoencoder takes rounds >= 1, batch >= 2, learning_rate > 0 and "
-                "holdout_every >= 2."
+                "Training an autoencoder takes rounds and patience of at least 1, and batch and "
+                "holdout_every of at least 2."
             )
 
 
@@ -398,12 +400,12 @@ def fit_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = _Network(embeddings.shape[1], config.encoder, config.decoder).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    best, kept = -2.0, dict(network.state_dict())
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    best, best_round, kept = -2.0, 0, dict(network.state_dict())
     for number in range(config.rounds):
         network.train()
-        done = 0
-        while done == 0 or done < config.least_batches:
+        batches = 0
+        while batches == 0 or batches < config.least_batches:
             for picks in torch.randperm(len(shown), generator=generator).split(config.batch):
                 if len(picks) < 2:
                     continue
@@ -412,14 +414,18 @@ def fit_autoencoder(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-                done += 1
+                batches += 1
         network.eval()
         with torch.no_grad():
             cosine = float((network(held_out) * held_out).sum(dim=1).mean())
         if cosine > best:
-            best = cosine
+            best, best_round = cosine, number
             kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-        progress("Train autoencoder", number + 1, config.rounds, f"held-out cosine {best:.4f}")
+        over = number + 1 == config.rounds or number - best_round >= config.patience
+        done = config.rounds if over else number + 1
+        progress("Train autoencoder", done, config.rounds, f"held-out cosine {best:.4f}")
+        if over:
+            break
     return Autoencoder(kept), best
 
 

@@ -1,24 +1,68 @@
-"""Lifting: 2D segments of every view become language codes on the Gaussians, without training.
+"""Language on Gaussians: 2D segments of every view become codes, by lifting, refined by training.
 
-A Gaussian's code at a level is the blending-weighted mean of the codewords of the segments it
-helps to paint: the weighted average of LUDVIG and of the Splat Feature Solver, over a codebook.
-Rendering is linear in colors, image = W colors, so the sums over pixels are one vector-Jacobian
-product a view, Wᵀ one_hot(codeword of each pixel), on any backend.
+Lifting takes no training. A Gaussian's code at a level is the blending-weighted mean of what the
+segments it helps to paint stand for: the weighted average of LUDVIG and of the Splat Feature
+Solver. Rendering is linear in colors, image = W colors, so the sums over pixels are one
+vector-Jacobian product a view, Wᵀ image, on any backend. With a codebook the image is
+one_hot(codeword of each pixel), and the few codewords with most weight are kept; with an
+autoencoder it is the latent of each pixel's segment.
+
+Training goes on from there: it renders the codes and brings each pixel nearer to its segment. With
+an autoencoder that is LangSplat's (arXiv 2312.16084, section 3.3), with a codebook LangSplatV2's
+(arXiv 2507.07136). Geometry never changes, and all levels are trained in one run.
+
+Letters: N Gaussians, L levels, H W pixels, V codewords, D numbers of a code, M segments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from langsplat.codec import Codebook, fit_codebook
+from langsplat.codec import (
+    CODECS,
+    Autoencoder,
+    AutoencoderConfig,
+    Codebook,
+    Codec,
+    fit_autoencoder,
+    fit_codebook,
+)
 from langsplat.features import SegmentFeatures
 from langsplat.progress import Progress, silent
-from langsplat.rasterize import lift
-from langsplat.scene import Camera, Gaussians, LanguageField
+from langsplat.rasterize import lift, render, torch_threads
+from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField
 
 # Pixels x channels of one lifting call: bounds the one-hot image to 128 MB of float32.
 _MAX_ONE_HOT = 1 << 25
+# Targets of views kept in memory while training; further ones are read again when their turn comes.
+_MAX_TARGET_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class LanguageTraining:
+    """How long and how fast codes are trained after lifting; the learning rate is the papers'."""
+
+    steps: int = 500
+    """One view each."""
+    learning_rate: float = 2.5e-3
+    seed: int = 0
+    """Of the order of the views."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.learning_rate <= 0:
+            raise ValueError("Training language takes steps >= 1 and learning_rate > 0.")
+
+    @classmethod
+    def preset(cls, name: str) -> "LanguageTraining | None":
+        """`lift`: no training (None); `quick`: 500 steps; `paper`: LangSplat's 30 000 steps."""
+        presets = {"lift": None, "quick": cls(), "paper": cls(steps=30_000)}
+        if name not in presets:
+            raise ValueError(f"Language is made by one of {', '.join(presets)}, not {name!r}.")
+        return presets[name]
 
 
 def fit_language(
@@ -27,55 +71,122 @@ def fit_language(
     features: Sequence[SegmentFeatures],
     encoder_name: str,
     *,
+    codec: Codec | str = Codebook.kind,
     codewords: int = 64,
     keep: int = 4,
+    autoencoder: AutoencoderConfig | None = None,
+    training: LanguageTraining | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> LanguageField:
-    """Give every Gaussian a sparse code at every level, all levels in one pass over the views.
+    """Give every Gaussian a code at every level: fit a codec, lift, and train if asked to.
 
     Args:
-        gaussians: N Gaussians; on whichever device they are, there the lifting happens.
+        gaussians: N Gaussians; on whichever device they are, there the work is done.
         cameras: C views, at the size of the features' label maps.
-        features: C records of segments [L, H, W] and their embeddings, in the cameras' order.
+        features: C records of segments [L, H, W] and their embeddings, in the cameras' order; a
+            sequence that reads them from disk is read once for each pass.
         encoder_name: whose space the embeddings live in.
+        codec: "codebook" or "autoencoder", fitted to these segments; or one that is ready.
         codewords: V, at most, of each level's codebook.
-        keep: D, how many codewords a Gaussian keeps.
-        seed: of the codebook's k-means.
+        keep: how many codewords a Gaussian keeps.
+        autoencoder: its layers and training; None is the paper's, with this seed.
+        training: None = lifting alone.
+        seed: of the codec.
     Returns:
         The field; a Gaussian that no segment of a level ever touched has mass 0 there.
     Raises:
-        ValueError: a view's label map has another size than its camera, or there is no segment.
+        ValueError: a view's label map has another size than its camera, there is no segment, or
+            the codec is of another encoder.
     """
+    rows = _check_views(cameras, features)
+    if isinstance(codec, str):
+        if codec not in CODECS:
+            raise ValueError(f"The codec must be {' or '.join(CODECS)}, got {codec!r}.")
+        if codec == Codebook.kind:
+            codec = fit_codebook(rows, size=codewords, seed=seed)
+        else:
+            config = autoencoder or AutoencoderConfig(seed=seed)
+            codec, _ = fit_autoencoder(
+                torch.cat(rows), config, device=gaussians.device, progress=progress
+            )
+    for level, of_level in enumerate(rows):
+        if len(of_level) == 0:
+            progress(
+                "Lift language",
+                0,
+                len(cameras),
+                f"No view has a segment at the level {LEVELS[level]}, so that level will never "
+                "answer: choose another segmenter if you need it.",
+            )
+    field = lift_language(
+        gaussians, cameras, features, encoder_name, codec, keep=keep, progress=progress
+    )
+    if training is not None:
+        field = train_language(field, gaussians, cameras, features, training, progress=progress)
+    return field
+
+
+def lift_language(
+    gaussians: Gaussians,
+    cameras: Sequence[Camera],
+    features: Sequence[SegmentFeatures],
+    encoder_name: str,
+    codec: Codec,
+    *,
+    keep: int = 4,
+    progress: Progress = silent,
+) -> LanguageField:
+    """Codes as blending-weighted means, for a codec that is ready; arguments as `fit_language`."""
+    _check_counts(cameras, features)
+    levels = len(features[0].embeddings)
+    channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
+    support = torch.zeros(levels, len(gaussians), channels, device=gaussians.device)
+    for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
+        _check_view(camera, view)
+        if isinstance(codec, Codebook):
+            _add_codewords(support, gaussians, camera, view, codec)
+        else:
+            _add_latents(support, gaussians, camera, view, codec)
+        progress("Lift language", index + 1, len(cameras), "")
+    codec = codec.to(gaussians.device)
+    if isinstance(codec, Codebook):
+        mass = support.sum(dim=2)
+        codes, rows = support.topk(min(keep, codec.size), dim=2)
+        codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
+        return LanguageField(rows, codes, mass, codec, encoder_name)
+    codes = F.normalize(support[..., :-1], dim=2)
+    return LanguageField(None, codes, support[..., -1].contiguous(), codec, encoder_name)
+
+
+def _check_views(cameras: Sequence[Camera], features: Sequence[SegmentFeatures]) -> list[Tensor]:
+    """All embeddings of each level, [M, E], once every view is known to fit its camera."""
+    _check_counts(cameras, features)
+    views: list[Sequence[Tensor]] = []
+    for camera, view in zip(cameras, features, strict=True):
+        _check_view(camera, view)
+        views.append(view.embeddings)
+    return [torch.cat(of_level) for of_level in zip(*views, strict=True)]
+
+
+def _check_counts(cameras: Sequence[Camera], features: Sequence[SegmentFeatures]) -> None:
     if not cameras or len(cameras) != len(features):
         raise ValueError(
             f"Every view needs its segments: got {len(cameras)} cameras and {len(features)} "
             "records of segments."
         )
-    for camera, view in zip(cameras, features, strict=True):
-        if view.segments.shape[1:] != (camera.height, camera.width):
-            height, width = view.segments.shape[1:]
-            raise ValueError(
-                f"The segments of {camera.name or 'a view'} are {width} x {height} but its picture "
-                f"is {camera.width} x {camera.height}: segment the picture at its own size."
-            )
-    levels = len(features[0].embeddings)
-    codec = fit_codebook(
-        [torch.cat([view.embeddings[level] for view in features]) for level in range(levels)],
-        size=codewords,
-        seed=seed,
-    )
-    support = torch.zeros(levels, len(gaussians), codec.size, device=gaussians.device)
-    for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
-        _add_view(support, gaussians, camera, view, codec)
-        progress("Lift language", index + 1, len(cameras), "")
-    mass = support.sum(dim=2)
-    codes, rows = support.topk(min(keep, codec.size), dim=2)
-    codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
-    return LanguageField(rows=rows, codes=codes, mass=mass, codec=codec, encoder=encoder_name)
 
 
-def _add_view(
+def _check_view(camera: Camera, view: SegmentFeatures) -> None:
+    if view.segments.shape[1:] != (camera.height, camera.width):
+        height, width = view.segments.shape[1:]
+        raise ValueError(
+            f"The segments of {camera.name or 'a view'} are {width} x {height} but its picture "
+            f"is {camera.width} x {camera.height}: segment the picture at its own size."
+        )
+
+
+def _add_codewords(
     support: Tensor,  # [L, N, V], added to
     gaussians: Gaussians,
     camera: Camera,
@@ -88,10 +199,9 @@ def _add_view(
     for level, embeddings in enumerate(view.embeddings):
         if len(embeddings) == 0:
             continue
-        segments = torch.from_numpy(view.segments[level]).long()
         # The extra last row catches -1: pixels of no segment belong to no codeword.
-        rows = torch.cat([codec.assign(level, embeddings), torch.tensor([-1])])
-        row_of_pixel = rows[segments]
+        rows = torch.cat([codec.assign(level, embeddings).cpu(), torch.tensor([-1])])
+        row_of_pixel = rows[torch.from_numpy(view.segments[level]).long()]
         for row in rows[:-1].unique().tolist():
             channels.append((level, row))
             maps.append(row_of_pixel == row)
@@ -102,3 +212,183 @@ def _add_view(
         weights = lift(gaussians, camera, image)  # [N, channels]
         for column, (level, row) in enumerate(channels[start : start + step]):
             support[level, :, row] += weights[:, column]
+
+
+def _add_latents(
+    support: Tensor,  # [L, N, D + 1], added to; the last column is the mass
+    gaussians: Gaussians,
+    camera: Camera,
+    view: SegmentFeatures,
+    codec: Autoencoder,
+) -> None:
+    """Add Wᵀ of one view's latents, and of 1 where there is a segment."""
+    target = _Target.of(view, codec)
+    images = [target.picture(level, support.device) for level in range(len(support))]
+    image = torch.cat([torch.cat([latents, mask[..., None]], 2) for latents, mask in images], 2)
+    weights = lift(gaussians, camera.to(gaussians.device), image)
+    support += weights.unflatten(1, (len(support), -1)).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What the pixels of one view should blend to, kept small: a number a pixel and a table."""
+
+    segments: np.ndarray  # [L, H, W] int16 or int32
+    tables: list[Tensor]  # for each level [M + 1, D']; the last row, zeros, serves -1
+
+    @classmethod
+    def of(cls, view: SegmentFeatures, codec: Codec) -> "_Target":
+        """Latents of the segments; of a codebook, their similarities to all codewords."""
+        tables = []
+        for level, embeddings in enumerate(view.embeddings):
+            if isinstance(codec, Codebook):
+                table = embeddings.to(codec.codewords) @ codec.codewords[level].T
+            else:
+                table = codec.encode(embeddings)
+            tables.append(F.pad(table, (0, 0, 0, 1)))
+        small = max(len(table) for table in tables) < 1 << 15
+        return cls(view.segments.astype(np.int16 if small else np.int32), tables)
+
+    @property
+    def bytes(self) -> int:
+        return self.segments.nbytes + sum(4 * table.numel() for table in self.tables)
+
+    def picture(self, level: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """[H, W, D'] and where there is a segment, [H, W] float32."""
+        segments = torch.from_numpy(self.segments[level]).to(device).long()
+        return self.tables[level].to(device)[segments], (segments >= 0).float()
+
+
+def train_language(
+    field: LanguageField,
+    gaussians: Gaussians,
+    cameras: Sequence[Camera],
+    features: Sequence[SegmentFeatures],
+    training: LanguageTraining = LanguageTraining(),
+    *,
+    progress: Progress = silent,
+) -> LanguageField:
+    """Train lifted codes on the views they were lifted from; geometry and codec stay as they are.
+
+    Latents: unit latents of all levels are rendered together in one L x D channel picture, and the
+    loss is the mean absolute difference to the latents of the pixels' segments. Codeword weights:
+    a Gaussian keeps its codewords, a softmax makes its weights, and the loss is 1 - cosine between
+    what a pixel blends to and its segment's embedding. Both average over the pixels that have a
+    segment and then over levels, so a loss does not shrink where segments cover little.
+
+    Args:
+        field: as `lift_language` makes it, on the Gaussians' device.
+        cameras, features: as for lifting.
+        training: steps and learning rate.
+    Returns:
+        The field with other codes.
+    Raises:
+        ValueError: views and features do not fit.
+    """
+    _check_counts(cameras, features)
+    codec = field.codec
+    described = (field.mass > 0)[..., None]  # [L, N, 1]: nothing else is ever painted on a segment
+    if isinstance(codec, Codebook):
+        start = field.codes.float().clamp_min(1e-4).log()
+    else:
+        start = field.codes.float()
+    codes = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([codes], lr=training.learning_rate, eps=1e-15)
+    loss_of = _weights_loss if isinstance(codec, Codebook) else _latents_loss
+    recent = 0.0
+    with torch_threads(1):
+        for step, (camera, target) in enumerate(_turns(cameras, features, codec, training)):
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(codes, described, field, gaussians, camera, target)
+            optimizer.step()
+            recent = loss if step == 0 else 0.95 * recent + 0.05 * loss
+            progress("Train language", step + 1, training.steps, f"loss {recent:.4f}")
+    trained = _unit_codes(codes.detach(), described, codec)
+    return LanguageField(field.rows, trained, field.mass, codec, field.encoder)
+
+
+def _turns(
+    cameras: Sequence[Camera],
+    features: Sequence[SegmentFeatures],
+    codec: Codec,
+    training: LanguageTraining,
+) -> Iterator[tuple[Camera, _Target]]:
+    """A view for each step: in random order, each once before any comes again."""
+    generator = torch.Generator().manual_seed(training.seed)
+    kept: dict[int, _Target] = {}
+    room = _MAX_TARGET_BYTES
+    order: list[int] = []
+    for _ in range(training.steps):
+        order = order or torch.randperm(len(cameras), generator=generator).tolist()
+        view = order.pop()
+        target = kept.get(view)
+        if target is None:
+            record = features[view]
+            _check_view(cameras[view], record)
+            target = _Target.of(record, codec)
+            if target.bytes <= room:
+                kept[view] = target
+                room -= target.bytes
+        yield cameras[view], target
+
+
+def _unit_codes(codes: Tensor, described: Tensor, codec: Codec) -> Tensor:
+    """The codes that trained numbers stand for: unit latents, or weights whose sum is 1."""
+    if isinstance(codec, Codebook):
+        return codes.softmax(dim=2) * described
+    return F.normalize(codes, dim=2) * described
+
+
+def _latents_loss(
+    codes: Tensor,  # [L, N, D], gets its gradient
+    described: Tensor,
+    field: LanguageField,
+    gaussians: Gaussians,
+    camera: Camera,
+    target: _Target,
+) -> float:
+    values = _unit_codes(codes, described, field.codec).transpose(0, 1).flatten(1)  # [N, L D]
+    image, _ = render(gaussians, camera, values=values.contiguous())
+    losses = []
+    for level, rendered in enumerate(image.unflatten(2, (len(codes), -1)).unbind(2)):
+        wanted, mask = target.picture(level, image.device)
+        count = mask.sum()
+        if count > 0:
+            away = (rendered - wanted).abs().mean(dim=2)
+            losses.append((away * mask).sum() / count)
+    return _backward(losses)
+
+
+def _weights_loss(
+    codes: Tensor,  # [L, N, K] logits, gets its gradient
+    described: Tensor,
+    field: LanguageField,
+    gaussians: Gaussians,
+    camera: Camera,
+    target: _Target,
+) -> float:
+    assert isinstance(field.codec, Codebook) and field.rows is not None
+    gram = field.codec.gram()
+    losses = []
+    for level in range(len(codes)):
+        similarity, mask = target.picture(level, codes.device)  # [H, W, V]
+        count = mask.sum()
+        if count == 0:
+            continue
+        weights = _unit_codes(codes[level : level + 1], described[level : level + 1], field.codec)
+        dense = torch.zeros(codes.shape[1], field.codec.size, device=codes.device)
+        dense = dense.scatter_add(1, field.rows[level].long(), weights[0])
+        blended, _ = render(gaussians, camera, values=dense)  # [H, W, V]
+        length = ((blended @ gram[level]) * blended).sum(2).clamp_min(1e-12).sqrt()
+        cosine = (blended * similarity).sum(2) / length
+        losses.append(((1 - cosine) * mask).sum() / count)
+    return _backward(losses)
+
+
+def _backward(losses: list[Tensor]) -> float:
+    """Backward through the mean of the levels' losses; 0 where a view has no segment at all."""
+    if not losses:
+        return 0.0
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    return float(loss.detach())

@@ -11,13 +11,12 @@ Letters: N Gaussians, K SH bases, P points, H W pixels.
     gaussians = fit_gaussians(capture, TrainConfig.preset("quick"), state=Path("train.safetensors"))
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from torch import Tensor
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
 from langsplat.progress import Progress, silent
-from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb
+from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb, torch_threads
 from langsplat.scene import Camera, Gaussians
 
 DEAD_OPACITY = 0.005
@@ -220,9 +219,7 @@ def fit_gaussians(
     train_views, _ = split_views(len(capture.images), config.holdout_every)
     _check_capture(capture, train_views)
     trainer = _Trainer(capture, train_views, config, torch.device(device), torch.get_num_threads())
-    # Between two renders torch's threads would spin on the cores that the rasterizer's own threads
-    # need; on two busy cores a step with one torch thread is six times as fast.
-    with _torch_threads(1):
+    with torch_threads(1):
         return _train(trainer, state, progress)
 
 
@@ -245,16 +242,6 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
             trainer.save(state)
             saved = now
     return trainer.gaussians()
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_capture(capture: Capture, train_views: Sequence[int]) -> None:
@@ -379,7 +366,7 @@ class _Trainer:
         directions = p["means"].detach() - self.positions[view]
         colors = sh_to_rgb(sh, directions, degree).clamp_min(0)
         scales, opacities = p["log_scales"].exp(), p["logit_opacities"].sigmoid()
-        with _torch_threads(self.threads):
+        with torch_threads(self.threads):
             images, _ = rasterize(
                 p["means"],
                 p["quats"],

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from langsplat.__main__ import main
 from langsplat.cameras import orbit_camera
+from langsplat.codec import Autoencoder, AutoencoderConfig
 from langsplat.rasterize import render
 from langsplat.scene import SCENE_FILE, Gaussians, load_scene
 from tests.conftest import ROOT
@@ -104,6 +106,22 @@ def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Pa
     assert json.loads((out / "result.json").read_text())["text"] == "red ball"
 
 
+def test_a_scene_of_latents_is_built_and_asked(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(AutoencoderConfig, rounds=2)  # of a hundred
+    monkeypatch.setattr("langsplat.language.AutoencoderConfig", few)
+    out = tmp_path / "scene"
+    command = ["build", str(capture), "--out", str(out), "--codec", "autoencoder", *QUICK]
+    assert main([*command, "--iterations", "30"]) == 0
+    field = load_scene(out).language
+    assert field is not None and isinstance(field.codec, Autoencoder) and field.rows is None
+    assert field.codes.shape[2] == 3 and float((field.mass[2] > 0).float().mean()) > 0.5
+    answer = tmp_path / "answer"
+    assert main(["query", str(out), "red ball", "--view", "3", "--out", str(answer)]) == 0
+    assert json.loads((answer / "result.json").read_text())["text"] == "red ball"
+
+
 def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
     file = tmp_path / "image.png"
     command = ["render", str(built), "--view", "02.png", "--width", "48", "--out", str(file)]
@@ -125,6 +143,8 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
         (["build", "{capture}", "--out", "{capture}"], "holds other files"),
         (["build", "{capture}", "--out", "{tmp}/x", "--segmenter", "eyes"], "bundled"),
         (["build", "{capture}", "--out", "{tmp}/x", "--max-side", "1"], "max_side"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--codec", "pq"], "autoencoder"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--language", "slow"], "quick, paper"),
     ],
 )
 def test_mistakes_are_one_sentence(

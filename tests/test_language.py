@@ -1,13 +1,21 @@
-"""Lifting gives each Gaussian the words of the segments it paints."""
+"""Lifting gives each Gaussian the words of the segments it paints; training brings them nearer."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from langsplat.codec import Autoencoder, AutoencoderConfig, Codebook
 from langsplat.features import SegmentFeatures
-from langsplat.language import fit_language
+from langsplat.language import (
+    LanguageTraining,
+    fit_language,
+    lift_language,
+    train_language,
+)
 from langsplat.rasterize import render
-from langsplat.scene import Camera, Gaussians
+from langsplat.scene import Camera, Gaussians, LanguageField
 
 WIDTH, HEIGHT = 40, 24
 
@@ -78,3 +86,184 @@ def test_segments_of_another_size_are_refused_by_name() -> None:
         fit_language(two_balls(), [small], [halves()], "test")
     with pytest.raises(ValueError, match="1 cameras and 0 records"):
         fit_language(two_balls(), [front_camera()], [], "test")
+
+
+def axes_codec(e: int = 8) -> Autoencoder:
+    """An autoencoder that can be computed by hand: the first three axes are kept."""
+    return Autoencoder(
+        {
+            "encoder.0.weight": torch.eye(e)[:3],
+            "encoder.0.bias": torch.zeros(3),
+            "decoder.0.weight": torch.eye(e)[:, :3].contiguous(),
+            "decoder.0.bias": torch.zeros(e),
+        }
+    )
+
+
+def lifted(codec: Autoencoder | Codebook | None = None) -> LanguageField:
+    codec = codec or axes_codec()
+    return lift_language(two_balls(), [front_camera()], [halves()], "test", codec)
+
+
+def test_lifted_latents_are_the_weighted_mean_of_the_segments_latents() -> None:
+    field = lifted()
+    weights, _ = render(two_balls(), front_camera(), values=torch.eye(121))
+    view, codec = halves(), axes_codec()
+    for level in range(2):
+        latents = codec.encode(view.embeddings[level])
+        segments = torch.from_numpy(view.segments[level])
+        seen = (segments >= 0).float()
+        sums = torch.einsum(
+            "hwn,hwd->nd", weights * seen[..., None], latents[segments.clamp_min(0).long()]
+        )
+        want = torch.nn.functional.normalize(sums, dim=1)
+        torch.testing.assert_close(field.codes[level], want, atol=1e-4, rtol=0)
+        mass = (weights * seen[..., None]).sum((0, 1))
+        torch.testing.assert_close(field.mass[level], mass, atol=1e-4, rtol=1e-4)
+    assert (field.codes[2] == 0).all() and (field.mass[2] == 0).all()
+
+
+def test_an_autoencoder_is_fitted_and_lifted_in_one_go() -> None:
+    notes: list[tuple[str, str]] = []
+    field = fit_language(
+        two_balls(),
+        [front_camera()],
+        [halves()],
+        "test",
+        codec="autoencoder",
+        autoencoder=AutoencoderConfig(rounds=2, least_batches=2),
+        progress=lambda stage, done, total, note: notes.append((stage, note)),
+    )
+    assert isinstance(field.codec, Autoencoder) and field.codes.shape == (3, 121, 3)
+    assert any(stage == "Train autoencoder" and "held-out cosine" in note for stage, note in notes)
+    assert any("No view has a segment at the level whole" in note for _, note in notes)
+
+
+def mixed(steps: int = 60, seed: int = 0) -> tuple[LanguageField, LanguageTraining]:
+    """Latents that start wrong: lifted ones turned by 45 degrees."""
+    field = lifted()
+    turned = field.codes + field.codes.roll(1, dims=2)
+    codes = torch.nn.functional.normalize(turned, dim=2) * (field.mass > 0)[..., None]
+    return replace(field, codes=codes), LanguageTraining(steps, 0.05, seed)
+
+
+def test_training_brings_latents_to_those_of_the_segments() -> None:
+    field, training = mixed()
+    losses: list[float] = []
+    trained = train_language(
+        field,
+        two_balls(),
+        [front_camera()],
+        [halves()],
+        training,
+        progress=lambda stage, done, total, note: losses.append(float(note.split()[1])),
+    )
+    assert len(losses) == 60 and losses[-1] < losses[0] - 0.04  # most pixels show no Gaussian
+    solid = lifted().mass[0] > 5
+    near = (trained.codes[0] * lifted().codes[0]).sum(1)[solid]
+    assert (
+        float(near.min()) > 0.95 and float((field.codes[0] * lifted().codes[0]).sum(1).max()) < 0.8
+    )
+    seen = field.mass > 0
+    torch.testing.assert_close(trained.codes.norm(dim=2), seen.float())
+    assert torch.equal(trained.mass, field.mass) and (trained.codes[:, 120] == 0).all()
+
+
+def test_levels_trained_together_are_as_if_trained_alone() -> None:
+    field, training = mixed(steps=8)
+    view, gaussians, cameras = halves(), two_balls(), [front_camera()]
+    together = train_language(field, gaussians, cameras, [view], training)
+    for level in range(2):
+        alone = np.full_like(view.segments, -1)
+        alone[level] = view.segments[level]
+        only = train_language(
+            field, gaussians, cameras, [SegmentFeatures(alone, view.embeddings)], training
+        )
+        torch.testing.assert_close(only.codes[level], together.codes[level], atol=1e-4, rtol=0)
+
+
+def test_the_loss_does_not_depend_on_how_much_is_covered() -> None:
+    """Nothing is drawn, so every pixel with a segment is equally far from it."""
+    away = replace(front_camera(), viewmat=torch.diag(torch.tensor([1.0, -1, -1, 1])))
+    losses = []
+    for rows in (1, 24):
+        segments = np.full((3, HEIGHT, WIDTH), -1, np.int32)
+        segments[0, :rows] = 0
+        view = SegmentFeatures(segments, [torch.eye(8)[:1], torch.zeros(0, 8), torch.zeros(0, 8)])
+        losses.append(loss_of(away, view))
+    assert losses[0] == pytest.approx(losses[1]) and losses[0] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def loss_of(camera: Camera, view: SegmentFeatures) -> float:
+    notes: list[str] = []
+    train_language(
+        lifted(),
+        two_balls(),
+        [camera],
+        [view],
+        LanguageTraining(steps=1),
+        progress=lambda *report: notes.append(report[3]),
+    )
+    return float(notes[0].split()[1])
+
+
+def test_a_view_without_any_segment_teaches_nothing() -> None:
+    view = SegmentFeatures(np.full((3, HEIGHT, WIDTH), -1, np.int32), [torch.zeros(0, 8)] * 3)
+    field = lifted()
+    trained = train_language(
+        field, two_balls(), [front_camera()], [view], LanguageTraining(steps=2)
+    )
+    torch.testing.assert_close(trained.codes, field.codes)
+
+
+def test_training_refines_codeword_weights_and_keeps_their_codewords() -> None:
+    words = torch.eye(8)[None].repeat(3, 1, 1)
+    field = lifted(Codebook(words))
+    assert field.rows is not None
+    codes = torch.full_like(field.codes, 0.25) * (field.mass > 0)[..., None]
+    start = replace(field, codes=codes)
+    losses: list[float] = []
+    trained = train_language(
+        start,
+        two_balls(),
+        [front_camera()],
+        [halves()],
+        LanguageTraining(steps=80, learning_rate=0.1),
+        progress=lambda stage, done, total, note: losses.append(float(note.split()[1])),
+    )
+    assert losses[-1] < losses[0] - 0.1
+    assert torch.equal(trained.rows, field.rows)
+    torch.testing.assert_close(trained.codes.sum(2), (field.mass > 0).float())
+    solid = field.mass[0] > 5
+    assert float(trained.codes[0, solid, 0].min()) > 0.8, "the codeword of its own segment"
+
+
+def test_the_same_seed_trains_the_same_codes() -> None:
+    field, training = mixed(steps=5)
+    views = [halves(), halves()]
+    cameras = [front_camera(), front_camera()]
+    one, same = (train_language(field, two_balls(), cameras, views, training) for _ in range(2))
+    assert torch.equal(one.codes, same.codes)
+
+
+def test_targets_that_are_not_kept_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    field, training = mixed(steps=5)
+    kept = train_language(field, two_balls(), [front_camera()], [halves()], training)
+    monkeypatch.setattr("langsplat.language._MAX_TARGET_BYTES", 0)
+    read = train_language(field, two_balls(), [front_camera()], [halves()], training)
+    assert torch.equal(kept.codes, read.codes)
+
+
+def test_presets_of_training() -> None:
+    assert LanguageTraining.preset("lift") is None
+    paper = LanguageTraining.preset("paper")
+    assert paper is not None and (paper.steps, paper.learning_rate) == (30_000, 0.0025)
+    with pytest.raises(ValueError, match=r"lift, quick, paper, not 'fast'"):
+        LanguageTraining.preset("fast")
+
+
+def test_an_autoencoder_of_another_encoder_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="use the encoder that the autoencoder was trained for"):
+        lifted(axes_codec(16))
+    with pytest.raises(ValueError, match=r"codebook or autoencoder, got 'pq'"):
+        fit_language(two_balls(), [front_camera()], [halves()], "test", codec="pq")
