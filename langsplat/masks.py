@@ -44,14 +44,17 @@ SIZE_POWER = 0.35
 FIRST_SHARE = 0.25  # of a level's cost: its first threshold
 STEP = 1.15  # from one threshold to the next; smaller comes closer to strictly cheapest-first
 
-# The surface. Filters in pixels; the others are lengths in units of the distance to the camera.
-NORMAL_RADIUS = 1.5
+# The surface. Radii in pixels, distances as a share of that to the camera.
 JUMP_RADIUS = 1.0
+NORMAL_RADIUS = 1.5
 MOST_JUMP = 3.0
+JUMP_STRENGTH, BEND_STRENGTH = 6.0, 12.0  # beside the color gradient, when basins are flooded
+LEAST_COSINE = 0.15  # of a surface that is seen from the side
+LEAST_INVERSE = 1e-6  # of a depth; less is nothing at all
 SAME_WAY = 0.6  # cosine of normals that may belong to one plane
 FLAT = 0.03  # a pixel this near to a plane lies on it
 LEAST_SUPPORT = 0.08  # of the picture: a smaller plane is no support
-MOST_BELOW = 0.35  # pixels just behind a support's plane, as a share of those on it
+MOST_BEHIND = 0.35  # pixels just behind a support's plane, as a share of those on it
 SUPPORTS = 3
 TRIALS = 200
 GRID = 6  # pixels between those that planes are fitted to
@@ -87,8 +90,25 @@ class Scale:
 
 
 SCALES = (Scale(4.5, 150, 0.0004), Scale(7.5, 90, 0.001), Scale(11.0, 50, 0.002))
-_FINE = Weights(1.0, 0.4, 1.35, 14.5, 7.0, 18.0, 29.0, 7.4, 0.0)
-_WHOLE = Weights(0.92, 0.0, 0.0, 53.0, 18.5, 13.0, 22.0, 18.0, 3.1)
+_FINE = Weights(
+    color=1.0,
+    difference=0.4,
+    gradient=1.35,
+    support=14.5,
+    jump=7.0,
+    color_jump=18.0,
+    crease=290.0,
+    ridge=74.0,
+)
+_WHOLE = Weights(
+    color=0.92,
+    support=53.0,
+    jump=18.5,
+    color_jump=13.0,
+    crease=220.0,
+    ridge=180.0,
+    pattern=3.1,
+)
 SURFACE_SCALES = (
     Scale(12.0, 150, 0.0004, _FINE),
     Scale(24.0, 90, 0.001, _FINE),
@@ -173,11 +193,12 @@ class RegionSegmenter:
         else:
             nearest_rows = np.arange(small.shape[0]) * height // small.shape[0]
             nearest_columns = np.arange(small.shape[1]) * width // small.shape[1]
-            shape = _Shape(surface[nearest_rows[:, None], nearest_columns])
-            strength = np.sqrt(gradient**2 + shape.strength**2)
-            features = np.concatenate([features, shape.supports], axis=2)
-            edges = np.concatenate([gradient[..., None], shape.edges], axis=2)
-            levels = _merge(_flood(strength), features, edges, SURFACE_SCALES)
+            surface = surface[nearest_rows[:, None], nearest_columns]
+            bends, strength = _bends(surface)
+            basins = _flood(np.sqrt(gradient**2 + strength**2))
+            features = np.concatenate([features, _supports(surface)], axis=2)
+            edges = np.concatenate([gradient[..., None], bends], axis=2)
+            levels = _merge(basins, features, edges, SURFACE_SCALES)
         return np.ascontiguousarray(levels[:, rows[:, None], columns])
 
 
@@ -215,97 +236,101 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features * np.float32(stretch), np.sqrt(squared) * np.float32(stretch)
 
 
-class _Shape:
-    """What the surface behind the pixels says of boundaries.
+def _bends(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[H, W, 4] -> the jump of depth, the concave and the convex bend of the surface [H, W, 3],
+    and the strength of all of them together, in Lab units a pixel, for the flood [H, W]."""
+    from scipy import ndimage
 
-    Attributes:
-        supports: [H, W, S] in 0 .. 1, whether a pixel lies on each of the large planes.
-        edges: [H, W, 3] the jump of depth, the concave and the convex bend.
-        strength: [H, W] of all of them together, in Lab units a pixel, for the flood.
-    """
-
-    def __init__(self, surface: np.ndarray) -> None:
-        from scipy import ndimage
-
-        normals, inverse = surface[..., :3], np.maximum(surface[..., 3], 1e-6)
-        self.supports = _supports(normals, inverse)
-        # d log(1 / depth) per pixel is sin(slant) / (focal length cos(slant)): times the cosine
-        # and about the focal length it is at most 1 within a surface, however slanted.
-        nearness = np.log(inverse)
-        slope = np.hypot(
-            ndimage.gaussian_filter(nearness, JUMP_RADIUS, (0, 1)),
-            ndimage.gaussian_filter(nearness, JUMP_RADIUS, (1, 0)),
-        )
-        slope *= np.maximum(np.abs(normals[..., 2]), 0.15) * max(inverse.shape)
-        jump = np.log1p(np.maximum(slope - 1, 0))
-        # Going right over a convex edge, the normal turns right; over a concave one, left.
-        bend = np.zeros_like(nearness)
-        squared = np.zeros_like(nearness)
-        for channel in range(3):
-            for axis in (1, 0):
-                order = (0, 1) if axis == 1 else (1, 0)
-                turn = ndimage.gaussian_filter(normals[..., channel], NORMAL_RADIUS, order)
-                squared += turn * turn
-                if channel == 1 - axis:
-                    bend += turn
-        concave, convex = np.maximum(-bend, 0), np.maximum(bend, 0)
-        self.strength = np.sqrt(144 * squared + 36 * jump**2)
-        self.edges = np.stack([np.minimum(jump, MOST_JUMP), 10 * concave, 10 * convex], axis=2)
+    normals, nearness = surface[..., :3], np.log(np.maximum(surface[..., 3], LEAST_INVERSE))
+    # The slope of log(1 / depth) is tan(slant) / focal length: times the cosine, and the focal
+    # length (about the picture's side), it is at most 1 within a surface, however slanted.
+    slope = np.hypot(
+        ndimage.gaussian_filter(nearness, JUMP_RADIUS, (0, 1)),
+        ndimage.gaussian_filter(nearness, JUMP_RADIUS, (1, 0)),
+    )
+    slope *= np.maximum(np.abs(normals[..., 2]), LEAST_COSINE) * max(nearness.shape)
+    jump = np.log1p(np.maximum(slope - 1, 0))
+    # Going right over a convex edge the normal turns right, over a concave one left; likewise down.
+    bend = np.zeros_like(nearness)
+    squared = np.zeros_like(nearness)
+    for channel in range(3):
+        for direction, order in enumerate(((0, 1), (1, 0))):
+            turn = ndimage.gaussian_filter(normals[..., channel], NORMAL_RADIUS, order)
+            squared += turn * turn
+            if channel == direction:
+                bend += turn
+    strength = np.sqrt(BEND_STRENGTH**2 * squared + JUMP_STRENGTH**2 * jump**2)
+    edges = [np.minimum(jump, MOST_JUMP), np.maximum(-bend, 0), np.maximum(bend, 0)]
+    return np.stack(edges, axis=2), strength
 
 
-def _supports(normals: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """The large planes that things stand on or before -> [H, W, S] in 0 .. 1, S <= SUPPORTS.
-
-    On a plane 1 / depth is affine in the pixel's coordinates. Planes are found one by one by random
-    samples of three pixels (always the same ones). A table's plane has next to nothing just behind
-    it; a plane through the tops of things has the table there.
-    """
+def _supports(surface: np.ndarray) -> np.ndarray:
+    """The large planes that things stand on or before -> [H, W, S] in 0 .. 1, S <= SUPPORTS."""
+    normals, inverse = surface[..., :3], np.maximum(surface[..., 3], LEAST_INVERSE)
     height, width = inverse.shape
     x, y = np.arange(width) / width - 0.5, (np.arange(height) / height - 0.5)[:, None]
     rows, columns = np.mgrid[GRID // 2 : height : GRID, GRID // 2 : width : GRID].reshape(2, -1)
     toward = normals[rows, columns]
     toward = toward / np.maximum(np.linalg.norm(toward, axis=1, keepdims=True), 1e-6)
-    # A plane is a vector p; place @ p is 1 on it, < 1 before it, > 1 behind it.
+    # 1 / depth is affine in the pixel's coordinates on a plane. So a plane is a vector, and its
+    # product with `place` is 1 on the plane, less in front of it and more behind it.
     place = np.stack([x[columns], y[rows, 0], np.ones(len(rows))], axis=1)
     place /= inverse[rows, columns, None].astype(float)
-    random = np.random.default_rng(0)
-    least = LEAST_SUPPORT * len(rows)
+    random = np.random.default_rng(0)  # the same picture gives the same planes
     left = np.arange(len(rows))
     found: list[np.ndarray] = []
-    while len(found) < SUPPORTS and len(left) > max(least, 3):
-        trial = random.choice(left, (TRIALS, 3))
-        normal = toward[trial].sum(axis=1)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
-        corners = place[trial] / np.linalg.norm(place[trial], axis=2, keepdims=True)
-        good = np.abs(np.linalg.det(corners)) > 1e-3
-        good &= np.einsum("tkc,tc->tk", toward[trial], normal).min(axis=1) > SAME_WAY
-        if not good.any():
+    while len(found) < SUPPORTS:
+        fit = _largest_plane(place, toward, left, random)
+        if fit is None:
             break
-        planes = np.linalg.solve(place[trial[good]], np.ones((good.sum(), 3, 1)))[..., 0]
-        on, below = _lying(place[left], toward[left], planes, normal[good])
-        best = int((on.sum(axis=0) - 2 * below.sum(axis=0)).argmax())
-        chosen = left[on[:, best]]
-        for _ in range(2):
-            if len(chosen) < max(least, 3):
-                break
-            plane = np.linalg.lstsq(place[chosen], np.ones(len(chosen)), rcond=None)[0]
-            normal = toward[chosen].mean(axis=0)
-            normal /= np.linalg.norm(normal)
-            on, below = _lying(place, toward, plane[None], normal[None])
-            chosen = np.intersect1d(left, np.flatnonzero(on))
-        if len(chosen) < max(least, 3) or below.sum() > MOST_BELOW * len(chosen):
-            break
-        above = inverse / (plane[0] * x + plane[1] * y + plane[2]) - 1
+        plane, normal = fit
+        above = inverse / np.maximum(plane[0] * x + plane[1] * y + plane[2], LEAST_INVERSE) - 1
         facing = np.clip((normals @ normal - 0.2) / 0.3, 0, 1)
         found.append(np.clip(2 - np.abs(above) / FLAT, 0, 1) * facing)
         left = left[np.abs(1 / (place[left] @ plane) - 1) > 1.5 * FLAT]
     return np.stack(found, axis=2) if found else np.zeros((height, width, 0))
 
 
+def _largest_plane(
+    place: np.ndarray, toward: np.ndarray, left: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The support that most of the pixels `left` lie on: its plane and its normal, if there is one.
+
+    Planes through three random pixels are judged by how many pixels lie on them, less those just
+    behind: next to nothing is behind a table, but a plane through the tops of things has the table
+    there.
+    """
+    least = max(3, LEAST_SUPPORT * len(place))
+    if len(left) < least:
+        return None
+    trial = random.choice(left, (TRIALS, 3))
+    normals = toward[trial].sum(axis=1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
+    corners = place[trial] / np.linalg.norm(place[trial], axis=2, keepdims=True)
+    good = np.abs(np.linalg.det(corners)) > 1e-3  # not in a line
+    good &= np.einsum("tkc,tc->tk", toward[trial], normals).min(axis=1) > SAME_WAY
+    if not good.any():
+        return None
+    planes = np.linalg.solve(place[trial[good]], np.ones((good.sum(), 3, 1)))[..., 0]
+    on, behind = _lying(place[left], toward[left], planes, normals[good])
+    chosen = left[on[:, (on.sum(axis=0) - 2 * behind.sum(axis=0)).argmax()]]
+    for _ in range(2):
+        if len(chosen) < least:
+            return None
+        plane = np.linalg.lstsq(place[chosen], np.ones(len(chosen)), rcond=None)[0]
+        normal = toward[chosen].mean(axis=0)
+        normal /= np.linalg.norm(normal)
+        on, behind = _lying(place, toward, plane[None], normal[None])
+        chosen = left[on[left, 0]]
+    if len(chosen) < least or behind.sum() > MOST_BEHIND * len(chosen):
+        return None
+    return plane, normal
+
+
 def _lying(
     place: np.ndarray, toward: np.ndarray, planes: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[G, T] bool: which of G pixels lie on each of T planes, and which just behind it."""
+    """[G, T] bool: which of G pixels lie on each of T planes, and which just behind."""
     above = 1 / np.maximum(place @ planes.T, 1e-9) - 1
     on = (np.abs(above) < FLAT) & (toward @ normals.T > SAME_WAY)
     return on, (above < -FLAT) & (above > -5 * FLAT)
