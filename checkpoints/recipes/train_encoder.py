@@ -38,7 +38,7 @@ from captions import (
     truth,
 )
 from look import COLORS
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from things import KINDS
 from torch import Tensor
 from vocabulary import NEGATIVES, UNSEEN, Vocabulary
@@ -175,10 +175,10 @@ def train(
     batch: int,
     seed: int,
     lr: float,
-) -> None:
+) -> torch.nn.Linear:
     """`steps` steps of AdamW, warm-up and cosine decay; the weights' running mean is what counts.
 
-    It goes to `out` now and then.
+    It goes to `out` now and then. Returns the map of the sentence encoder's rows.
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -249,6 +249,69 @@ def train(
                 f"step {step + 1}/{steps} loss {mean_loss.round(3)} {pace:.3f} s/step", flush=True
             )
     model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return meaning
+
+
+def polish(
+    model: torch.nn.Module,
+    meaning: torch.nn.Linear,
+    vocabulary: Vocabulary,
+    rows: Tensor,
+    facts: Facts,
+    *,
+    steps: int,
+    seed: int,
+    lr: float,
+) -> None:
+    """Train the text side alone against the finished embeddings [B, E] of crops.
+
+    A step costs a fraction of one with pictures, so many more words and phrases pass by.
+    """
+    rng = np.random.default_rng(seed + 1)
+    for parameter in model.visual.parameters():
+        parameter.requires_grad_(False)
+    parameters = [*model.text.parameters(), *meaning.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    negatives, negatives_meant = vocabulary.tokens(NEGATIVES), vocabulary.meanings(NEGATIVES)
+    claims = [_by_claim(group) for group in vocabulary.groups]
+    scale = model.logit_scale.detach().exp().clamp(max=30)
+    model.train()
+    mean_loss = np.zeros(3)
+    for step in range(steps):
+        drawn = rng.integers(len(rows), size=256)
+        captions = _draw_captions(claims, facts.rows(drawn), 24, rng)
+        strange = [vocabulary.strange(rng) for _ in range(32)]
+        target = torch.from_numpy(truth(facts.rows(drawn), captions))
+        target = torch.cat([target, target.new_zeros(len(drawn), len(strange))], 1)
+        said = vocabulary.tokens([*(vocabulary.said(c, rng) for c in captions), *strange])
+        meant = vocabulary.meanings([*(c.text for c in captions), *strange])
+        pool = torch.from_numpy(rng.integers(len(vocabulary.pool), size=4 * POOL_BATCH))
+        tokens = torch.cat([said, negatives, vocabulary.pool_tokens[pool]])
+        texts = F.normalize(model.encode_text(tokens), dim=1)
+        texts, negative, pooled = texts.split([len(said), len(negatives), len(pool)])
+        meant = F.normalize(meaning(torch.cat([meant, negatives_meant])), dim=1)
+        meant, negative_meant = meant.split([len(said), len(negatives)])
+        with torch.no_grad():
+            goal = F.normalize(meaning(vocabulary.pool_rows[pool]), dim=1)
+        losses = []
+        for side, none in ((texts, negative), (meant, negative_meant)):
+            similarity = rows[drawn] @ side.T
+            losses.append(
+                contrastive(similarity, target, scale)
+                + relevancy_loss(margins(rows[drawn], side, none), target)
+            )
+        losses.append((1 - (pooled * goal).sum(1)).mean())
+        loss = losses[0] + 0.5 * losses[1] + 4 * losses[2]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        mean_loss = 0.98 * mean_loss + 0.02 * np.array([float(v.detach()) for v in losses])
+        if (step + 1) % 100 == 0:
+            print(f"texts {step + 1}/{steps} loss {mean_loss.round(3)}", flush=True)
     model.eval()
 
 
@@ -402,6 +465,10 @@ def main() -> None:
         help="has open_clip_config.json",
     )
     parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument(
+        "--texts-steps", type=int, default=1500, help="then, of the text side alone"
+    )
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -415,20 +482,40 @@ def main() -> None:
         return
     vocabulary = Vocabulary(tokenizer, args.sentences)
     model = new_model(config, args.seed, vocabulary)
+    if args.start:
+        weights = load_file(args.start)
+        model.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+        )
     images, facts = load_crops(args.crops)
     keep = np.flatnonzero(~is_unseen(facts))
     began = time.perf_counter()
-    train(
+    images, facts = images[keep], facts.rows(keep)
+    meaning = train(
         model,
         vocabulary,
-        images[keep],
-        facts.rows(keep),
+        images,
+        facts,
         args.out,
         steps=args.steps,
         batch=args.batch,
         seed=args.seed,
         lr=args.lr,
     )
+    if args.texts_steps:
+        rng = np.random.default_rng(args.seed)
+        some = rng.choice(len(images), 40_000, p=draw_crops(facts, rng))
+        rows = embed(model, images[some]).clone()
+        polish(
+            model,
+            meaning,
+            vocabulary,
+            rows,
+            facts.rows(some),
+            steps=args.texts_steps,
+            seed=args.seed,
+            lr=args.lr / 2,
+        )
     minutes = (time.perf_counter() - began) / 60
     model.load_state_dict(save(model, args.out))
     held_out, held_facts = load_crops(args.held_out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.benchmarks.rows import Row
 
-NAMES = ("rasterize", "train", "build", "sfm", "page", "masks", "segments")
+NAMES = ("rasterize", "train", "build", "sfm", "page", "masks", "segments", "accuracy")
 
 
 def show(row: Row) -> str:

@@ -1,0 +1,291 @@
+"""What the bundled parts understand: the bundled scenes and a held-out world against their labels.
+
+The labelled views were kept out of every training, of the Gaussians and of the language. Writes
+the tables to docs/accuracy.md and pictures of the worst queries to docs/misses.jpg.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from langsplat.encoders import Encoder, load_encoder
+from langsplat.evaluate import (
+    MIN_PIXELS,
+    PIXEL_PROFILES,
+    Labels,
+    Report,
+    evaluate,
+    predict,
+    read_labels,
+)
+from langsplat.features import embed_segments
+from langsplat.hub import bundled_scenes
+from langsplat.language import fit_language
+from langsplat.query import SceneQuery, render_rgb
+from langsplat.scene import Camera, Scene, load_scene
+from tests.benchmarks.rows import Row, row
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "tests" / "data"
+HELD_OUT = FOLDER / "heldout"
+WORDS = FOLDER / "words.json"
+REPORT = ROOT / "docs" / "accuracy.md"
+MISSES = ROOT / "docs" / "misses.jpg"
+WORST = 20
+PROFILE = "langsplat-v1"
+# A thing that is looked for and shown this large must be found.
+EASY_PIXELS = 200
+# Parts that are the thing itself, nearly, and that nobody asks for.
+PLAIN = {"body", "case", "box", "walls", "dough", "top", "boards", "wall", "floor", "rug"}
+
+
+def run(device: str = "cpu") -> list[Row]:
+    encoder = load_encoder("bundled", device=device)
+    words = json.loads(WORDS.read_text())
+    bundled = {
+        name: (SceneQuery(load_scene(folder), encoder), _labels(FOLDER / name))
+        for name, folder in bundled_scenes().items()
+        if (FOLDER / name / "labels.json").is_file()
+    }
+    report = Report.joined(evaluate(engine, labels, PROFILE) for engine, labels in bundled.values())
+    scene = load_scene(HELD_OUT / "scene")
+    labels = _labels(HELD_OUT)
+    world = evaluate(SceneQuery(scene, encoder), labels, PROFILE)
+    true = with_true_segments(scene, encoder)
+    segments = evaluate(SceneQuery(true, encoder), labels, PROFILE)
+
+    others, absent, present = [], [], []
+    for name, (engine, shown) in {
+        **bundled,
+        labels.name: (SceneQuery(scene, encoder), labels),
+    }.items():
+        things = _things(FOLDER / name if name in bundled else HELD_OUT)
+        known = {word: kind for word, kind in words["other_names"].items() if kind in things}
+        others += [(name, word, hit) for word, hit in _peaks(engine, shown, known)]
+        strange = [kind for kind in words["kinds"] if kind not in things]
+        absent += _found(engine, shown, dict.fromkeys(strange, ""))
+        present += _found(engine, shown, {kind: kind for kind in sorted(things)})
+    text, crop = _pace(encoder)
+    asked = {(r.scene, r.query) for r in report.rows}
+    share = lambda values: 100 * float(np.mean(list(values)))  # noqa: E731
+    rows = [
+        row("accuracy: bundled scenes, queries", len(asked), "", bar=90),
+        *_rows("bundled scenes", report, 60, 90),
+        *_rows("held-out world", world, 50, 80),
+        *_rows("held-out world, true segments", segments, 65, None),
+        row(
+            f"accuracy: localisation by {len({w for _, w, _ in others})} names never heard",
+            share(hit for _, _, hit in others),
+            "%",
+            bar=70,
+        ),
+        row(
+            f"accuracy: empty masks for absent things ({len(absent)})",
+            share(not found for _, found in absent),
+            "%",
+            bar=90,
+        ),
+        row(
+            f"accuracy: masks not empty for present things ({len(present)})",
+            share(found for _, found in present),
+            "%",
+            bar=85,
+        ),
+        row("accuracy: a text", text, "ms", bar=10, higher_is_better=False),
+        row("accuracy: a crop", crop, "ms", bar=3, higher_is_better=False),
+    ]
+    engines = {**bundled, labels.name: (SceneQuery(scene, encoder), labels)}
+    worst = _worst(Report.joined([report, world]), engines)
+    _write(rows, report, world, segments, others, absent, worst)
+    return rows
+
+
+def _rows(name: str, report: Report, iou: float, accuracy: float | None) -> list[Row]:
+    macro, micro = report.macro, report.micro
+    return [
+        row(f"accuracy: {name}, mIoU, scene macro", 100 * macro["iou"], "%", bar=iou),
+        row(f"accuracy: {name}, mIoU, query micro", 100 * micro["iou"], "%", bar=iou),
+        row(f"accuracy: {name}, localisation, macro", 100 * macro["accuracy"], "%", bar=accuracy),
+        row(f"accuracy: {name}, localisation, micro", 100 * micro["accuracy"], "%", bar=accuracy),
+    ]
+
+
+def _labels(folder: Path) -> Labels:
+    """The labels without what nobody would ask for."""
+    labels = read_labels(folder)
+    frames = []
+    for frame in labels.frames:
+        objects = (o for o in frame.objects if o.category.split(" of the ")[0] not in PLAIN)
+        frames.append(replace(frame, objects=tuple(objects)))
+    return replace(labels, frames=tuple(frames))
+
+
+def _things(folder: Path) -> set[str]:
+    """Names of the things in a world, the room's left out."""
+    entries = json.loads((folder / "labels.json").read_text())["labels"]
+    return {str(entry["object"]) for entry in entries if entry["instance"]}
+
+
+def _cameras(engine: SceneQuery) -> dict[str, Camera]:
+    return {Path(camera.name).stem: camera for camera in engine.scene.cameras}
+
+
+def _peaks(
+    engine: SceneQuery, labels: Labels, words: Mapping[str, str]
+) -> Iterable[tuple[str, bool]]:
+    """(word, whether the best pixel lies on what it means), a labelled view that shows it."""
+    cameras = _cameras(engine)
+    for frame in labels.frames:
+        for word, kind in words.items():
+            mask = frame.mask(kind)
+            if mask.sum() >= MIN_PIXELS:
+                x, y = engine.ask(word, cameras[Path(frame.name).stem]).peak
+                yield word, bool(mask[y, x])
+
+
+def _found(
+    engine: SceneQuery, labels: Labels, words: Mapping[str, str]
+) -> Iterable[tuple[str, bool]]:
+    """(word, whether its mask holds a pixel), a labelled view that shows what it means, if any."""
+    cameras = _cameras(engine)
+    for frame in labels.frames:
+        for word, kind in words.items():
+            if not kind or frame.mask(kind).sum() >= EASY_PIXELS:
+                yield word, engine.ask(word, cameras[Path(frame.name).stem]).found
+
+
+def with_true_segments(scene: Scene, encoder: Encoder) -> Scene:
+    """The held-out world described again, from its own pictures and the labels' segments."""
+    labelled = {file.stem for file in HELD_OUT.glob("*.png")}
+    entries = json.loads((HELD_OUT / "labels.json").read_text())["labels"]
+    owner = np.full(256, -1)
+    room = {name: k for k, name in enumerate(sorted({str(e["object"]) for e in entries}))}
+    for entry in entries:
+        owner[entry["index"]] = entry["instance"] or 500 + room[str(entry["object"])]
+    cameras, features = [], []
+    for camera in scene.cameras:
+        if Path(camera.name).stem in labelled:
+            continue
+        file = HELD_OUT / "others" / f"{Path(camera.name).stem}.png"
+        with Image.open(file) as picture:
+            labels = np.asarray(picture).astype(np.int64)
+        parts = _numbered(np.where(labels > 0, labels, -1), 24)
+        segments = np.stack([parts, parts, _numbered(owner[labels], MIN_PIXELS)])
+        cameras.append(camera)
+        features.append(embed_segments(render_rgb(scene, camera), segments, encoder))
+    return replace(scene, language=fit_language(scene.gaussians, cameras, features, encoder.name))
+
+
+def _numbered(ids: np.ndarray, smallest: int) -> np.ndarray:
+    """Ids from 0 without gaps; negative and small ones -1."""
+    old, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    keep = (old >= 0) & (counts >= smallest)
+    return np.where(keep, np.cumsum(keep) - 1, -1)[inverse].reshape(ids.shape).astype(np.int32)
+
+
+def _worst(report: Report, engines: Mapping[str, tuple[SceneQuery, Labels]]) -> list[str]:
+    """A table of the texts with the lowest mean IoU; their pictures go to MISSES."""
+    asked: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for result in report.rows:
+        asked[result.scene, result.query].append(result)
+    mean = {key: float(np.mean([r.iou for r in results])) for key, results in asked.items()}
+    hit = {key: float(np.mean([bool(r.hit) for r in results])) for key, results in asked.items()}
+    worst = sorted(mean, key=lambda key: (mean[key], hit[key]))[:WORST]
+    lines = ["| | scene | query | views | mIoU | localisation |", "|---|---|---|---|---|---|"]
+    tiles = []
+    for number, key in enumerate(worst, start=1):
+        scene, query = key
+        lines.append(
+            f"| {number} | {scene} | {query} | {len(asked[key])} | {100 * mean[key]:.0f} "
+            f"| {100 * hit[key]:.0f} |"
+        )
+        engine, labels = engines[scene]
+        frame = max(labels.frames, key=lambda frame: frame.mask(query).sum())
+        camera = _cameras(engine)[Path(frame.name).stem]
+        maps = engine.relevancy([query], camera)[0].numpy()
+        found = predict(maps, PIXEL_PROFILES[PROFILE])
+        tiles.append(_tile(engine.render(camera), found.masks[found.level], frame.mask(query)))
+        ImageDraw.Draw(tiles[-1]).text((4, 2), f"{number} {query}", fill="white")
+    columns = 5
+    width, height = tiles[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height))
+    for k, tile in enumerate(tiles):
+        sheet.paste(tile, (k % columns * width, k // columns * height))
+    MISSES.parent.mkdir(exist_ok=True)
+    sheet.save(MISSES, quality=82)
+    return lines
+
+
+def _tile(rgb: np.ndarray, answer: np.ndarray, meant: np.ndarray) -> Image.Image:
+    """A small picture: what was answered in red, what was meant outlined."""
+    out = rgb.astype(np.float32)
+    out[answer] = 0.45 * out[answer] + 0.55 * np.array([230, 30, 30])
+    out[ndimage.binary_dilation(meant, iterations=2) & ~meant] = 255
+    return Image.fromarray(out.astype(np.uint8)).resize((240, 180))
+
+
+def _pace(encoder: Encoder) -> tuple[float, float]:
+    """Milliseconds of a text, and of a crop in a batch of 64; medians of 9."""
+    crops = np.random.default_rng(0).integers(0, 255, (64, *[encoder.image_size] * 2, 3))
+    times: dict[str, list[float]] = defaultdict(list)
+    for k in range(10):
+        began = time.perf_counter()
+        encoder.encode_texts([f"the red mug number {k}"])
+        times["text"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        encoder.encode_images(crops.astype(np.uint8))
+        times["crop"].append((time.perf_counter() - began) / len(crops))
+    return 1000 * float(np.median(times["text"][1:])), 1000 * float(np.median(times["crop"][1:]))
+
+
+def _write(
+    rows: list[Row],
+    report: Report,
+    world: Report,
+    segments: Report,
+    others: list[tuple[str, str, bool]],
+    absent: list[tuple[str, bool]],
+    worst: list[str],
+) -> None:
+    lines = [
+        "# What the bundled parts understand",
+        "",
+        "Bundled segmenter, bundled encoder, codebook lifting, on views that no training saw; by",
+        "`python -m tests.benchmarks accuracy`, which wrote this page.",
+        "",
+        "| | value | bar |",
+        "|---|---|---|",
+    ]
+    for r in rows:
+        bar = "" if r.bar is None else f"{r.bar:g}{'' if r.ok else ' (missed)'}"
+        lines.append(f"| {r.name.removeprefix('accuracy: ')} | {r.value:.1f} {r.unit} | {bar} |")
+    by_word: dict[str, list[bool]] = defaultdict(list)
+    for _, word, hit in others:
+        by_word[word].append(hit)
+    lines += ["", "## Names never heard in training: hits of views", ""]
+    lines.append(", ".join(f"{w} {sum(h)}/{len(h)}" for w, h in sorted(by_word.items())))
+    false: dict[str, int] = defaultdict(int)
+    for word, found in absent:
+        false[word] += found
+    wrong = sorted(((n, w) for w, n in false.items() if n), reverse=True)
+    lines += ["", "## Absent things that were found, and in how many views", ""]
+    lines.append(", ".join(f"{word} {n}" for n, word in wrong) or "None.")
+    lines += ["", f"## The {WORST} worst queries", ""]
+    lines += ["Their largest view each: labelled outline white, answer red.", ""]
+    lines += [f"![The worst queries]({MISSES.name})", "", *worst]
+    for title, result in (
+        ("Bundled scenes", report),
+        ("Held-out world", world),
+        ("Held-out world, true segments", segments),
+    ):
+        lines += ["", f"## {title}", "", result.markdown().rstrip()]
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text("\n".join(lines) + "\n")
