@@ -60,12 +60,27 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag>")
     build.add_argument("--codec", help="codebook (default), or the paper's autoencoder")
     build.add_argument("--language", help="lift (default), or train it too: quick, paper")
+    build.add_argument("--codewords", type=int, help="size of each level's codebook")
     build.add_argument("--holdout-every", type=int, help="keep every n-th photo out, and measure")
     build.add_argument("--examples", nargs="*", help="example queries kept with the scene")
     build.add_argument("--seed", type=int)
     build.add_argument("--device", choices=("auto", "cpu", "cuda"))
     build.add_argument("--progress", choices=("bar", "json"), default="bar")
     build.set_defaults(run=_build)
+
+    describe = commands.add_parser(
+        "describe", help="give a scene words, new or other ones, from its own renders"
+    )
+    describe.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+    describe.add_argument("--out", required=True, type=Path, metavar="SCENE_DIR")
+    for option in ("--segmenter", "--encoder", "--codec", "--language"):
+        describe.add_argument(option, help="as of build")
+    for option in ("--codewords", "--holdout-every", "--seed"):
+        describe.add_argument(option, type=int, help="as of build")
+    describe.add_argument("--examples", nargs="*", help="example queries kept with the scene")
+    describe.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    describe.add_argument("--progress", choices=("bar", "json"), default="bar")
+    describe.set_defaults(run=_describe)
 
     query = commands.add_parser("query", help="where in a scene is this?")
     query.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
@@ -93,7 +108,20 @@ def _add_view(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from langsplat.build import BuildConfig, build_scene
+    from langsplat.build import build_scene
+
+    return _make(build_scene, args.path, args)
+
+
+def _describe(args: argparse.Namespace) -> int:
+    from langsplat.build import describe_scene
+    from langsplat.hub import find_scene
+
+    return _make(describe_scene, find_scene(args.scene), args)
+
+
+def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespace) -> int:
+    from langsplat.build import BuildConfig
     from langsplat.progress import json_progress, terminal_progress
 
     # Only what was typed: the defaults live in BuildConfig alone.
@@ -102,7 +130,7 @@ def _build(args: argparse.Namespace) -> int:
     if "examples" in typed:
         typed["examples"] = tuple(typed["examples"])
     progress = json_progress() if args.progress == "json" else terminal_progress()
-    folder = build_scene(args.path, args.out, BuildConfig(**typed), progress=progress)
+    folder = make(source, args.out, BuildConfig(**typed), progress=progress)
     if args.progress == "json":
         print(json.dumps({"scene": str(folder)}), flush=True)
     else:

@@ -10,8 +10,8 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -31,7 +31,16 @@ from langsplat.progress import Progress, silent
 from langsplat.query import render_rgb
 from langsplat.rasterize import render_surface
 from langsplat.sam import SamSegmenter
-from langsplat.scene import Camera, Gaussians, Scene, check_destination, save_scene
+from langsplat.scene import (
+    SCENE_FILE,
+    Camera,
+    Gaussians,
+    LanguageField,
+    Scene,
+    check_destination,
+    load_scene,
+    save_scene,
+)
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
 
 
@@ -139,30 +148,17 @@ def build_scene(
     )
     seconds["train"] = time.perf_counter() - began
 
-    began = time.perf_counter()
-    described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode())
-    surface = gaussians if segmenter.uses_surface else None
-    if surface is not None:
-        described_by.update(surface.means.detach().cpu().numpy().tobytes())
-    kept = work / f"features-{described_by.hexdigest()[:8]}"
-    # What is kept out is kept out of everything, so that it can measure the language too.
-    seen, _ = split_views(len(capture.images), config.holdout_every)
-    features = _describe(capture, seen, surface, segmenter, encoder, kept, progress)
-    seconds["describe"] = time.perf_counter() - began
-
-    began = time.perf_counter()
-    language = fit_language(
+    language = _speak(
         gaussians,
-        [capture.cameras[view] for view in seen],
-        features,
-        encoder.name,
-        codec=config.codec,
-        codewords=config.codewords,
-        training=LanguageTraining.preset(config.language),
-        seed=config.seed,
-        progress=progress,
+        capture.cameras,
+        capture.images.__getitem__,
+        segmenter,
+        encoder,
+        config,
+        work,
+        seconds,
+        progress,
     )
-    seconds["language"] = time.perf_counter() - began
 
     progress("Save the scene", 0, 1, "")
     start = _central_view(capture.cameras)
@@ -191,6 +187,100 @@ def build_scene(
     shutil.rmtree(work)
     progress("Save the scene", 1, 1, "")
     return out
+
+
+def describe_scene(
+    folder: Path | str,
+    out: Path | str,
+    config: BuildConfig = BuildConfig(),
+    *,
+    progress: Progress = silent,
+) -> Path:
+    """Give a scene a language field, new or another, from its own renders: no photos are needed.
+
+    Args:
+        folder: of a scene; its Gaussians, cameras and provenance stay.
+        out: the described scene's folder; may be the same.
+        config: segmenter, encoder, codec, codewords, language, holdout_every, seed and, where
+            given, examples; the rest is not used.
+    Returns:
+        The scene's folder.
+    Raises:
+        ValueError: the scene or the settings cannot be used; the sentence says why.
+    """
+    folder, out = Path(folder), Path(out).absolute()
+    check_destination(out)
+    segmenter = load_segmenter(config.segmenter, device=config.torch_device)
+    encoder = load_encoder(config.encoder, device=config.torch_device)
+    scene = load_scene(folder)
+    if not scene.cameras:
+        raise ValueError(f"The scene {scene.name!r} has no cameras: build it from photos instead.")
+    work = _working_folder(folder / SCENE_FILE, out, config.max_side)
+    seconds: dict[str, float] = {}
+    language = _speak(
+        scene.gaussians.to(config.torch_device),
+        scene.cameras,
+        lambda view: render_rgb(scene, scene.cameras[view]),
+        segmenter,
+        encoder,
+        config,
+        work,
+        seconds,
+        progress,
+    )
+    used = ("segmenter", "encoder", "codec", "codewords", "language", "holdout_every", "seed")
+    settings = {key: value for key, value in _settings(config).items() if key in used}
+    made = dict(scene.provenance)
+    made["described"] = {"from": "its own renders", "settings": settings} | {
+        "seconds": {stage: round(value, 1) for stage, value in seconds.items()}
+    }
+    if config.examples:
+        made["examples"] = list(config.examples)
+    scene = replace(scene, language=language.to("cpu"), provenance=made)
+    preview = _jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
+    save_scene(scene, out, preview=preview, card=_card(scene))
+    shutil.rmtree(work)
+    progress("Save the scene", 1, 1, "")
+    return out
+
+
+def _speak(
+    gaussians: Gaussians,
+    cameras: Sequence[Camera],
+    picture: Callable[[int], np.ndarray],
+    segmenter: Segmenter,
+    encoder: Encoder,
+    config: BuildConfig,
+    work: Path,
+    seconds: dict[str, float],
+    progress: Progress,
+) -> LanguageField:
+    """Describe the segments of the views' pictures, and lift what they say."""
+    began = time.perf_counter()
+    described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode())
+    surface = gaussians if segmenter.uses_surface else None
+    if surface is not None:
+        described_by.update(surface.means.detach().cpu().numpy().tobytes())
+    kept = work / f"features-{described_by.hexdigest()[:8]}"
+    # What is kept out is kept out of everything, so that it can measure the language too.
+    seen, _ = split_views(len(cameras), config.holdout_every)
+    features = _describe(cameras, picture, seen, surface, segmenter, encoder, kept, progress)
+    seconds["describe"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    language = fit_language(
+        gaussians,
+        [cameras[view] for view in seen],
+        features,
+        encoder.name,
+        codec=config.codec,
+        codewords=config.codewords,
+        training=LanguageTraining.preset(config.language),
+        seed=config.seed,
+        progress=progress,
+    )
+    seconds["language"] = time.perf_counter() - began
+    return language
 
 
 def _settings(config: BuildConfig) -> dict[str, Any]:
@@ -292,7 +382,8 @@ class StoredFeatures(Sequence[SegmentFeatures]):
 
 
 def _describe(
-    capture: Capture,
+    cameras: Sequence[Camera],
+    picture: Callable[[int], np.ndarray],
     views: Sequence[int],
     surface: Gaussians | None,
     segmenter: Segmenter,
@@ -309,19 +400,19 @@ def _describe(
     for done, (view, file) in enumerate(zip(views, files, strict=True), start=1):
         note = "from an earlier run"
         if not file.is_file():
-            began, image = time.perf_counter(), capture.images[view]
+            began, image = time.perf_counter(), picture(view)
             if isinstance(segmenter, SamSegmenter):
                 segments, masks = segmenter.segments_and_masks(image)
                 features = embed_segments(image, segments, encoder, masks)
             else:
                 seen = None
                 if surface is not None:
-                    seen = render_surface(surface, capture.cameras[view]).cpu().numpy()
+                    seen = render_surface(surface, cameras[view]).cpu().numpy()
                 features = embed_segments(image, segmenter(image, seen), encoder)
             _write_features(file, features)
             seconds = time.perf_counter() - began
             count = sum(len(rows) for rows in features.embeddings)
-            note = f"{count} segments in {capture.cameras[view].name}, {seconds:.1f} s"
+            note = f"{count} segments in {cameras[view].name}, {seconds:.1f} s"
         progress("Describe segments", done, len(views), note)
     return StoredFeatures(files)
 
@@ -354,7 +445,6 @@ def _jpeg(picture: np.ndarray) -> bytes:
 def _card(scene: Scene) -> str:
     """README.md of the scene, for a folder or a Hub repository."""
     made = scene.provenance
-    psnr_ = made["psnr"]
     encoder = scene.language.encoder if scene.language else "none"
     lines = [
         "---",
@@ -367,11 +457,18 @@ def _card(scene: Scene) -> str:
         "",
         "![preview](preview.jpg)",
         "",
-        f"- {len(scene.gaussians):,} Gaussians from {made['photos']} photos",
-        f"- PSNR {psnr_['mean']} dB over {psnr_['views']} {psnr_['kind']} views",
+        f"- {len(scene.gaussians):,} Gaussians, {len(scene.cameras)} views",
         f"- encoder `{encoder}`",
-        f"- made by langsplat {made['langsplat']} with `{json.dumps(made['settings'])}`",
     ]
+    psnr_ = made.get("psnr")
+    if isinstance(psnr_, dict):
+        lines.append(f"- PSNR {psnr_['mean']} dB over {psnr_['views']} {psnr_['kind']} views")
+    if "settings" in made:
+        lines.append(
+            f"- made by langsplat {made.get('langsplat')} with `{json.dumps(made['settings'])}`"
+        )
+    if "described" in made:
+        lines.append(f"- described anew: `{json.dumps(made['described'])}`")
     if scene.examples:
         lines += ["", "Try: " + ", ".join(f"*{text}*" for text in scene.examples)]
     return "\n".join(lines) + "\n"

@@ -203,3 +203,16 @@ def test_an_error_of_a_build_reaches_the_parent_process_as_json(tmp_path: Path) 
     assert process.returncode == 1
     assert "photo" in json.loads(lines[-1])["error"]
     assert not (tmp_path / "scene").exists()
+
+
+def test_a_scene_is_given_other_words_from_its_own_renders(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "described"
+    options = ["--codewords", "8", "--holdout-every", "4", "--examples", "red"]
+    assert main(["describe", str(built), "--out", str(out), *options]) == 0
+    before, after = load_scene(built), load_scene(out)
+    assert torch.equal(before.gaussians.means, after.gaussians.means)
+    assert after.language is not None and after.language.codec.tensors()["codewords"].shape[1] == 8
+    assert after.examples == ["red"] and after.provenance["psnr"] == before.provenance["psnr"]
+    assert after.provenance["described"]["settings"]["holdout_every"] == 4
+    assert "described anew" in (out / "README.md").read_text()
+    assert main(["query", str(out), "something red", "--out", str(tmp_path / "answer")]) == 0
