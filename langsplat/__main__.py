@@ -1,4 +1,4 @@
-"""`python -m langsplat build | query | render | doctor`: the library on the command line.
+"""`python -m langsplat build | query | render | import | export | doctor`: the command line.
 
 torch takes seconds to import, so every command imports what it needs by itself: `doctor` answers
 without it.
@@ -97,6 +97,20 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--out", required=True, type=Path, metavar="IMAGE")
     render.set_defaults(run=_render)
 
+    take = commands.add_parser("import", help="the official code's files become a scene")
+    take.add_argument(
+        "folders", nargs="+", type=Path, metavar="OFFICIAL_DIR", help="runs, data, autoencoder"
+    )
+    take.add_argument("--out", required=True, type=Path, metavar="SCENE_DIR")
+    take.add_argument("--name", default="", help="of the scene")
+    take.add_argument("--encoder", help="that made the features; default: the paper's")
+    take.set_defaults(run=_import)
+
+    give = commands.add_parser("export", help="a scene as the official code's files")
+    give.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+    give.add_argument("--out", required=True, type=Path, metavar="DIR")
+    give.set_defaults(run=_export)
+
     doctor = commands.add_parser("doctor", help="what is here, and what each stage will use")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -166,6 +180,33 @@ def _render(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(args.out)
     print(args.out)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from langsplat.official import ENCODER, find_official, import_official
+    from langsplat.progress import terminal_progress
+    from langsplat.scene import check_destination
+
+    check_destination(args.out)
+    found = find_official(args.folders)
+    for line in found.found:
+        print(f"found   {line}")
+    for line in found.missed:
+        print(f"missed  {line}")
+    progress = terminal_progress()
+    folder = import_official(
+        found, args.out, name=args.name, encoder=args.encoder or ENCODER, progress=progress
+    )
+    print(f"\n{folder}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from langsplat.official import export_official
+    from langsplat.progress import terminal_progress
+
+    print(export_official(_open(args.scene), args.out, progress=terminal_progress()))
     return 0
 
 

@@ -161,7 +161,7 @@ def build_scene(
     )
 
     progress("Save the scene", 0, 1, "")
-    start = _central_view(capture.cameras)
+    start = central_view(capture.cameras)
     up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     scene = Scene(
         gaussians=gaussians.to("cpu"),
@@ -182,7 +182,7 @@ def build_scene(
             "start_view": start,
         },
     )
-    preview = _jpeg(render_rgb(scene, scene.cameras[start]))
+    preview = jpeg(render_rgb(scene, scene.cameras[start]))
     save_scene(scene, out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
     progress("Save the scene", 1, 1, "")
@@ -430,13 +430,14 @@ def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:
     return {"mean": round(mean, 2), "views": len(views), "kind": kind}
 
 
-def _central_view(cameras: tuple[Camera, ...]) -> int:
+def central_view(cameras: tuple[Camera, ...]) -> int:
     """Number of the camera nearest to the mean viewing direction: a fair first impression."""
     forward = torch.stack([camera.viewmat[2, :3] for camera in cameras])
     return int((forward @ forward.mean(dim=0)).argmax())
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
+def jpeg(picture: np.ndarray) -> bytes:
+    """A picture [H, W, 3] uint8 as the bytes of preview.jpg."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()

@@ -437,16 +437,17 @@ def _shape_error(lens: Lens, size: tuple[int, int]) -> float:
 
 def _colmap_folder(folders: Sequence[Path]) -> Path | None:
     """The folder of the model: `sparse/0` of the usual layouts first, then whatever is nearest."""
-    found = [
-        folder
-        for folder in folders
-        if any(
-            (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file()
-            for suffix in (".bin", ".txt")
-        )
-    ]
+    found = [folder for folder in folders if holds_colmap(folder)]
     usual = [folder for folder in found if "sparse" in (folder.name, folder.parent.name)]
     return next(iter(usual or found), None)
+
+
+def holds_colmap(folder: Path) -> bool:
+    """Whether a COLMAP model (cameras and images, .bin or .txt) lies in this very folder."""
+    return any(
+        (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file()
+        for suffix in (".bin", ".txt")
+    )
 
 
 def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> list[Path]:
@@ -457,11 +458,6 @@ def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> list[Path]
         if above == root:
             break
     return list(dict.fromkeys([*roots, *folders]))
-
-
-def find_colmap(root: Path) -> Path | None:
-    """The folder in `root` that holds a COLMAP model, or None."""
-    return _colmap_folder(list(_folders(root)))
 
 
 Pose = tuple[str, Lens, NDArray[np.float64]]

@@ -21,9 +21,11 @@ import json
 import math
 import os
 import re
+import shutil
+import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,25 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langsplat.capture import ply_vertices, read_colmap
+import langsplat
+from langsplat.build import central_view, jpeg
+from langsplat.cameras import world_frame
+from langsplat.capture import holds_colmap, ply_vertices, read_colmap
+from langsplat.codec import Codebook
 from langsplat.features import SegmentFeatures
-from langsplat.scene import LEVELS, Camera, Gaussians
+from langsplat.language import fit_language
+from langsplat.progress import Progress, silent
+from langsplat.query import MIN_SUPPORT, render_rgb
+from langsplat.rasterize import render
+from langsplat.scene import (
+    LEVELS,
+    Camera,
+    Gaussians,
+    LanguageField,
+    Scene,
+    check_destination,
+    save_scene,
+)
 
 INRIA_NEAR = 0.2  # the near plane Inria's rasterizer draws and trains with
 SH_BASES = 16  # of Inria's models: degree 3
@@ -49,8 +67,11 @@ HOW: Mapping[str, str] = {
     LANGUAGE: "LangSplat's train.py with --start_checkpoint and --feature_level writes",
     SPARSE: "LangSplatV2's train.py with --feature_level writes",
 }
+ENCODER_DIM = 512
 TOP = 4  # codewords a Gaussian of LangSplatV2 keeps
 MAX_CFG_BYTES = 1_000_000
+PREVIEW_WIDTH = 640  # pixels
+LIFTING_SIDE = 480  # pixels of the label maps' long side when language is lifted from them
 
 
 def _allowed() -> list[Any]:
@@ -569,3 +590,628 @@ def write_features(folder: Path | str, stem: str, features: SegmentFeatures) -> 
     table = torch.cat([rows.float().cpu() for rows in features.embeddings])
     np.save(folder / f"{stem}_s.npy", maps)
     np.save(folder / f"{stem}_f.npy", table.numpy())
+
+
+# ---------------------------------------------------------------------------- finding
+
+SUFFIX = re.compile(r"(.+)_([123])")  # <case>_1, <case>_2, <case>_3: one folder a level
+FEATURES = ("language_features", "language_feature")  # the code's spelling, the README's
+PICTURES = {"images", "input", "renders", "gt", "renders_npy", "gt_npy", "label"}
+DEPTH = 6  # folders deep
+
+
+@dataclass
+class Found:
+    """What lies in the folders of an official project.
+
+    Attributes:
+        name: of the scene.
+        runs: level (0 subpart, 1 part, 2 whole) -> its run, of the stage language or LangSplatV2.
+        rgb: the model without language, where there are no runs: a checkpoint or a point cloud.
+        autoencoder: best_ckpt.pth.
+        colmap: the folder of the COLMAP model. cameras_json: where there is none.
+        features: the folder of 512-number features. latents: of their 3-number codes.
+        resolution: that of cfg_args.
+        found, missed: the same in lines for the user.
+    """
+
+    name: str
+    runs: dict[int, Checkpoint]
+    rgb: Path | None
+    autoencoder: Path | None
+    colmap: Path | None
+    cameras_json: Path | None
+    features: Path | None
+    latents: Path | None
+    resolution: Any
+    found: list[str]
+    missed: list[str]
+
+
+class _Files:
+    """Everything of interest under some folders, by what it is."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.roots = roots
+        self.checkpoints: dict[Path, Path] = {}  # model folder -> its newest
+        self.clouds: dict[Path, Path] = {}  # model folder -> its newest
+        self.autoencoders: list[Path] = []
+        self.colmap: list[Path] = []
+        self.cameras: dict[Path, Path] = {}  # model folder -> cameras.json
+        self.features: list[Path] = []
+        self.latents: list[Path] = []
+        self.foreign: list[Path] = []
+        self.cfgs: dict[Path, dict[str, Any]] = {}
+        self.notes: list[str] = []
+        newest: dict[Path, int] = {}
+        newest_cloud: dict[Path, int] = {}
+        for folder, names in self._walk():
+            if holds_colmap(folder):
+                self.colmap.append(folder)
+            plain = folder.name.removesuffix("_dim3")
+            if plain in FEATURES and any(name.endswith("_s.npy") for name in names):
+                (self.features if plain == folder.name else self.latents).append(folder)
+            for name in names:
+                path = folder / name
+                if number := re.fullmatch(r"chkpnt(\d+)\.pth", name):
+                    if int(number[1]) >= newest.get(folder, 0):
+                        newest[folder], self.checkpoints[folder] = int(number[1]), path
+                elif re.fullmatch(r"chkpnt\d+_langfeat_\d\.pth", name):
+                    self.foreign.append(path)
+                elif name == "best_ckpt.pth":
+                    self.autoencoders.append(path)
+                elif name == "cameras.json":
+                    self.cameras[folder] = path
+                elif name == "cfg_args":
+                    self._read_cfg(folder, path)
+                elif name == "point_cloud.ply":
+                    number = re.fullmatch(r"iteration_(\d+)", folder.name)
+                    model = folder.parents[1] if number else folder
+                    if int(number[1] if number else 0) >= newest_cloud.get(model, 0):
+                        newest_cloud[model] = int(number[1] if number else 0)
+                        self.clouds[model] = path
+
+    def _walk(self) -> Iterator[tuple[Path, list[str]]]:
+        seen = set()
+        for root in self.roots:
+            for at, folders, names in os.walk(root, followlinks=True):
+                folder = Path(at)
+                again = (real := folder.resolve()) in seen  # a link back, or a folder given twice
+                seen.add(real)
+                deep = again or len(folder.relative_to(root).parts) >= DEPTH
+                folders[:] = sorted(
+                    name
+                    for name in folders
+                    if not (deep or name.startswith(".") or name in PICTURES)
+                )
+                if not again:
+                    yield folder, sorted(names)
+
+    def _read_cfg(self, folder: Path, path: Path) -> None:
+        try:
+            self.cfgs[folder] = read_cfg_args(path)
+        except ValueError as error:
+            self.notes.append(str(error).replace(str(path), self.short(path)))
+
+    def short(self, path: Path) -> str:
+        """The path from the folder the user gave, without what lies above it."""
+        for root in self.roots:
+            if path.is_relative_to(root):
+                return str(path.relative_to(root.parent) if root.name else path)
+        return path.name
+
+    def level_of(self, folder: Path) -> int | None:
+        """0 to 2, by cfg_args or by the folder's name."""
+        level = self.cfgs.get(folder, {}).get("feature_level")
+        if level in (1, 2, 3):
+            return int(level) - 1
+        suffix = SUFFIX.fullmatch(folder.name)
+        return int(suffix[2]) - 1 if suffix else None
+
+    def choose(self, what: str, paths: Sequence[Path], name: str) -> Path | None:
+        """The only one, or the only one whose path speaks of the scene `name`.
+
+        Raises:
+            ValueError: several fit.
+        """
+        if len(paths) <= 1:
+            return paths[0] if paths else None
+        named = [path for path in paths if any(_same(part, name) for part in path.parts)]
+        if len(named) == 1:
+            return named[0]
+        listed = ", ".join(self.short(path) for path in (named or paths)[:4])
+        raise ValueError(
+            f"There are several {what} ({listed}): give only the folders of one scene, for example "
+            f"`python -m langsplat import {name}_1 {name}_2 {name}_3 DATA AUTOENCODER`."
+        )
+
+
+def _same(part: str, name: str) -> bool:
+    return bool(part) and (
+        part == name or part.startswith(f"{name}_") or name.startswith(f"{part}_")
+    )
+
+
+def find_official(folders: Sequence[Path | str]) -> Found:
+    """Look through the folders of an official project: model folders, data, autoencoder.
+
+    Three level runs make a scene (with their autoencoder, or with LangSplatV2's codebooks). Where
+    there is none, a model without language and the features of the preprocessing do.
+
+    Args:
+        folders: each is searched six folders deep; pictures' folders and hidden ones are not.
+    Raises:
+        ValueError: a folder is not there, there are several scenes, a checkpoint is damaged or of
+            another stage than its place says, or what is there makes no scene.
+    """
+    roots = [Path(folder).absolute() for folder in folders]
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"There is no folder {root}: give the folder of the official files.")
+    files = _Files(roots)
+    opened = {folder: read_checkpoint(path) for folder, path in files.checkpoints.items()}
+    name, runs = _runs(files, opened)
+    lifted = bool(files.features or (files.latents and files.autoencoders))
+    rgb = None
+    if not runs:
+        for folder, checkpoint in opened.items():
+            if files.level_of(folder) is not None and not lifted:
+                read_checkpoint(checkpoint.path, stage=LANGUAGE)  # says what it is instead
+        name = (files.features or files.latents or roots)[0].parent.name if lifted else name
+        rgbs = [checkpoint.path for checkpoint in opened.values()] or list(files.clouds.values())
+        rgb = files.choose("models without language", rgbs, name)
+    of_cloud = {path: folder for folder, path in files.clouds.items()}
+    model = next((run.path.parent for run in runs.values()), None)
+    if rgb is not None:
+        model = of_cloud.get(rgb, rgb.parent)
+    features = files.choose("folders of features", files.features, name)
+    latents = files.choose("folders of coded features", files.latents, name)
+    autoencoder = files.choose("autoencoders", files.autoencoders, name)
+    colmap = files.choose("COLMAP models", _one_a_project(files.colmap), name)
+    cameras_json = files.cameras.get(model) if model else None
+    found = Found(
+        name=name or roots[0].name,
+        runs=runs,
+        rgb=rgb,
+        autoencoder=autoencoder,
+        colmap=colmap,
+        cameras_json=None if colmap else cameras_json,
+        features=features,
+        latents=latents,
+        resolution=files.cfgs.get(model, {}).get("resolution", -1) if model else -1,
+        found=[],
+        missed=list(files.notes),
+    )
+    _tell(found, files)
+    _check(found)
+    return found
+
+
+def _one_a_project(models: Sequence[Path]) -> list[Path]:
+    """The first COLMAP model of each data folder (sparse/0 before sparse/1), undistorted ones."""
+    plain = [path for path in models if "distorted" not in path.parts] or list(models)
+    first: dict[Path, Path] = {}
+    for path in sorted(plain):
+        above = [parent for parent in path.parents if parent.name == "sparse"]
+        first.setdefault(above[-1] if above else path, path)
+    return list(first.values())
+
+
+def _runs(files: _Files, opened: Mapping[Path, Checkpoint]) -> tuple[str, dict[int, Checkpoint]]:
+    """The scene's name and its runs by level; ("", {}) if there are none.
+
+    Raises:
+        ValueError: there are several scenes, a level is unknown or there twice, or an RGB
+            checkpoint lies where a level's should be.
+    """
+    cases: dict[Path, dict[int, Checkpoint]] = {}
+    for folder, checkpoint in opened.items():
+        if checkpoint.stage == RGB:
+            continue
+        level = files.level_of(folder)
+        if level is None:
+            raise ValueError(
+                f"{files.short(checkpoint.path)} does not say which level it is of: put its "
+                "cfg_args beside it, or let its folder's name end in _1 (subpart), _2 (part) or "
+                "_3 (whole)."
+            )
+        suffix = SUFFIX.fullmatch(folder.name)
+        base = suffix[1] if suffix and int(suffix[2]) == level + 1 else folder.name
+        case = cases.setdefault(folder.parent / base, {})
+        if level in case:
+            raise ValueError(
+                f"{files.short(case[level].path)} and {files.short(checkpoint.path)} are both of "
+                f"level {level + 1} ({LEVELS[level]}): give the folders of one of them only."
+            )
+        case[level] = checkpoint
+    # Runs named freely are one scene if no level comes twice; their Gaussians will tell.
+    merged = {level: run for case in cases.values() for level, run in case.items()}
+    if len(merged) < sum(len(case) for case in cases.values()):
+        listed = ", ".join(files.short(case) for case in list(cases)[:4])
+        raise ValueError(
+            f"There are the runs of {len(cases)} scenes ({listed} ...): give the folders of one."
+        )
+    if not merged:
+        return "", {}
+    base = next(iter(cases))
+    for folder, checkpoint in opened.items():
+        level = files.level_of(folder)
+        beside = SUFFIX.sub(r"\1", folder.name) == base.name
+        if checkpoint.stage == RGB and level is not None and level not in merged and beside:
+            read_checkpoint(checkpoint.path, stage=next(iter(merged.values())).stage)
+    return base.name, dict(sorted(merged.items()))
+
+
+def _tell(found: Found, files: _Files) -> None:
+    """Fill in the lines for the user."""
+
+    def line(what: str, path: Path | None, without: str = "") -> None:
+        if path is not None:
+            found.found.append(f"{what}: {files.short(path)}")
+        elif without:
+            found.missed.append(f"{what}: {without}")
+
+    for level, name in enumerate(LEVELS):
+        run = found.runs.get(level)
+        if run is not None:
+            found.found.append(
+                f"level {level + 1} ({name}): {files.short(run.path)}, {run.stage} stage, "
+                f"iteration {run.iteration:,}, {len(run):,} Gaussians"
+            )
+        elif found.runs:
+            found.missed.append(f"level {level + 1} ({name}): queries will not answer at it")
+    if not found.runs:
+        found.missed.append("level runs: language is lifted from the features")
+        line("model without language", found.rgb, "no chkpntNNNNN.pth, no point_cloud.ply")
+    coded = any(run.stage == LANGUAGE for run in found.runs.values()) or (
+        found.features is None and found.latents is not None
+    )
+    line("autoencoder", found.autoencoder, "best_ckpt.pth turns codes into embeddings" * coded)
+    line("COLMAP model", found.colmap, "cameras.json is used instead" * bool(found.cameras_json))
+    line("cameras", found.cameras_json)
+    needed = "needed to lift language" * (not found.runs and found.latents is None)
+    line("features", found.features, needed)
+    line("coded features", found.latents)
+    for path in files.foreign[:1]:
+        found.missed.append(f"{files.short(path)} is of Occam's LGS, which is not read here")
+
+
+def _check(found: Found) -> None:
+    """Raise ValueError unless what was found makes a scene; the sentence lists what was found."""
+    have = f" Found: {'; '.join(found.found)}." if found.found else ""
+    if not found.runs and found.rgb is None:
+        raise ValueError(
+            "There is no checkpoint (chkpntNNNNN.pth) and no point_cloud.ply: give the model "
+            f"folders that train.py wrote, output/<case>_1, _2 and _3.{have}"
+        )
+    if not found.runs and found.features is None and found.latents is None:
+        raise ValueError(
+            f"{found.rgb} is of the RGB stage and there is nothing of the language stage: add the "
+            "level runs output/<case>_1, _2 and _3, or the data folder with language_features."
+            + have
+        )
+    if found.cameras_json is None and found.colmap is None:
+        raise ValueError(
+            "There are no cameras: add the data folder with sparse/0, or the cameras.json of the "
+            f"model folder.{have}"
+        )
+    needs = any(run.stage == LANGUAGE for run in found.runs.values())
+    if found.autoencoder is None and (needs or (not found.runs and found.features is None)):
+        raise ValueError(
+            "There is no autoencoder, without which the 3-number codes mean nothing: add the "
+            f"folder with its best_ckpt.pth (autoencoder/ckpt/<name>).{have}"
+        )
+    stages = {run.stage for run in found.runs.values()}
+    if len(stages) > 1:
+        raise ValueError(
+            "The level runs are of different stages (LangSplat and LangSplatV2): give runs of one "
+            f"of them.{have}"
+        )
+    runs = list(found.runs.values())
+    for run in runs[1:]:
+        if not _same_gaussians(runs[0], run):
+            raise ValueError(
+                f"The Gaussians of {run.path} ({len(run):,}) are not those of {runs[0].path} "
+                f"({len(runs[0]):,}): give level runs that started from the same RGB checkpoint."
+            )
+
+
+def _same_gaussians(a: Checkpoint, b: Checkpoint) -> bool:
+    # As bits: a mean that is not a number equals itself here.
+    return a.means.shape == b.means.shape and torch.equal(
+        a.means.float().view(torch.int32), b.means.float().view(torch.int32)
+    )
+
+
+# ---------------------------------------------------------------------------- importing
+
+
+def import_official(
+    found: Found,
+    out: Path | str,
+    *,
+    name: str = "",
+    encoder: str = ENCODER,
+    progress: Progress = silent,
+) -> Path:
+    """Make one scene of what `find_official` found.
+
+    Args:
+        out: the scene's folder; new, empty, or an older scene, which is replaced.
+        name: of the scene; empty takes the runs' name.
+        encoder: whose embeddings the features are; the official code knows only one.
+        progress: "Read the model", "Lift language" (where there are no runs), "Save the scene".
+    Returns:
+        The scene's folder.
+    Raises:
+        ValueError: the parts do not fit each other, or cannot be read.
+    """
+    out = Path(out)
+    check_destination(out)
+    progress("Read the model", 0, 1, "")
+    cameras, points = _cameras(found)
+    notes: list[str] = []
+    gaussians, keep = _gaussians(found, notes)
+    language = _language(found, gaussians, keep, cameras, encoder, notes, progress)
+    if language.codec.dim != ENCODER_DIM and encoder == ENCODER:
+        raise ValueError(
+            f"The embeddings have {language.codec.dim} numbers, those of {ENCODER} have "
+            f"{ENCODER_DIM}: say which encoder made them with --encoder."
+        )
+    progress("Read the model", 1, 1, "")
+    if len(points) == 0:
+        points = gaussians.means[:: max(1, len(gaussians) // 10_000)].numpy()
+    up, center, radius = world_frame(cameras, torch.from_numpy(points))
+    start = central_view(cameras)
+    scene = Scene(
+        gaussians=gaussians,
+        cameras=cameras,
+        up=up,
+        center=center,
+        radius=radius,
+        language=language,
+        name=name or found.name,
+        provenance={
+            "langsplat": langsplat.__version__,
+            "imported": {"found": found.found, "missed": found.missed},
+            "notes": notes,
+            "start_view": start,
+        },
+    )
+    progress("Save the scene", 0, 1, "")
+    view = cameras[start]
+    preview = jpeg(render_rgb(scene, view.resized(min(view.width, PREVIEW_WIDTH))))
+    save_scene(scene, out, preview=preview, card=_card(scene))
+    progress("Save the scene", 1, 1, " ".join(notes))
+    return out
+
+
+def _cameras(found: Found) -> tuple[tuple[Camera, ...], NDArray[np.float32]]:
+    points = np.zeros((0, 3), np.float32)
+    if found.colmap is not None:
+        cameras, points = colmap_cameras(found.colmap, resolution=found.resolution)
+    else:
+        assert found.cameras_json is not None
+        cameras = read_cameras(found.cameras_json, resolution=found.resolution)
+    if not cameras:
+        raise ValueError(
+            f"{found.colmap or found.cameras_json} lists no camera: give the data the model was "
+            "trained on."
+        )
+    return cameras, points
+
+
+def _gaussians(found: Found, notes: list[str]) -> tuple[Gaussians, Tensor]:
+    """The usable Gaussians, and which of all they are: [N] bool."""
+    if found.runs:
+        gaussians = next(iter(found.runs.values())).gaussians()
+    else:
+        assert found.rgb is not None
+        cloud = found.rgb.suffix == ".ply"
+        gaussians = read_ply(found.rgb) if cloud else read_checkpoint(found.rgb).gaussians()
+    keep = usable(gaussians)
+    if not bool(keep.all()):
+        notes.append(
+            f"{int((~keep).sum()):,} of {len(keep):,} Gaussians have values that are not finite "
+            "and were left out."
+        )
+        gaussians = gaussians.select(keep)
+    if len(gaussians) == 0:
+        raise ValueError(
+            f"No Gaussian of {found.name} has finite values: use an earlier checkpoint, or train "
+            "again."
+        )
+    return gaussians, keep
+
+
+def _language(
+    found: Found,
+    gaussians: Gaussians,
+    keep: Tensor,
+    cameras: Sequence[Camera],
+    encoder: str,
+    notes: list[str],
+    progress: Progress,
+) -> LanguageField:
+    if not found.runs:
+        return _lifted(found, gaussians, cameras, encoder, notes, progress)
+    return _sparse_field(found.runs, keep, encoder)
+
+
+def _sparse_field(runs: Mapping[int, Checkpoint], keep: Tensor, encoder: str) -> LanguageField:
+    """LangSplatV2's field: each level has codebooks, and a Gaussian the softmax of its top 4.
+
+    Residual codebooks are one codebook for us: their codewords are added up all the same.
+    """
+    shapes = {
+        level: run.codebooks.shape for level, run in runs.items() if run.codebooks is not None
+    }
+    sizes = {shape[2] for shape in shapes.values()}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The level runs have embeddings of different sizes ({sorted(sizes)}): give runs of "
+            "one training."
+        )
+    n = int(keep.sum())
+    size = max(layers * words for layers, words, _ in shapes.values())
+    entries = max(layers * min(TOP, words) for layers, words, _ in shapes.values())
+    codewords = torch.zeros(len(LEVELS), size, sizes.pop())
+    rows = torch.zeros(len(LEVELS), n, entries, dtype=torch.int32)
+    codes, mass = torch.zeros(len(LEVELS), n, entries), torch.zeros(len(LEVELS), n)
+    for level, run in runs.items():
+        assert run.codebooks is not None and run.logits is not None
+        layers, words, _ = run.codebooks.shape
+        codewords[level, : layers * words] = run.codebooks.flatten(0, 1)
+        logits = run.logits[keep].float()
+        # They start at zero and are moved only by views that see the Gaussian.
+        mass[level] = (logits != 0).any(dim=1)
+        for layer in range(layers):
+            part = logits[:, layer * words : (layer + 1) * words]
+            top, picked = part.topk(min(TOP, words), dim=1)
+            at = slice(layer * top.shape[1], (layer + 1) * top.shape[1])
+            # The softmax of the top logits is that of all, cut and summing to 1 again.
+            codes[level, :, at] = top.softmax(dim=1) / layers
+            rows[level, :, at] = picked + layer * words
+    codes *= (mass > 0)[..., None]
+    return LanguageField(rows, codes, mass, Codebook(codewords), encoder)
+
+
+def _lifted(
+    found: Found,
+    gaussians: Gaussians,
+    cameras: Sequence[Camera],
+    encoder: str,
+    notes: list[str],
+    progress: Progress,
+) -> LanguageField:
+    """The field lifted from the features of the preprocessing, without any training."""
+    folder = found.features or found.latents
+    assert folder is not None
+    seen = [camera for camera in cameras if (folder / f"{stem_of(camera.name)}_s.npy").is_file()]
+    if not seen:
+        raise ValueError(
+            f"{folder} has no features of {cameras[0].name or 'the cameras'} ({len(cameras)} "
+            "views): give the features of the same photos."
+        )
+    if len(seen) < len(cameras):
+        notes.append(f"{len(cameras) - len(seen)} of {len(cameras)} views have no features.")
+    views, small = [], []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for camera in seen:
+            size = (camera.width, camera.height)
+            view = read_features(folder, stem_of(camera.name), size=size)
+            shrunk = camera.resized(round(camera.width * min(1.0, LIFTING_SIDE / max(size))))
+            segments = _resized(view.segments, (shrunk.width, shrunk.height))
+            views.append(SegmentFeatures(segments, view.embeddings))
+            small.append(shrunk)
+    if caught:
+        notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
+    return fit_language(gaussians, small, views, encoder, progress=progress)
+
+
+def _card(scene: Scene) -> str:
+    """README.md of an imported scene."""
+    imported = scene.provenance["imported"]
+    lines = [
+        "---",
+        "library_name: langsplat",
+        "tags: [gaussian-splatting, langsplat, 3d, open-vocabulary]",
+        "---",
+        f"# {scene.name}",
+        "",
+        "A 3D scene of Gaussians with language features: type words, see where they are.",
+        "",
+        "![preview](preview.jpg)",
+        "",
+        f"- {len(scene.gaussians):,} Gaussians, {len(scene.cameras)} views",
+        f"- encoder `{scene.language.encoder if scene.language else 'none'}`",
+        f"- imported by langsplat {scene.provenance['langsplat']} from official files:",
+        *(f"  - {line}" for line in imported["found"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------------- exporting
+
+
+def export_official(scene: Scene, out: Path | str, *, progress: Progress = silent) -> Path:
+    """Write a scene as the official code's files.
+
+    `point_cloud/iteration_30000/point_cloud.ply`, `cameras.json` and `cfg_args` are a model folder
+    of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold what it
+    says at each pixel of each of its views: the codeword that weighs most there, and -1 where
+    described Gaussians do not paint most of the pixel.
+
+    Args:
+        out: a new or empty folder; it appears whole or not at all.
+        progress: "Write features", a step a view.
+    Raises:
+        ValueError: `out` is in use, or two views' names are the same up to the first dot.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty: choose a new folder for the files.")
+    stems = [stem_of(camera.name) or f"{index:05d}" for index, camera in enumerate(scene.cameras)]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(
+            f"Two views are called {twice!r} up to the first dot, which is all the official code "
+            "looks at: rename the photos and build the scene again."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        write_ply(scene.gaussians, partial / "point_cloud/iteration_30000/point_cloud.ply")
+        _write_cameras(scene.cameras, stems, partial / "cameras.json")
+        settings = "sh_degree=3, source_path='', model_path='', images='images', resolution=-1"
+        (partial / "cfg_args").write_text(
+            f"Namespace({settings}, white_background=False, data_device='cpu', eval=False)"
+        )
+        if scene.language is not None:
+            for index, (stem, camera) in enumerate(zip(stems, scene.cameras, strict=True)):
+                write_features(partial / FEATURES[0], stem, _said_in(scene, camera))
+                progress("Write features", index + 1, len(stems), "")
+        partial.chmod(0o755)  # temporary names come closed to others
+        if out.exists():
+            out.rmdir()
+        os.rename(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return out
+
+
+def _write_cameras(cameras: Sequence[Camera], stems: Sequence[str], path: Path) -> None:
+    entries = []
+    for index, (camera, stem) in enumerate(zip(cameras, stems, strict=True)):
+        to_world = camera.camtoworld.double()
+        entry = {
+            "id": index,
+            "img_name": stem,
+            "width": camera.width,
+            "height": camera.height,
+            "position": to_world[:3, 3].tolist(),
+            "rotation": to_world[:3, :3].tolist(),
+            "fy": float(camera.K[1, 1]),
+            "fx": float(camera.K[0, 0]),
+        }
+        entries.append(entry)
+    path.write_text(json.dumps(entries))
+
+
+def _said_in(scene: Scene, camera: Camera) -> SegmentFeatures:
+    """What the scene's language field says at each pixel of a view."""
+    language = scene.language
+    assert language is not None
+    segments, embeddings = [], []
+    for level in range(len(language.levels)):
+        weights, _ = render(scene.gaussians, camera, values=language.dense(level))
+        best = weights.argmax(dim=2)
+        best[weights.sum(dim=2) < MIN_SUPPORT] = -1
+        present, ids = best.unique(return_inverse=True)
+        first = int(len(present) > 0 and int(present[0]) < 0)  # -1 is the first, if it is there
+        segments.append((ids - first).int().cpu().numpy())
+        rows = language.codec.codewords[level][present[first:]]
+        embeddings.append(F.normalize(rows.float(), dim=1))
+    return SegmentFeatures(np.stack(segments), embeddings)

@@ -18,6 +18,7 @@ LAYERS = [
 ALLOWED_SIDEWAYS = {
     ("language", "features"),
     ("train", "capture"),
+    ("official", "build"),  # an imported scene is finished as a built one
     ("encoders", "hub"),  # one way to fetch weights, and to tell that there is no network
     ("sam", "hub"),
     ("masks", "sam"),  # one registry of segmenters

@@ -1,5 +1,6 @@
 """Official LangSplat files: what is read, what is refused, and in which words."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,8 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from langsplat.__main__ import main
 from langsplat.official import (
+    ENCODER,
     colmap_cameras,
+    find_official,
+    import_official,
     load_untrusted,
     read_cameras,
     read_cfg_args,
@@ -21,8 +26,9 @@ from langsplat.official import (
     write_features,
     write_ply,
 )
+from langsplat.query import SceneQuery
 from langsplat.rasterize import render
-from langsplat.scene import Camera
+from langsplat.scene import SCENE_FILE, Camera, load_scene
 from tests import official_files as files
 
 EMBEDDINGS = F.normalize(torch.randn(2, 512, generator=torch.Generator().manual_seed(5)), dim=1)
@@ -296,3 +302,196 @@ def test_bad_features_are_refused_in_a_sentence(tmp_path):
     refused("not a readable array of numbers: copy it")
     rows_file.unlink()
     refused("f.npy is missing: run")
+
+
+# ---------------------------------------------------------------------------- whole projects
+
+
+class Words:
+    """An encoder that knows three words; the others lie across."""
+
+    name = ENCODER
+    dim = 512
+    image_size = 224
+
+    def encode_texts(self, texts):
+        known = {"red ball": EMBEDDINGS[0], "blue ball": EMBEDDINGS[1]}
+        across = torch.zeros(512)
+        return torch.stack([known.get(text, across) for text in texts])
+
+
+def asked(scene_folder, text: str):
+    """Where on the Gaussians and in the middle view a text is found."""
+    scene = load_scene(scene_folder)
+    answer = SceneQuery(scene, Words()).ask(text, scene.cameras[files.VIEWS // 2])
+    right = scene.gaussians.means[:, 0] > 0
+    scores = torch.from_numpy(answer.gaussian_relevancy)
+    left_half, right_half = answer.relevancy[:, :32], answer.relevancy[:, 32:]
+    return scores[~right].mean(), scores[right].mean(), left_half.max(), right_half.max()
+
+
+def assert_answers(scene_folder) -> None:
+    """Each ball's Gaussians and pixels answer to its own words, and the other ball's do not."""
+    left, right, left_pixels, right_pixels = asked(scene_folder, "red ball")
+    assert left > 0.9 and right < 0.65 and left_pixels > 0.9 and left_pixels > right_pixels + 0.1
+    left, right, left_pixels, right_pixels = asked(scene_folder, "blue ball")
+    assert right > 0.9 and left < 0.65 and right_pixels > 0.9 and right_pixels > left_pixels + 0.1
+
+
+def v2_runs(root):
+    """output/teatime_{1,2,3} of LangSplatV2, each level with a codebook of its own."""
+    for level in (1, 2, 3):
+        run = root / f"output/teatime_{level}"
+        other = F.normalize(torch.randn(62, 512, generator=torch.Generator().manual_seed(level)))
+        book = torch.cat([2.0 * EMBEDDINGS, other])[None]
+        files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", codebook=book)
+        files.write_checkpoint(run / "chkpnt2000.pth", "RGB", 10)  # an older one is not looked at
+        files.write_cfg_args(run / "cfg_args", feature_level=level)
+    return root
+
+
+def test_three_runs_of_langsplat_v2_become_a_scene_that_answers(tmp_path, capsys):
+    root = v2_runs(tmp_path / "project")
+    files.write_colmap(root / "teatime/sparse/0")
+    files.write_features(root / "teatime/language_features", EMBEDDINGS)
+    out = tmp_path / "scene"
+    assert main(["import", str(root), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "found   level 2 (part): project/output/teatime_2/chkpnt10000.pth, LangSplatV2" in said
+    assert "found   COLMAP model: project/teatime/sparse/0" in said
+    scene = load_scene(out)
+    assert scene.name == "teatime" and scene.gaussians.near == 0.2
+    assert [camera.name for camera in scene.cameras] == files.names()
+    assert scene.language.encoder == ENCODER and bool((scene.language.mass == 1).all())
+    assert {path.name for path in out.iterdir()} == {SCENE_FILE, "preview.jpg", "README.md"}
+    assert_answers(out)
+
+
+def test_features_and_a_model_without_language_are_lifted_to_a_scene(tmp_path, capsys):
+    root = tmp_path / "teatime"
+    files.write_ply(root / "output/rgb/point_cloud/iteration_30000/point_cloud.ply")
+    files.write_ply(root / "output/rgb/point_cloud/iteration_7000/point_cloud.ply", 5)
+    files.write_cameras_json(root / "output/rgb/cameras.json")
+    files.write_features(root / "language_feature", EMBEDDINGS, size=(128, 96))
+    (root / "language_feature/frame_00002_s.npy").unlink()
+    out = tmp_path / "scene"
+    assert main(["import", str(root), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "missed  level runs: language is lifted from the features" in said
+    scene = load_scene(out)
+    assert len(scene.gaussians) == 200 and scene.name == "teatime"
+    notes = " ".join(scene.provenance["notes"])
+    assert "1 of 8 views have no features." in notes
+    assert "_s.npy is 128 x 96 but its picture is 64 x 48" in notes and "in 7 of 7 views" in notes
+    assert_answers(out)
+
+
+def test_an_exported_scene_is_an_official_project_that_can_be_imported(tmp_path, capsys):
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    main(["import", str(root), "--out", str(tmp_path / "scene")])
+    assert main(["export", str(tmp_path / "scene"), "--out", str(tmp_path / "files")]) == 0
+    view = read_features(tmp_path / "files/language_features", "frame_00005")
+    assert view.segments.shape == (3, 48, 64)
+    for ids, rows in zip(view.segments, view.embeddings, strict=True):
+        assert (ids[0] == -1).all() and {ids[24, 18], ids[24, 45]} == {0, 1}
+        assert torch.allclose(rows[[ids[24, 18], ids[24, 45]]], EMBEDDINGS, atol=2e-3)
+    assert main(["import", str(tmp_path / "files"), "--out", str(tmp_path / "again")]) == 0
+    first, second = load_scene(tmp_path / "scene"), load_scene(tmp_path / "again")
+    assert torch.equal(first.gaussians.means, second.gaussians.means)
+    assert torch.allclose(first.gaussians.scales, second.gaussians.scales, rtol=1e-5)
+    for a, b in zip(first.cameras, second.cameras, strict=True):
+        assert torch.allclose(a.viewmat, b.viewmat, atol=1e-5) and torch.allclose(a.K, b.K)
+    assert_answers(tmp_path / "again")
+    assert main(["export", str(tmp_path / "scene"), "--out", str(tmp_path / "files")]) == 1
+    assert "exists and is not empty: choose a new folder" in capsys.readouterr().err
+
+
+def test_gaussians_that_are_not_finite_are_left_out_with_their_language(tmp_path):
+    root = tmp_path / "project"
+    params = list(files.elements("LangSplatV2", codebook=EMBEDDINGS[None]))
+    params[1].data[0, 0] = params[4].data[6, 1] = float("nan")
+    for level in (1, 2, 3):
+        run = root / f"output/teatime_{level}"
+        files.write_cameras_json(run / "cameras.json")
+        torch.save((tuple(params), 7000), run / "chkpnt7000.pth")
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    assert len(scene.gaussians) == scene.language.mass.shape[1] == 198
+    assert scene.provenance["notes"] == [
+        "2 of 200 Gaussians have values that are not finite and were left out."
+    ]
+    assert_answers(tmp_path / "scene")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("wrong stage", r"teatime_2/chkpnt30000\.pth is a checkpoint of the RGB stage"),
+        (
+            "two scenes",
+            r"There are the runs of 2 scenes \(project/output/ramen, project/output/tea",
+        ),
+        ("no level", r"runs/chkpnt10000\.pth does not say which level it is of: put its cfg_args"),
+        ("other Gaussians", r"not those of .*: give level runs that started from the same RGB"),
+        ("no cameras", r"There are no cameras: add the data folder with sparse/0.* Found: level 1"),
+        ("RGB alone", r"is of the RGB stage and there is nothing of the language stage: add the"),
+        ("nothing", r"There is no checkpoint \(chkpntNNNNN\.pth\) and no point_cloud\.ply: give"),
+        (
+            "two data",
+            r"several COLMAP models \(project/a/sparse/0, project/b/sparse/0\): give only",
+        ),
+        ("no folder", r"There is no folder .*absent: give"),
+    ],
+)
+def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, says):
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    run = root / "output/teatime_2"
+    if spoil == "wrong stage":
+        (run / "chkpnt10000.pth").unlink()
+        files.write_checkpoint(run / "chkpnt30000.pth", "RGB")
+    elif spoil == "two scenes":
+        for level in (1, 2, 3):
+            shutil.copytree(root / f"output/teatime_{level}", root / f"output/ramen_{level}")
+    elif spoil == "no level":
+        (run / "cfg_args").unlink()
+        run.rename(root / "output/runs")
+    elif spoil == "other Gaussians":
+        book = EMBEDDINGS[None]
+        files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", 100, codebook=book)
+    elif spoil == "no cameras":
+        (root / "output/teatime_1/cameras.json").unlink()
+    elif spoil in ("RGB alone", "nothing"):
+        shutil.rmtree(root)
+        root.mkdir()
+        if spoil == "RGB alone":
+            files.write_checkpoint(root / "model/chkpnt30000.pth", "RGB")
+    elif spoil == "two data":
+        files.write_colmap(root / "a/sparse/0")
+        files.write_colmap(root / "b/sparse/0")
+    with pytest.raises(ValueError, match=says):
+        find_official([root / "absent" if spoil == "no folder" else root])
+
+
+def test_runs_are_found_through_links_and_in_folders_given_one_by_one(tmp_path):
+    root = v2_runs(tmp_path / "project")
+    files.write_colmap(root / "data/sparse/0")
+    files.write_colmap(root / "data/sparse/1")
+    files.write_colmap(root / "data/distorted/sparse/0")
+    (root / "output/loop").symlink_to(root)
+    found = find_official([*(root / f"output/teatime_{k}" for k in (3, 1, 2)), root / "data"])
+    assert list(found.runs) == [0, 1, 2] and found.name == "teatime"
+    assert found.colmap == root / "data/sparse/0"
+    again = find_official([root])
+    assert [run.path for run in again.runs.values()] == [run.path for run in found.runs.values()]
+
+
+def test_a_missing_level_is_said_and_does_not_answer(tmp_path):
+    root = v2_runs(tmp_path / "project")
+    files.write_colmap(root / "sparse/0")
+    shutil.rmtree(root / "output/teatime_1")
+    found = find_official([root])
+    assert found.missed == ["level 1 (subpart): queries will not answer at it"]
+    folder = import_official(found, tmp_path / "scene")
+    assert load_scene(folder).language.mass.sum(dim=1).tolist() == [0, 200, 200]
+    assert_answers(folder)
