@@ -40,7 +40,7 @@ import langsplat
 from langsplat.build import central_view, jpeg
 from langsplat.cameras import world_frame
 from langsplat.capture import holds_colmap, ply_vertices, read_colmap
-from langsplat.codec import Codebook
+from langsplat.codec import Autoencoder, Codebook
 from langsplat.features import SegmentFeatures
 from langsplat.language import fit_language
 from langsplat.progress import Progress, silent
@@ -70,6 +70,7 @@ HOW: Mapping[str, str] = {
 ENCODER_DIM = 512
 TOP = 4  # codewords a Gaussian of LangSplatV2 keeps
 MAX_CFG_BYTES = 1_000_000
+LATENT_STEP = 1 / 16  # latents this near, about 4 degrees, are written as one feature
 PREVIEW_WIDTH = 640  # pixels
 LIFTING_SIDE = 480  # pixels of the label maps' long side when language is lifted from them
 
@@ -206,6 +207,25 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
                 f"{list(codebooks.shape)}."
             )
     return Checkpoint(path, found, iteration, raw, language, logits, codebooks)
+
+
+def read_autoencoder(path: Path | str) -> Autoencoder:
+    """The autoencoder in a best_ckpt.pth.
+
+    Raises:
+        ValueError: it is damaged, could run code, or is something else.
+    """
+    content = load_untrusted(path, "autoencoder")
+    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise ValueError(
+            f"{path} is not an autoencoder: give the best_ckpt.pth that LangSplat's "
+            "autoencoder/train.py writes."
+        )
+    try:
+        # Copies, so that the file can be closed.
+        return Autoencoder.from_tensors({str(k): t.clone() for k, t in content.items()})
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used. {error}") from None
 
 
 def _part(path: Path, name: str, value: Any, shape: Sequence[int | None]) -> Tensor:
@@ -1035,7 +1055,31 @@ def _language(
 ) -> LanguageField:
     if not found.runs:
         return _lifted(found, gaussians, cameras, encoder, notes, progress)
-    return _sparse_field(found.runs, keep, encoder)
+    if next(iter(found.runs.values())).stage == SPARSE:
+        return _sparse_field(found.runs, keep, encoder)
+    assert found.autoencoder is not None
+    return _latent_field(found.runs, keep, found.autoencoder, encoder)
+
+
+def _latent_field(
+    runs: Mapping[int, Checkpoint], keep: Tensor, autoencoder: Path, encoder: str
+) -> LanguageField:
+    """LangSplat's field: latents, which are blended with unit length."""
+    codec = read_autoencoder(autoencoder)
+    n = int(keep.sum())
+    codes, mass = torch.zeros(len(LEVELS), n, codec.latent), torch.zeros(len(LEVELS), n)
+    for level, run in runs.items():
+        assert run.language is not None
+        if run.language.shape[1] != codec.latent:
+            raise ValueError(
+                f"{run.path} has codes of {run.language.shape[1]} numbers but {autoencoder} "
+                f"decodes {codec.latent}: give the autoencoder that the run was trained with."
+            )
+        latents = run.language[keep].float()
+        # They start at zero and are moved only by views that see the Gaussian.
+        mass[level] = (latents != 0).any(dim=1)
+        codes[level] = F.normalize(latents, dim=1)
+    return LanguageField(None, codes, mass, codec, encoder)
 
 
 def _sparse_field(runs: Mapping[int, Checkpoint], keep: Tensor, encoder: str) -> LanguageField:
@@ -1087,6 +1131,8 @@ def _lifted(
     """The field lifted from the features of the preprocessing, without any training."""
     folder = found.features or found.latents
     assert folder is not None
+    coded = found.features is None
+    codec = read_autoencoder(found.autoencoder) if coded and found.autoencoder else None
     seen = [camera for camera in cameras if (folder / f"{stem_of(camera.name)}_s.npy").is_file()]
     if not seen:
         raise ValueError(
@@ -1103,7 +1149,8 @@ def _lifted(
             view = read_features(folder, stem_of(camera.name), size=size)
             shrunk = camera.resized(round(camera.width * min(1.0, LIFTING_SIDE / max(size))))
             segments = _resized(view.segments, (shrunk.width, shrunk.height))
-            views.append(SegmentFeatures(segments, view.embeddings))
+            rows = [codec.decode(part) if codec else part for part in view.embeddings]
+            views.append(SegmentFeatures(segments, rows))
             small.append(shrunk)
     if caught:
         notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
@@ -1140,8 +1187,8 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
 
     `point_cloud/iteration_30000/point_cloud.ply`, `cameras.json` and `cfg_args` are a model folder
     of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold what it
-    says at each pixel of each of its views: the codeword that weighs most there, and -1 where
-    described Gaussians do not paint most of the pixel.
+    says at each pixel of each of its views: the codeword that weighs most there, or the decoded
+    latent; -1 where described Gaussians do not paint most of the pixel.
 
     Args:
         out: a new or empty folder; it appears whole or not at all.
@@ -1206,12 +1253,22 @@ def _said_in(scene: Scene, camera: Camera) -> SegmentFeatures:
     assert language is not None
     segments, embeddings = [], []
     for level in range(len(language.levels)):
-        weights, _ = render(scene.gaussians, camera, values=language.dense(level))
-        best = weights.argmax(dim=2)
-        best[weights.sum(dim=2) < MIN_SUPPORT] = -1
-        present, ids = best.unique(return_inverse=True)
-        first = int(len(present) > 0 and int(present[0]) < 0)  # -1 is the first, if it is there
-        segments.append((ids - first).int().cpu().numpy())
-        rows = language.codec.codewords[level][present[first:]]
+        described = (language.mass[level] > 0).float()[:, None]
+        values = torch.cat([language.values(level), described], dim=1)
+        image, _ = render(scene.gaussians, camera, values)
+        seen = image[..., -1] >= MIN_SUPPORT
+        codes = image[..., :-1][seen]  # [pixels, V or D]
+        if isinstance(language.codec, Codebook):
+            present, ids = codes.argmax(dim=1).unique(return_inverse=True)
+            rows = language.codec.codewords[level][present]
+        else:
+            # Latents vary smoothly: those of one cell of a lattice share an embedding.
+            latents = F.normalize(codes, dim=1)
+            cells, ids = (latents / LATENT_STEP).round().unique(dim=0, return_inverse=True)
+            sums = torch.zeros_like(cells).index_add_(0, ids, latents)
+            rows = language.codec.decode(sums)
+        labels = torch.full(seen.shape, -1, dtype=torch.int32)
+        labels[seen] = ids.int()
+        segments.append(labels.numpy())
         embeddings.append(F.normalize(rows.float(), dim=1))
     return SegmentFeatures(np.stack(segments), embeddings)

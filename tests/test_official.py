@@ -1,8 +1,7 @@
 """Official LangSplat files: what is read, what is refused, and in which words."""
 
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from langsplat.__main__ import main
+from langsplat.codec import Autoencoder, AutoencoderConfig, fit_autoencoder
 from langsplat.official import (
     ENCODER,
     colmap_cameras,
     find_official,
     import_official,
     load_untrusted,
+    read_autoencoder,
     read_cameras,
     read_cfg_args,
     read_checkpoint,
@@ -72,15 +73,13 @@ def test_the_wrong_stage_is_called_by_its_name(tmp_path):
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
     trap = tmp_path / "ran"
-    writer = (
-        "import sys, pathlib, torch\n"
-        "class Trap:\n"
-        "    def __reduce__(self):\n"
-        "        return (pathlib.Path.touch, (pathlib.Path(sys.argv[2]),))\n"
-        "torch.save(((3, Trap()), 1), sys.argv[1])"
-    )
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (trap,))
+
     path = tmp_path / "chkpnt1.pth"
-    subprocess.run([sys.executable, "-c", writer, path, trap], check=True)
+    torch.save(((3, Trap()), 1), path)
     for opened in (read_checkpoint, load_untrusted):
         with pytest.raises(ValueError, match="could run code, so it was not opened: get"):
             opened(path)
@@ -365,6 +364,104 @@ def test_three_runs_of_langsplat_v2_become_a_scene_that_answers(tmp_path, capsys
     assert scene.language.encoder == ENCODER and bool((scene.language.mass == 1).all())
     assert {path.name for path in out.iterdir()} == {SCENE_FILE, "preview.jpg", "README.md"}
     assert_answers(out)
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> Autoencoder:
+    """Trained to carry the two balls' embeddings and little else."""
+    codec, cosine = fit_autoencoder(EMBEDDINGS.repeat(8, 1), AutoencoderConfig(rounds=20))
+    assert cosine > 0.98
+    return codec
+
+
+def v1_project(root, autoencoder: Autoencoder):
+    """LangSplat's own: three level runs, the autoencoder of the scene and one of another."""
+    latents = autoencoder.encode(EMBEDDINGS)
+    for level in (1, 2, 3):
+        run = root / f"output/teatime_{level}"
+        files.write_checkpoint(run / "chkpnt30000.pth", "language", latents=latents)
+        files.write_checkpoint(run / "chkpnt7000.pth", "language", 10)
+        files.write_cfg_args(run / "cfg_args", feature_level=level)
+    files.write_checkpoint(root / "data/teatime/output/teatime/chkpnt30000.pth", "RGB")
+    files.write_colmap(root / "data/teatime/sparse/0")
+    for name in ("teatime", "ramen"):
+        path = root / f"autoencoder/ckpt/{name}/best_ckpt.pth"
+        path.parent.mkdir(parents=True)
+        state = autoencoder.tensors() if name == "teatime" else files.autoencoder_state()
+        torch.save(state, path)
+    return root
+
+
+def test_three_level_runs_and_their_autoencoder_become_a_scene_that_answers(
+    tmp_path, capsys, autoencoder
+):
+    root = v1_project(tmp_path / "project", autoencoder)
+    out = tmp_path / "scene"
+    assert main(["import", str(root), "--out", str(out), "--name", "tea"]) == 0
+    said = capsys.readouterr().out
+    assert "found   level 3 (whole): project/output/teatime_3/chkpnt30000.pth, language" in said
+    assert "found   autoencoder: project/autoencoder/ckpt/teatime/best_ckpt.pth" in said
+    scene = load_scene(out)
+    assert scene.name == "tea" and scene.gaussians.near == 0.2
+    assert scene.language.codec.kind == "autoencoder" and scene.language.encoder == ENCODER
+    assert_answers(out)
+    assert main(["export", str(out), "--out", str(tmp_path / "files")]) == 0
+    view = read_features(tmp_path / "files/language_features", "frame_00005")
+    for ids, rows in zip(view.segments, view.embeddings, strict=True):
+        assert ids[0, 0] == -1 and len(rows) < 40
+        cosines = (rows[[ids[24, 18], ids[24, 45]]] * EMBEDDINGS).sum(1)
+        assert cosines.min() > 0.95
+
+
+def test_an_autoencoder_of_other_latents_is_refused_in_a_sentence(tmp_path, autoencoder):
+    root = v1_project(tmp_path / "project", autoencoder)
+    path = root / "autoencoder/ckpt/teatime/best_ckpt.pth"
+    torch.save(files.autoencoder_state(latent=8), path)
+    with pytest.raises(
+        ValueError, match=r"has codes of 3 numbers but .*teatime/best_ckpt\.pth decod"
+    ):
+        import_official(find_official([root]), tmp_path / "scene")
+    torch.save(files.autoencoder_state(embedding=768), path)
+    with pytest.raises(
+        ValueError, match=r"have 768 numbers, those of open_clip:ViT-B-16.* 512: say"
+    ):
+        import_official(find_official([root]), tmp_path / "scene")
+    assert not (tmp_path / "scene").exists()
+    shutil.rmtree(root / "autoencoder")
+    with pytest.raises(ValueError, match=r"no autoencoder, .*: add the folder with its best_ckpt"):
+        find_official([root])
+
+
+def test_what_is_no_autoencoder_is_refused_in_a_sentence(tmp_path):
+    path = files.write_checkpoint(tmp_path / "best_ckpt.pth", "RGB")
+    with pytest.raises(ValueError, match=r"best_ckpt\.pth is not an autoencoder: give the best"):
+        read_autoencoder(path)
+    state = files.autoencoder_state()
+    del state["decoder.6.bias"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"best_ckpt\.pth cannot be used\. decoder\.6\.bias"):
+        read_autoencoder(path)
+
+
+def test_official_autoencoders_decode_as_their_layers_say(tmp_path):
+    state = files.autoencoder_state()
+    torch.save(state, tmp_path / "best_ckpt.pth")
+    x = latent = torch.tensor([[0.6, -0.8, 0.0]])
+    for index in range(0, 13, 2):
+        x = x @ state[f"decoder.{index}.weight"].T + state[f"decoder.{index}.bias"]
+        x = x.relu() if index < 12 else x / x.norm()
+    assert torch.allclose(read_autoencoder(tmp_path / "best_ckpt.pth").decode(latent), x, atol=1e-5)
+
+
+def test_coded_features_are_lifted_through_their_autoencoder(tmp_path, autoencoder):
+    root = v1_project(tmp_path / "project", autoencoder)
+    shutil.rmtree(root / "output")
+    files.write_features(
+        root / "data/teatime/language_features_dim3", autoencoder.encode(EMBEDDINGS)
+    )
+    found = find_official([root])
+    assert found.autoencoder == root / "autoencoder/ckpt/teatime/best_ckpt.pth"
+    assert_answers(import_official(found, tmp_path / "scene"))
 
 
 def test_features_and_a_model_without_language_are_lifted_to_a_scene(tmp_path, capsys):
