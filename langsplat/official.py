@@ -626,7 +626,8 @@ class Found:
 
     Attributes:
         name: of the scene.
-        runs: level (0 subpart, 1 part, 2 whole) -> its run, of the stage language or LangSplatV2.
+        runs: level (0 subpart, 1 part, 2 whole) -> its checkpoint.
+        stage: of the runs, language or LangSplatV2.
         rgb: the model without language, where there are no runs: a checkpoint or a point cloud.
         autoencoder: best_ckpt.pth.
         colmap: the folder of the COLMAP model. cameras_json: where there is none.
@@ -636,7 +637,8 @@ class Found:
     """
 
     name: str
-    runs: dict[int, Checkpoint]
+    runs: dict[int, Path]
+    stage: str
     rgb: Path | None
     autoencoder: Path | None
     colmap: Path | None
@@ -781,29 +783,32 @@ def find_official(folders: Sequence[Path | str]) -> Found:
         rgbs = [checkpoint.path for checkpoint in opened.values()] or list(files.clouds.values())
         rgb = files.choose("models without language", rgbs, name)
     of_cloud = {path: folder for folder, path in files.clouds.items()}
-    model = next((run.path.parent for run in runs.values()), None)
+    models = [run.path.parent for run in runs.values()]
     if rgb is not None:
-        model = of_cloud.get(rgb, rgb.parent)
+        models = [of_cloud.get(rgb, rgb.parent)]
     features = files.choose("folders of features", files.features, name)
     latents = files.choose("folders of coded features", files.latents, name)
     autoencoder = files.choose("autoencoders", files.autoencoders, name)
     colmap = files.choose("COLMAP models", _one_a_project(files.colmap), name)
-    cameras_json = files.cameras.get(model) if model else None
+    cameras_json = [files.cameras[model] for model in models if model in files.cameras]
+    resolutions = [files.cfgs.get(model, {}).get("resolution", -1) for model in models]
     found = Found(
         name=name or roots[0].name,
-        runs=runs,
+        runs={level: run.path for level, run in runs.items()},
+        stage=next((run.stage for run in runs.values()), RGB),
         rgb=rgb,
         autoencoder=autoencoder,
         colmap=colmap,
-        cameras_json=None if colmap else cameras_json,
+        cameras_json=None if colmap or not cameras_json else cameras_json[0],
         features=features,
         latents=latents,
-        resolution=files.cfgs.get(model, {}).get("resolution", -1) if model else -1,
+        resolution=resolutions[0] if resolutions else -1,
         found=[],
         missed=list(files.notes),
     )
-    _tell(found, files)
+    _tell(found, files, runs)
     _check(found)
+    _check_runs(list(runs.values()))
     return found
 
 
@@ -862,7 +867,7 @@ def _runs(files: _Files, opened: Mapping[Path, Checkpoint]) -> tuple[str, dict[i
     return base.name, dict(sorted(merged.items()))
 
 
-def _tell(found: Found, files: _Files) -> None:
+def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
     """Fill in the lines for the user."""
 
     def line(what: str, path: Path | None, without: str = "") -> None:
@@ -872,24 +877,22 @@ def _tell(found: Found, files: _Files) -> None:
             found.missed.append(f"{what}: {without}")
 
     for level, name in enumerate(LEVELS):
-        run = found.runs.get(level)
+        run = runs.get(level)
         if run is not None:
             found.found.append(
                 f"level {level + 1} ({name}): {files.short(run.path)}, {run.stage} stage, "
                 f"iteration {run.iteration:,}, {len(run):,} Gaussians"
             )
-        elif found.runs:
+        elif runs:
             found.missed.append(f"level {level + 1} ({name}): queries will not answer at it")
-    if not found.runs:
+    if not runs:
         found.missed.append("level runs: language is lifted from the features")
         line("model without language", found.rgb, "no chkpntNNNNN.pth, no point_cloud.ply")
-    coded = any(run.stage == LANGUAGE for run in found.runs.values()) or (
-        found.features is None and found.latents is not None
-    )
+    coded = found.stage == LANGUAGE or (found.features is None and found.latents is not None)
     line("autoencoder", found.autoencoder, "best_ckpt.pth turns codes into embeddings" * coded)
     line("COLMAP model", found.colmap, "cameras.json is used instead" * bool(found.cameras_json))
     line("cameras", found.cameras_json)
-    needed = "needed to lift language" * (not found.runs and found.latents is None)
+    needed = "needed to lift language" * (not runs and found.latents is None)
     line("features", found.features, needed)
     line("coded features", found.latents)
     for path in files.foreign[:1]:
@@ -915,19 +918,21 @@ def _check(found: Found) -> None:
             "There are no cameras: add the data folder with sparse/0, or the cameras.json of the "
             f"model folder.{have}"
         )
-    needs = any(run.stage == LANGUAGE for run in found.runs.values())
-    if found.autoencoder is None and (needs or (not found.runs and found.features is None)):
+    coded = found.stage == LANGUAGE or (not found.runs and found.features is None)
+    if found.autoencoder is None and coded:
         raise ValueError(
             "There is no autoencoder, without which the 3-number codes mean nothing: add the "
             f"folder with its best_ckpt.pth (autoencoder/ckpt/<name>).{have}"
         )
-    stages = {run.stage for run in found.runs.values()}
-    if len(stages) > 1:
+
+
+def _check_runs(runs: Sequence[Checkpoint]) -> None:
+    """Raise ValueError unless the runs are of one training."""
+    if len({run.stage for run in runs}) > 1:
         raise ValueError(
-            "The level runs are of different stages (LangSplat and LangSplatV2): give runs of one "
-            f"of them.{have}"
+            "The level runs are of different stages (LangSplat and LangSplatV2): give the folders "
+            "of one of them only."
         )
-    runs = list(found.runs.values())
     for run in runs[1:]:
         if not _same_gaussians(runs[0], run):
             raise ValueError(
@@ -971,14 +976,15 @@ def import_official(
     progress("Read the model", 0, 1, "")
     cameras, points = _cameras(found)
     notes: list[str] = []
-    gaussians, keep = _gaussians(found, notes)
-    language = _language(found, gaussians, keep, cameras, encoder, notes, progress)
+    gaussians, language = _model(found, encoder, notes)
+    progress("Read the model", 1, 1, "")
+    if language is None:
+        language = _lifted(found, gaussians, cameras, encoder, notes, progress)
     if language.codec.dim != ENCODER_DIM and encoder == ENCODER:
         raise ValueError(
             f"The embeddings have {language.codec.dim} numbers, those of {ENCODER} have "
             f"{ENCODER_DIM}: say which encoder made them with --encoder."
         )
-    progress("Read the model", 1, 1, "")
     if len(points) == 0:
         points = gaussians.means[:: max(1, len(gaussians) // 10_000)].numpy()
     up, center, radius = world_frame(cameras, torch.from_numpy(points))
@@ -1021,10 +1027,14 @@ def _cameras(found: Found) -> tuple[tuple[Camera, ...], NDArray[np.float32]]:
     return cameras, points
 
 
-def _gaussians(found: Found, notes: list[str]) -> tuple[Gaussians, Tensor]:
-    """The usable Gaussians, and which of all they are: [N] bool."""
-    if found.runs:
-        gaussians = next(iter(found.runs.values())).gaussians()
+def _model(found: Found, encoder: str, notes: list[str]) -> tuple[Gaussians, LanguageField | None]:
+    """The usable Gaussians, and the language of the runs if there are any.
+
+    The checkpoints are open only in here: what is mapped of them counts as memory.
+    """
+    runs = {level: read_checkpoint(path) for level, path in found.runs.items()}
+    if runs:
+        gaussians = next(iter(runs.values())).gaussians()
     else:
         assert found.rgb is not None
         cloud = found.rgb.suffix == ".ply"
@@ -1041,38 +1051,25 @@ def _gaussians(found: Found, notes: list[str]) -> tuple[Gaussians, Tensor]:
             f"No Gaussian of {found.name} has finite values: use an earlier checkpoint, or train "
             "again."
         )
-    return gaussians, keep
-
-
-def _language(
-    found: Found,
-    gaussians: Gaussians,
-    keep: Tensor,
-    cameras: Sequence[Camera],
-    encoder: str,
-    notes: list[str],
-    progress: Progress,
-) -> LanguageField:
-    if not found.runs:
-        return _lifted(found, gaussians, cameras, encoder, notes, progress)
-    if next(iter(found.runs.values())).stage == SPARSE:
-        return _sparse_field(found.runs, keep, encoder)
+    if not runs:
+        return gaussians, None
+    if found.stage == SPARSE:
+        return gaussians, _sparse_field(runs, keep, encoder)
     assert found.autoencoder is not None
-    return _latent_field(found.runs, keep, found.autoencoder, encoder)
+    return gaussians, _latent_field(runs, keep, read_autoencoder(found.autoencoder), encoder)
 
 
 def _latent_field(
-    runs: Mapping[int, Checkpoint], keep: Tensor, autoencoder: Path, encoder: str
+    runs: Mapping[int, Checkpoint], keep: Tensor, codec: Autoencoder, encoder: str
 ) -> LanguageField:
     """LangSplat's field: latents, which are blended with unit length."""
-    codec = read_autoencoder(autoencoder)
     n = int(keep.sum())
     codes, mass = torch.zeros(len(LEVELS), n, codec.latent), torch.zeros(len(LEVELS), n)
     for level, run in runs.items():
         assert run.language is not None
         if run.language.shape[1] != codec.latent:
             raise ValueError(
-                f"{run.path} has codes of {run.language.shape[1]} numbers but {autoencoder} "
+                f"{run.path} has codes of {run.language.shape[1]} numbers but the autoencoder "
                 f"decodes {codec.latent}: give the autoencoder that the run was trained with."
             )
         latents = run.language[keep].float()

@@ -23,7 +23,8 @@ from langsplat.official import find_official, import_official
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 began = time.perf_counter()
 import_official(find_official([sys.argv[1]]), sys.argv[2])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: that of a child begins at its parent's.
+peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
 print(before, peak, time.perf_counter() - began)
 """
 
