@@ -237,7 +237,7 @@ def describe_scene(
     if config.examples:
         made["examples"] = list(config.examples)
     scene = replace(scene, language=language.to("cpu"), provenance=made)
-    preview = _jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
+    preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
     save_scene(scene, out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
     progress("Save the scene", 1, 1, "")

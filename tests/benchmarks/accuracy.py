@@ -7,7 +7,7 @@ the tables to docs/accuracy.md and pictures of the worst queries to docs/misses.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from langsplat.evaluate import (
 from langsplat.features import embed_segments
 from langsplat.hub import bundled_scenes
 from langsplat.language import fit_language
-from langsplat.query import SceneQuery, render_rgb
+from langsplat.query import SceneQuery, half_smoothed, render_rgb
 from langsplat.scene import Camera, Scene, load_scene
 from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
@@ -62,7 +62,9 @@ def run(device: str = "cpu") -> list[Row]:
     true = with_true_segments(scene, encoder)
     segments = evaluate(SceneQuery(true, encoder), labels, PROFILE)
 
-    others, absent, present = [], [], []
+    others: list[tuple[str, str, bool]] = []
+    absent: list[tuple[str, bool]] = []
+    present: list[tuple[str, bool]] = []
     for name, (engine, shown) in {
         **bundled,
         labels.name: (SceneQuery(scene, encoder), labels),
@@ -138,17 +140,24 @@ def _cameras(engine: SceneQuery) -> dict[str, Camera]:
     return {Path(camera.name).stem: camera for camera in engine.scene.cameras}
 
 
+def _answers(engine: SceneQuery, camera: Camera, texts: Sequence[str]) -> Iterable[np.ndarray]:
+    """The relevancy [H, W] that `SceneQuery.ask` would answer each text with."""
+    for start in range(0, len(texts), 8):
+        for maps in engine.relevancy(texts[start : start + 8], camera):
+            smooth = half_smoothed(maps)
+            yield smooth[int(smooth.flatten(1).amax(1).argmax())].numpy()
+
+
 def _peaks(
     engine: SceneQuery, labels: Labels, words: Mapping[str, str]
 ) -> Iterable[tuple[str, bool]]:
     """(word, whether the best pixel lies on what it means), a labelled view that shows it."""
     cameras = _cameras(engine)
     for frame in labels.frames:
-        for word, kind in words.items():
-            mask = frame.mask(kind)
-            if mask.sum() >= MIN_PIXELS:
-                x, y = engine.ask(word, cameras[Path(frame.name).stem]).peak
-                yield word, bool(mask[y, x])
+        shown = [w for w, kind in words.items() if frame.mask(kind).sum() >= MIN_PIXELS]
+        answers = _answers(engine, cameras[Path(frame.name).stem], shown)
+        for word, relevancy in zip(shown, answers, strict=True):
+            yield word, bool(frame.mask(words[word]).flat[int(relevancy.argmax())])
 
 
 def _found(
@@ -157,9 +166,10 @@ def _found(
     """(word, whether its mask holds a pixel), a labelled view that shows what it means, if any."""
     cameras = _cameras(engine)
     for frame in labels.frames:
-        for word, kind in words.items():
-            if not kind or frame.mask(kind).sum() >= EASY_PIXELS:
-                yield word, engine.ask(word, cameras[Path(frame.name).stem]).found
+        asked = [w for w, k in words.items() if not k or frame.mask(k).sum() >= EASY_PIXELS]
+        answers = _answers(engine, cameras[Path(frame.name).stem], asked)
+        for word, relevancy in zip(asked, answers, strict=True):
+            yield word, bool(relevancy.max() > 0.5)
 
 
 def with_true_segments(scene: Scene, encoder: Encoder) -> Scene:
