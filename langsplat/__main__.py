@@ -1,4 +1,4 @@
-"""`python -m langsplat build | query | render | import | export | doctor`: the command line.
+"""`python -m langsplat build | query | render | eval | import | export | doctor`: the command line.
 
 torch takes seconds to import, so every command imports what it needs by itself: `doctor` answers
 without it.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 import langsplat
 
 if TYPE_CHECKING:
+    from langsplat.query import SceneQuery
     from langsplat.scene import Camera, Scene
 
 
@@ -111,6 +112,35 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--out", required=True, type=Path, metavar="DIR")
     give.set_defaults(run=_export)
 
+    evaluation = commands.add_parser("eval", help="how well a scene's answers fit labels")
+    evaluation.add_argument(
+        "pairs", nargs="+", metavar="SCENE LABELS", help="scenes, each with its folder of labels"
+    )
+    evaluation.add_argument(
+        "--profile",
+        default="langsplat-v1",
+        help="langsplat-v1, langsplat-v2, 3dovs-v2 or 3d-selection",
+    )
+    evaluation.add_argument("--out", type=Path, metavar="DIR", help="for report.md, report.json")
+    evaluation.add_argument(
+        "--autoencoder",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="best_ckpt.pth of each SCENE, then CASE of the official renders in CASE_1, _2, _3",
+    )
+    evaluation.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="photos of each official SCENE; default: cameras.json names them",
+    )
+    evaluation.add_argument("--encoder", help="of the official renders; default: the paper's")
+    evaluation.set_defaults(run=_eval)
+
     doctor = commands.add_parser("doctor", help="what is here, and what each stage will use")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -153,15 +183,12 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
 
 
 def _query(args: argparse.Namespace) -> int:
-    from langsplat.encoders import load_encoder
-    from langsplat.query import SceneQuery, check_text, save_answer
+    from langsplat.query import check_text, save_answer
 
     text = check_text(args.text)
     scene = _open(args.scene)
     camera = _view_of(scene, args)
-    if scene.language is None:
-        raise ValueError(f"The scene {scene.name!r} has no language field: build it again.")
-    engine = SceneQuery(scene, load_encoder(scene.language.encoder))
+    engine = _engine(scene)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
     print(answer.sentence())
@@ -208,6 +235,49 @@ def _export(args: argparse.Namespace) -> int:
 
     print(export_official(_open(args.scene), args.out, progress=terminal_progress()))
     return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from langsplat.encoders import load_encoder
+    from langsplat.evaluate import OfficialRenders, Renders, Report, evaluate, read_labels
+    from langsplat.official import ENCODER
+    from langsplat.progress import terminal_progress
+    from langsplat.query import SceneQuery
+
+    scenes, folders = args.pairs[::2], args.pairs[1::2]
+    if len(scenes) != len(folders):
+        raise ValueError(f"The scene {scenes[-1]!r} has no labels: give SCENE and LABELS in turn.")
+    for given, what in ((args.autoencoder, "--autoencoder"), (args.images, "--images")):
+        if given and len(given) != len(scenes):
+            raise ValueError(f"Give {what} once for every scene, in their order.")
+    labels = [read_labels(folder) for folder in folders]  # mistakes here cost no loading of models
+    reports, progress = [], terminal_progress()
+    for number, scene in enumerate(scenes):
+        source: SceneQuery | Renders
+        if args.autoencoder:
+            encoder = load_encoder(args.encoder or ENCODER)
+            images = args.images[number] if args.images else None
+            source = OfficialRenders(scene, args.autoencoder[number], encoder, images=images)
+        else:
+            source = _engine(_open(scene))
+        reports.append(evaluate(source, labels[number], args.profile, progress=progress))
+    report = Report.joined(reports)
+    print(report.markdown(), end="")
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "report.md").write_text(report.markdown(), encoding="utf-8")
+        content = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
+        (args.out / "report.json").write_text(content + "\n", encoding="utf-8")
+    return 0
+
+
+def _engine(scene: "Scene") -> "SceneQuery":
+    from langsplat.encoders import load_encoder
+    from langsplat.query import SceneQuery
+
+    if scene.language is None:
+        raise ValueError(f"The scene {scene.name!r} has no language field: build it again.")
+    return SceneQuery(scene, load_encoder(scene.language.encoder))
 
 
 def _open(spec: str) -> "Scene":

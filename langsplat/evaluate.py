@@ -23,8 +23,10 @@ top, right, bottom in pixels, the last column and row included), P corners of a 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -34,11 +36,15 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
+from langsplat.codec import Autoencoder
+from langsplat.encoders import Encoder
 from langsplat.metrics import mask_iou
+from langsplat.official import load_untrusted, read_cameras, read_cfg_args
 from langsplat.progress import Progress, silent
-from langsplat.query import SceneQuery
+from langsplat.query import NEGATIVES, SHARPNESS, SceneQuery
 from langsplat.rasterize import render
-from langsplat.scene import MAX_IMAGE_PIXELS, Camera
+from langsplat.scene import LEVELS, MAX_IMAGE_PIXELS, Camera
+from langsplat.train import split_views
 
 STAGE = "Evaluate"
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
@@ -46,6 +52,7 @@ SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
 _UNIT = 2.0**40  # relevancies as whole numbers: sums are exact, so that ties stay ties
 MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at least this much of it
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
+_PHOTOS = {".jpg", ".jpeg", ".png"}
 _FRACTION = 16  # bits after the point when edges are followed down the rows
 
 
@@ -498,57 +505,54 @@ def predict(
 def _above(maps: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """Each level stretched to [0, 1], to [-1, 1], cut at 0: where it exceeds the threshold."""
     stretched = maps - maps.min(axis=(1, 2), keepdims=True)
-    stretched = stretched / (stretched.max(axis=(1, 2), keepdims=True) + 1e-9)
-    return np.clip(2.0 * stretched - 1.0, 0.0, 1.0) > threshold
+    stretched /= stretched.max(axis=(1, 2), keepdims=True) + 1e-9
+    return 2.0 * stretched - 1.0 > threshold  # below 0, where they are cut, is below it too
 
 
 def _mean_30_reflected(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """30x30, from 15 before to 14 after the pixel; the picture goes on mirrored at its border."""
-    whole = np.rint(maps * _UNIT).astype(np.int64)
-    padded = np.pad(whole, ((0, 0), (15, 14), (15, 14)), mode="reflect")
-    sums = _window_sums(_window_sums(padded, 15, 14, 1), 15, 14, 2)[:, 15:-14, 15:-14]
-    return sums / _UNIT / 900
+    padded = np.pad(_whole(maps), ((0, 0), (15, 14), (15, 14)), mode="reflect")
+    return _window_sums(padded, 15, 14)[:, 15:-14, 15:-14] / (_UNIT * 900)
 
 
 def _mean_29_cut(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """29x29 around the pixel, what lies outside the picture left out."""
-    whole = np.rint(maps * _UNIT).astype(np.int64)
-    sums = _window_sums(_window_sums(whole, 14, 14, 1), 14, 14, 2)
-    return sums / _UNIT / _window_sizes(maps.shape, 14)
+    seen = np.ones((1, *maps.shape[1:]), dtype=np.int64)
+    return _window_sums(_whole(maps), 14, 14) / (_UNIT * _window_sums(seen, 14, 14))
+
+
+def _whole(maps: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.rint(maps * _UNIT).astype(np.int64)
 
 
 def _vote_blind(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """7x7 majority, a tie is outside; the last row and column of the picture have no vote."""
-    seen = masks.astype(np.int64)
-    seen[:, -1:], seen[:, :, -1:] = 0, 0
-    votes = _window_sums(_window_sums(seen, 3, 3, 1), 3, 3, 2)
-    return 2 * votes > _window_sizes(masks.shape, 3, last=1)
+    return _majority(masks, seen=(slice(None, -1), slice(None, -1)))
 
 
 def _vote(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """7x7 majority, a tie is outside; windows are cut at the border."""
-    votes = _window_sums(_window_sums(masks.astype(np.int64), 3, 3, 1), 3, 3, 2)
-    return 2 * votes > _window_sizes(masks.shape, 3)
+    return _majority(masks, seen=(slice(None), slice(None)))
 
 
-def _window_sums(values: NDArray[np.int64], before: int, after: int, axis: int) -> NDArray[Any]:
-    """Sums over `before` + 1 + `after` neighbours along an axis, cut at its ends."""
-    count = values.shape[axis]
-    first = np.zeros_like(values.take([0], axis))
-    totals = np.concatenate([first, values.cumsum(axis=axis)], axis=axis)
-    place = np.arange(count)
-    high = totals.take(np.minimum(place + after + 1, count), axis)
-    return high - totals.take(np.maximum(place - before, 0), axis)
+def _majority(masks: NDArray[np.bool_], seen: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """More for than against among the pixels `seen`: the sum of +1 and -1 is positive."""
+    ballots = np.zeros(masks.shape, dtype=np.int32)
+    ballots[:, *seen] = np.where(masks[:, *seen], 1, -1)
+    return _window_sums(ballots, 3, 3) > 0
 
 
-def _window_sizes(shape: Sequence[int], half: int, last: int = 0) -> NDArray[np.int64]:
-    """[H, W] pixels in the window around each one, without the `last` rows and columns."""
-    sizes = []
-    for count in shape[-2:]:
-        place = np.arange(count)
-        high = np.minimum(place + half + 1, count - last)
-        sizes.append(np.maximum(high - np.maximum(place - half, 0), 0))
-    return sizes[0][:, None] * sizes[1]
+def _window_sums(values: NDArray[Any], before: int, after: int) -> NDArray[Any]:
+    """[L, H, W] whole numbers summed over windows from `before` to `after` the pixel, both ways.
+
+    What lies outside counts 0.
+    """
+    size = before + 1 + after
+    rows = np.pad(values, ((0, 0), (before + 1, after), (0, 0))).cumsum(axis=1, dtype=values.dtype)
+    values = rows[:, size:] - rows[:, :-size]
+    columns = np.pad(values, ((0, 0), (0, 0), (before + 1, after)))
+    columns = columns.cumsum(axis=2, dtype=values.dtype)
+    return columns[:, :, size:] - columns[:, :, :-size]
 
 
 SELECTION = "3d-selection"
@@ -573,6 +577,7 @@ class Row:
         ious: of every level.
         hit: whether the brightest spot, of `spot_level`, lies in a box; None where the protocol,
             or the label, knows no boxes. `hits` are those of every level.
+        held_out: whether the scene was built without this view.
     """
 
     scene: str
@@ -584,6 +589,7 @@ class Row:
     spot_level: str | None = None
     hit: bool | None = None
     hits: tuple[bool, ...] = ()
+    held_out: bool = False
 
     @property
     def oracle(self) -> float:
@@ -640,6 +646,12 @@ class Report:
         """The mean over all queries, each weighing the same."""
         return _means(self.rows)
 
+    @property
+    def held_out(self) -> dict[str, Any] | None:
+        """The mean over the queries of views that their scene was built without; None: no such."""
+        rows = [row for row in self.rows if row.held_out]
+        return _means(rows) if rows else None
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, JSON values only."""
         return {
@@ -648,21 +660,8 @@ class Report:
             "scenes": self.scenes,
             "scene_macro": self.macro,
             "query_micro": self.micro,
-            "queries": [
-                {
-                    "scene": row.scene,
-                    "frame": row.frame,
-                    "query": row.query,
-                    "level": row.level,
-                    "iou": row.iou,
-                    "ious": list(row.ious),
-                    "oracle": row.oracle,
-                    "spot_level": row.spot_level,
-                    "hit": row.hit,
-                    "hits": list(row.hits),
-                }
-                for row in self.rows
-            ],
+            "held_out_views": self.held_out,
+            "queries": [asdict(row) | {"oracle": row.oracle} for row in self.rows],
             "notes": list(self.notes),
         }
 
@@ -675,6 +674,8 @@ class Report:
             titles |= {"over_25": "Acc@0.25", "over_50": "Acc@0.5"}
         columns += [*self.levels, "oracle"]
         means = {**self.scenes, "**scene macro**": self.macro, "**query micro**": self.micro}
+        if self.held_out is not None:
+            means["query micro, held-out views"] = self.held_out
         lines = [f"Profile {self.profile}; all in percent; mIoU by level and of the oracle level."]
         lines += ["", *_table("scene", columns, titles, self._flat(means))]
         asked: dict[str, list[Row]] = {}
@@ -720,6 +721,7 @@ def _table(
     lines = [f"| {first} | queries | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     for name, mean in means.items():
         cells = ["-" if mean[c] is None else f"{100 * mean[c]:.1f}" for c in columns]
+        name = name.replace("|", "\\|")
         lines.append(f"| {name} | {mean['queries']} | {' | '.join(cells)} |")
     return lines
 
@@ -731,6 +733,7 @@ class Renders(Protocol):
         name: of the scene, for sentences.
         levels: their names.
         names: of the pictures.
+        held_out: the numbers of the pictures the scene was built without.
     """
 
     @property
@@ -739,6 +742,8 @@ class Renders(Protocol):
     def levels(self) -> tuple[str, ...]: ...
     @property
     def names(self) -> Sequence[str]: ...
+    @property
+    def held_out(self) -> Collection[int]: ...
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of a picture."""
@@ -759,6 +764,10 @@ class _SceneRenders:
         assert language is not None  # a SceneQuery has one
         self.levels = language.levels
         self.names = [camera.name for camera in engine.scene.cameras]
+        settings = engine.scene.provenance.get("settings")
+        every = settings.get("holdout_every") if isinstance(settings, Mapping) else 0
+        every = every if isinstance(every, int) else 0
+        self.held_out = frozenset(split_views(len(self.names), every)[1])
 
     def camera(self, index: int, size: tuple[int, int]) -> Camera:
         camera = self.engine.scene.cameras[index]
@@ -773,17 +782,131 @@ class _SceneRenders:
     ) -> NDArray[np.float32]:
         return self.engine.relevancy(texts, self.camera(index, size)).cpu().numpy()
 
-    def silhouettes(
-        self, index: int, relevancy: torch.Tensor, size: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        """Gaussian relevancy [L, N] -> [L, H, W]: what the selected ones, drawn alone, cover."""
-        camera = self.camera(index, size).to(self.engine.scene.gaussians.device)
+    def selections(self, index: int, frame: LabelledFrame) -> Iterator[tuple[str, Prediction]]:
+        """What the selected Gaussians, drawn alone, cover; their mean relevancy picks the level."""
         gaussians = self.engine.scene.gaussians
-        masks = []
-        for scores in relevancy:
-            _, alpha = render(gaussians.select(scores > SELECTED), camera)
-            masks.append((alpha[..., 0] > SILHOUETTE).cpu().numpy())
-        return np.stack(masks)
+        camera = self.camera(index, (frame.width, frame.height)).to(gaussians.device)
+        for query in frame.queries:
+            relevancy = self.engine.gaussian_relevancy([query])[0]  # [L, N]
+            _check_finite(relevancy.cpu().numpy(), query, frame, self.name)
+            selected = relevancy > SELECTED
+            means = (relevancy * selected).sum(dim=1) / selected.sum(dim=1).clamp_min(1)
+            alphas = [render(gaussians.select(chosen), camera)[1] for chosen in selected]
+            masks = (torch.stack(alphas)[..., 0] > SILHOUETTE).cpu().numpy()
+            yield query, Prediction(masks, int(means.argmax()), masks[:0], 0)
+
+
+class OfficialRenders:
+    """Renders of the official LangSplat code, decoded by its autoencoder: no scene is needed.
+
+    Its evaluator is reproduced: blended latents are decoded as they are, shorter than 1 or not.
+    But renders, which are numbered, get the names of their photos: those of cameras.json in the
+    order of names, or of the folder `images`; without every 8th where cfg_args says `eval=True`.
+
+    Args:
+        case: what the three runs' folders have in common: `output/teatime` for
+            `output/teatime_1`, `_2` and `_3`, each with `train/ours_.../renders_npy/00000.npy` ....
+        autoencoder: best_ckpt.pth of that scene.
+        encoder: whose embeddings the autoencoder was trained on.
+        images: the folder of the photos; None reads cameras.json of the first run.
+    Raises:
+        ValueError: something is missing or cannot be used, or there are not as many renders as
+            photos; the sentence says what to do.
+    """
+
+    levels = LEVELS
+    held_out: Collection[int] = ()
+
+    def __init__(
+        self,
+        case: Path | str,
+        autoencoder: Path | str,
+        encoder: Encoder,
+        *,
+        images: Path | str | None = None,
+    ) -> None:
+        case = Path(case)
+        self.name = case.name
+        weights = load_untrusted(autoencoder, "autoencoder")
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"{autoencoder} is not an autoencoder: give its best_ckpt.pth.")
+        self._codec = Autoencoder.from_tensors(weights)
+        if self._codec.dim != encoder.dim:
+            raise ValueError(
+                f"The autoencoder {autoencoder} makes embeddings of {self._codec.dim} numbers but "
+                f"those of {encoder.name} have {encoder.dim}: choose the encoder it was trained on."
+            )
+        self._encoder = encoder
+        runs = [case.with_name(f"{case.name}_{level}") for level in (1, 2, 3)]
+        self._files = [_numbered_renders(run) for run in runs]
+        counts = [len(files) for files in self._files]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"The runs of {case} have {', '.join(map(str, counts))} renders: render all three "
+                "levels again with render.py --include_feature."
+            )
+        if images is None:
+            names = [camera.name for camera in read_cameras(runs[0] / "cameras.json")]
+        else:
+            photos = (path for path in Path(images).glob("*") if path.suffix.lower() in _PHOTOS)
+            names = sorted(path.name for path in photos)
+        settings = runs[0] / "cfg_args"
+        if settings.is_file() and read_cfg_args(settings).get("eval"):
+            names = [name for number, name in enumerate(names) if number % 8]
+        if len(names) != counts[0]:
+            raise ValueError(
+                f"{case} has {counts[0]} renders of {len(names)} photos, so that a render's name "
+                "cannot be told: give the folder of exactly the photos the runs were trained with."
+            )
+        self.names = names
+
+    def size(self, index: int) -> tuple[int, int]:
+        height, width, _ = self._latents(0, index).shape
+        return width, height
+
+    def relevancy(
+        self, index: int, texts: Sequence[str], size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        embeddings = self._encoder.encode_texts([*texts, *NEGATIVES])
+        levels = []
+        for level in range(len(self.levels)):
+            latents = torch.from_numpy(self._latents(level, index))
+            cosines = self._codec.cosines(latents, embeddings, unit=False)  # [H, W, T + negatives]
+            margin = cosines[..., : len(texts)] - cosines[..., len(texts) :].amax(-1, keepdim=True)
+            levels.append(torch.sigmoid(SHARPNESS * margin).permute(2, 0, 1))
+        if len({maps.shape for maps in levels}) > 1:
+            raise ValueError(
+                f"The levels' renders of {self.names[index]} differ in size: render them again."
+            )
+        return torch.stack(levels, dim=1).cpu().numpy()
+
+    def _latents(self, level: int, index: int) -> NDArray[np.float32]:
+        """[H, W, D] of one render; its size must be that of the other levels."""
+        file = self._files[level][index]
+        try:
+            latents = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{file} is not a readable render: render it again.") from error
+        if latents.ndim != 3 or latents.shape[2] != self._codec.latent:
+            raise ValueError(
+                f"{file} has the shape {list(latents.shape)} but should be [H, W, "
+                f"{self._codec.latent}]: render with --include_feature, or give this scene's "
+                "autoencoder."
+            )
+        if not np.isfinite(latents).all():
+            raise ValueError(f"{file} has values that are not finite: train that level again.")
+        return latents.astype(np.float32)
+
+
+def _numbered_renders(run: Path) -> list[Path]:
+    folders = sorted(run.glob("train/ours_*/renders_npy"))
+    files = [file for folder in folders[:1] for file in folder.glob("*.npy") if file.stem.isdigit()]
+    if len(folders) != 1 or not files:
+        raise ValueError(
+            f"{run} has {len(folders)} folders train/ours_*/renders_npy with renders and should "
+            "have one: run LangSplat's render.py --include_feature, or remove the others."
+        )
+    return sorted(files, key=lambda file: int(file.stem))
 
 
 def evaluate(
@@ -796,7 +919,7 @@ def evaluate(
     """Ask a scene for everything its labels name, in every labelled frame, and compare.
 
     Args:
-        source: a scene that can be asked, or renders of one.
+        source: a scene that can be asked, or renders of one (see `OfficialRenders`).
         labels: of that scene; frames are found by their names.
         profile: one of PROFILES.
         progress: called with the frames done.
@@ -806,85 +929,71 @@ def evaluate(
     """
     if profile not in PROFILES:
         raise ValueError(f"There is no profile {profile!r}: use {', '.join(PROFILES)}.")
-    renders: Renders = _SceneRenders(source) if isinstance(source, SceneQuery) else source
-    if profile == SELECTION and not isinstance(renders, _SceneRenders):
+    renders = _SceneRenders(source) if isinstance(source, SceneQuery) else source
+    predictions: Callable[[int, LabelledFrame], Iterable[tuple[str, Prediction]]]
+    if profile != SELECTION:
+        rules = PIXEL_PROFILES[profile]
+        drawn = rules.at_labels and isinstance(renders, _SceneRenders)
+        predictions = partial(_predictions, renders, rules, labels.asked_together or {})
+    elif isinstance(renders, _SceneRenders):
+        drawn, predictions = True, renders.selections
+    else:
         raise ValueError("3d-selection needs the Gaussians: give a scene, or use another profile.")
+
     places = _match([frame.name for frame in labels.frames], renders.names, renders.name)
     rows: list[Row] = []
-    odd: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
+    sizes: Counter[tuple[int, int, int, int]] = Counter()
     for done, (frame, index) in enumerate(zip(labels.frames, places, strict=True)):
         progress(STAGE, done, len(labels.frames), frame.name)
-        judged = _Judge(labels.name, frame, renders.levels)
-        if profile == SELECTION:
-            assert isinstance(renders, _SceneRenders)
-            rows += _selected(renders, index, judged)
-        else:
-            rows += _asked(renders, index, judged, PIXEL_PROFILES[profile], labels)
-        if renders.size(index) != (frame.width, frame.height):
-            key = (renders.size(index), (frame.width, frame.height))
-            odd[key] = odd.get(key, 0) + 1
+        judge = _Judge(labels.name, frame, renders.levels, index in renders.held_out)
+        rows += [judge.row(query, found) for query, found in predictions(index, frame)]
+        sizes[*renders.size(index), frame.width, frame.height] += 1
     progress(STAGE, len(labels.frames), len(labels.frames), "")
     if not rows:
         raise ValueError(
             f"The labels {labels.name!r} name nothing to ask for: add objects to them."
         )
-    scene = isinstance(renders, _SceneRenders)
-    drawn = scene and (profile == SELECTION or PIXEL_PROFILES[profile].at_labels)
-    what = (
-        "the views were drawn in the labels' size"
-        if drawn
-        else ("the labels were resized to the views' size, nearest pixel")
+    done_about = (
+        "the views were drawn in" if drawn else "the labels were resized, nearest pixel, to"
     )
-    notes = tuple(
-        f"{labels.name}: {count} views have {a[0]}x{a[1]} pixels and their labels {b[0]}x{b[1]}; "
-        f"{what}."
-        for (a, b), count in odd.items()
-    )
-    return Report(profile, tuple(renders.levels), tuple(rows), notes)
+    notes = [
+        f"{labels.name}: {count} views of {w}x{h} pixels have labels of {x}x{y}; {done_about} "
+        f"{f'{x}x{y}' if drawn else f'{w}x{h}'}."
+        for (w, h, x, y), count in sizes.items()
+        if (w, h) != (x, y)
+    ]
+    return Report(profile, tuple(renders.levels), tuple(rows), tuple(notes))
 
 
-def _asked(
-    renders: Renders, index: int, judged: "_Judge", profile: Profile, labels: Labels
-) -> list[Row]:
-    """The rows of one frame, by pixel relevancy."""
-    frame = judged.frame
+def _predictions(
+    renders: Renders,
+    profile: Profile,
+    partners: Mapping[str, str],
+    index: int,
+    frame: LabelledFrame,
+) -> Iterator[tuple[str, Prediction]]:
+    """Of every query of a frame, by pixel relevancy."""
     queries = frame.queries
-    if not queries:
-        return []
-    partners = {q: t for q, t in (labels.asked_together or {}).items() if q in queries}
-    texts = list(dict.fromkeys([*queries, *(partners.values() if profile.inside else ())]))
+    # Only the protocol that has partners asks for them.
+    partners = {q: partners[q] for q in queries if q in partners} if profile.inside else {}
+    texts = list(dict.fromkeys([*queries, *partners.values()]))
+    if not texts:
+        return
     size = (frame.width, frame.height) if profile.at_labels else renders.size(index)
-    maps = renders.relevancy(index, texts, size)
-    if not np.isfinite(maps).all():
-        bad = next(text for text, of in zip(texts, maps, strict=True) if not np.isfinite(of).all())
-        raise ValueError(
-            f"The relevancy of {bad!r} in {frame.name} of {renders.name!r} is not finite: its "
-            "language features are damaged; make them again."
-        )
-    by_text = dict(zip(texts, maps, strict=True))
-    rows = []
+    maps = dict(zip(texts, renders.relevancy(index, texts, size), strict=True))
+    for text, relevancy in maps.items():
+        _check_finite(relevancy, text, frame, renders.name)
     for query in queries:
-        joined = by_text[partners[query]] if profile.inside and query in partners else None
-        rows.append(judged.row(query, predict(by_text[query], profile, joined)))
-    return rows
+        joined = maps[partners[query]] if query in partners else None
+        yield query, predict(maps[query], profile, joined)
 
 
-def _selected(renders: _SceneRenders, index: int, judged: "_Judge") -> list[Row]:
-    """The rows of one frame by 3D selection: the level whose selected Gaussians score highest."""
-    frame = judged.frame
-    rows = []
-    for query in frame.queries:
-        relevancy = renders.engine.gaussian_relevancy([query])[0]  # [L, N]
-        if not bool(torch.isfinite(relevancy).all()):
-            raise ValueError(
-                f"The Gaussian relevancy of {query!r} in {renders.name!r} is not finite: its "
-                "language field is damaged; build the scene again."
-            )
-        selected = relevancy > SELECTED
-        means = (relevancy * selected).sum(dim=1) / selected.sum(dim=1).clamp_min(1)
-        masks = renders.silhouettes(index, relevancy, (frame.width, frame.height))
-        rows.append(judged.row(query, Prediction(masks, int(means.argmax()), masks[:0], 0)))
-    return rows
+def _check_finite(relevancy: NDArray[Any], text: str, frame: LabelledFrame, scene: str) -> None:
+    if not np.isfinite(relevancy).all():
+        raise ValueError(
+            f"The relevancy of {text!r} in {frame.name} of {scene!r} is not finite: its language "
+            "features are damaged; make them again."
+        )
 
 
 @dataclass(frozen=True)
@@ -894,13 +1003,20 @@ class _Judge:
     scene: str
     frame: LabelledFrame
     levels: Sequence[str]
+    held_out: bool
 
     def row(self, query: str, found: Prediction) -> Row:
         height, width = found.masks.shape[1:]
         truth = _resized(self.frame.mask(query), height, width)
         ious = tuple(mask_iou(mask, truth) for mask in found.masks)
         row = Row(
-            self.scene, self.frame.name, query, self.levels[found.level], ious[found.level], ious
+            self.scene,
+            self.frame.name,
+            query,
+            self.levels[found.level],
+            ious[found.level],
+            ious,
+            held_out=self.held_out,
         )
         scale = [width / self.frame.width, height / self.frame.height] * 2
         boxes = self.frame.boxes(query) * scale

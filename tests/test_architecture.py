@@ -11,7 +11,8 @@ LAYERS = [
     {"scene"},
     {"rasterize", "cameras", "masks", "sam", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},
-    {"build", "official", "evaluate"},
+    {"build", "official"},
+    {"evaluate"},
     {"__main__"},
 ]
 # A stage may read the record that another stage hands it.

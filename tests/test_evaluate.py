@@ -1,24 +1,40 @@
 """The evaluator agrees, to the last pixel, with a slow transcription of the papers' protocols."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from langsplat.evaluate import PIXEL_PROFILES, Report, Row, evaluate, read_labels
+from langsplat.__main__ import main
+from langsplat.evaluate import (
+    PIXEL_PROFILES,
+    Labels,
+    OfficialRenders,
+    Report,
+    Row,
+    evaluate,
+    read_labels,
+    write_lerf_labels,
+)
+from langsplat.hub import bundled_scenes
 from langsplat.metrics import mask_iou
-from langsplat.query import SceneQuery
+from langsplat.query import NEGATIVES, SceneQuery
 from langsplat.rasterize import render
+from tests.conftest import ROOT
 from tests.test_query import TableEncoder, asked_scene
 
 WIDTH, HEIGHT = 46, 33
+TEATABLE = ROOT / "tests" / "data" / "teatable"
 
 
 class Maps:
     """Relevancy maps under names, as `evaluate` takes them."""
 
     levels = ("subpart", "part", "whole")
+    held_out = ()
 
     def __init__(self, names: list[str], maps: list[dict[str, np.ndarray]]) -> None:
         self.name, self.names, self.maps = "maps", names, maps
@@ -360,3 +376,163 @@ def test_3d_selection_draws_the_selected_gaussians_alone(balls: tuple[SceneQuery
         evaluate(Maps(["front"], [{}]), read_labels(folder), "3d-selection")
     with pytest.raises(ValueError, match="langsplat-v1, langsplat-v2"):
         evaluate(engine, read_labels(folder), "lerf")
+
+
+def official_run(folder: Path, names: list[str], seed: int) -> tuple[Path, Path]:
+    """Renders of three levels under their official names, cameras.json, and an autoencoder."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    for level in (1, 2, 3):
+        renders = folder / f"case_{level}" / "train" / "ours_None" / "renders_npy"
+        renders.mkdir(parents=True)
+        for index in range(len(names)):
+            coarse = rng.normal(size=(4, 5, 3)).repeat(9, axis=0).repeat(10, axis=1)
+            latents = (coarse + rng.normal(0, 0.3, coarse.shape))[:HEIGHT, :WIDTH]
+            np.save(renders / f"{index:05d}.npy", (latents / 3).astype(np.float32))
+    cameras = [
+        {"id": id, "img_name": name, "width": WIDTH, "height": HEIGHT, "position": [0, 0, 0],
+         "rotation": np.eye(3).tolist(), "fx": 40.0, "fy": 40.0}
+        for id, name in enumerate(names)
+    ]  # fmt: skip
+    (folder / "case_1" / "cameras.json").write_text(json.dumps(cameras[::-1]))
+    weights = {}
+    for part, sizes, step in (("encoder", (8, 6, 3), 3), ("decoder", (3, 6, 8), 2)):
+        for layer in (0, 1):
+            shape = (sizes[layer + 1], sizes[layer])
+            key = f"{part}.{step * layer}"
+            weights[f"{key}.weight"] = torch.randn(shape, generator=generator)
+            weights[f"{key}.bias"] = torch.randn(shape[0], generator=generator)
+    for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+        weights[f"encoder.1.{name}"] = torch.full((6,), float(value))
+    weights["encoder.1.num_batches_tracked"] = torch.tensor(1)
+    torch.save(weights, folder / "best_ckpt.pth")
+    return folder / "case", folder / "best_ckpt.pth"
+
+
+TEXTS = ["left ball", "right ball", "something"]
+
+
+def slow_official(case: Path, autoencoder: Path, count: int) -> list[dict[str, np.ndarray]]:
+    """For every render, text -> relevancy [3, H, W], decoded and scored as published."""
+    weights, encoder = torch.load(autoencoder, weights_only=True), TableEncoder()
+    out: list[dict[str, np.ndarray]] = []
+    for index in range(count):
+        levels: dict[str, list[np.ndarray]] = {text: [] for text in TEXTS}
+        for level in (1, 2, 3):
+            run = case.with_name(f"case_{level}") / "train" / "ours_None" / "renders_npy"
+            x = torch.from_numpy(np.load(run / f"{index:05d}.npy"))
+            x = (x @ weights["decoder.0.weight"].T + weights["decoder.0.bias"]).relu()
+            x = x @ weights["decoder.2.weight"].T + weights["decoder.2.bias"]
+            x = x / x.norm(dim=-1, keepdim=True)
+            negatives = (10 * x @ encoder.encode_texts(list(NEGATIVES)).T).exp()
+            for text in TEXTS:
+                positive = (10 * x @ encoder.encode_texts([text]).T).exp()
+                levels[text].append((positive / (positive + negatives)).amin(-1).numpy())
+        out.append({text: np.stack(maps) for text, maps in levels.items()})
+    return out
+
+
+def official_labels(folder: Path, names: list[str], rng: np.random.Generator) -> Labels:
+    random_labels(folder, names, rng)
+    for file in folder.glob("*.json"):
+        text = file.read_text()
+        for number, name in enumerate(TEXTS):
+            text = text.replace(f"thing {number}", name)
+        file.write_text(text)
+    return read_labels(folder)
+
+
+def test_official_renders_are_decoded_and_scored_as_published(tmp_path: Path) -> None:
+    names = [Path(name).stem for name in NAMES]
+    case, autoencoder = official_run(tmp_path, names, 2)
+    labels = official_labels(tmp_path / "labels", NAMES, np.random.default_rng(9))
+    renders = OfficialRenders(case, autoencoder, TableEncoder())
+    maps = slow_official(case, autoencoder, len(names))
+    for index in range(len(names)):
+        got = renders.relevancy(index, TEXTS, (0, 0))
+        want = np.stack([maps[index][text] for text in TEXTS])
+        np.testing.assert_allclose(got, want, atol=2e-6)
+    # Rounding must not decide: the slow evaluation gets the very same numbers.
+    same = [dict(zip(TEXTS, renders.relevancy(k, TEXTS, (0, 0)), strict=True)) for k in range(3)]
+    report = evaluate(renders, labels)
+    assert in_slow_form(report) == slow_evaluation(tmp_path / "labels", same, "langsplat-v1")
+    assert any(row.iou > 0 for row in report.rows) and not report.notes
+
+
+def test_official_renders_without_every_8th_photo_keep_their_names(tmp_path: Path) -> None:
+    names = [f"frame_{number:05d}" for number in range(1, 10)]
+    kept = [name for number, name in enumerate(names) if number % 8]
+    case, autoencoder = official_run(tmp_path, names, 3)
+    for run in tmp_path.glob("case_*"):
+        for number in (7, 8):
+            (run / "train" / "ours_None" / "renders_npy" / f"{number:05d}.npy").unlink()
+    with pytest.raises(ValueError, match="7 renders of 9 photos"):
+        OfficialRenders(case, autoencoder, TableEncoder())
+    (tmp_path / "case_1" / "cfg_args").write_text("Namespace(eval=True, sh_degree=3)")
+    assert OfficialRenders(case, autoencoder, TableEncoder()).names == kept
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in names:
+        (photos / f"{name}.JPG").touch()
+    renders = OfficialRenders(case, autoencoder, TableEncoder(), images=photos)
+    assert renders.names == [f"{name}.JPG" for name in kept]
+
+
+def test_official_renders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    case, autoencoder = official_run(tmp_path, ["a"], 4)
+    file = tmp_path / "case_2" / "train" / "ours_None" / "renders_npy" / "00000.npy"
+    labels = official_labels(tmp_path / "labels", ["a1.jpg"], np.random.default_rng(0))
+    frame = replace(labels.frames[0], name="a.png")
+    labels = replace(labels, frames=(frame,))
+    renders = OfficialRenders(case, autoencoder, TableEncoder())
+    good = np.load(file)
+    for array, sentence in (
+        (good[..., :2], r"case_2.*should be \[H, W, 3\]"),
+        (np.where(good == good.max(), np.nan, good), "not finite"),
+        (good[:-1], "differ in size"),
+    ):
+        np.save(file, array)
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(renders, labels)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"case_2 .*render.py --include_feature"):
+        OfficialRenders(case, autoencoder, TableEncoder())
+
+
+def test_views_the_scene_was_built_without_are_reported_by_themselves(tmp_path: Path) -> None:
+    camera = asked_scene().cameras[0]
+    cameras = tuple(replace(camera, name=f"{name}.jpg") for name in "abc")
+    scene = replace(asked_scene(), cameras=cameras, provenance={"settings": {"holdout_every": 2}})
+    thing = {
+        "category": "left ball",
+        "segmentation": [[5, 5], [9, 9], [5, 9]],
+        "bbox": [5, 5, 9, 9],
+    }
+    for name in "ab":
+        info = {"name": f"{name}.jpg", "width": camera.width, "height": camera.height}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"info": info, "objects": [thing]}))
+    report = evaluate(SceneQuery(scene, TableEncoder()), read_labels(tmp_path))
+    assert [row.held_out for row in report.rows] == [True, False]
+    assert report.held_out is not None and report.held_out["queries"] == 1
+    assert "| query micro, held-out views | 1 |" in report.markdown()
+
+
+def test_the_command_prints_and_writes_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = read_labels(TEATABLE)
+    things = [t for t in labels.frames[2].objects if t.category in ("red mug", "banana", "table")]
+    few = Labels("tea", (replace(labels.frames[2], objects=tuple(things)),))
+    write_lerf_labels(few, tmp_path / "tea")
+    pair = [str(bundled_scenes()["teatable"]), str(tmp_path / "tea")]
+    assert main(["eval", *pair, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "| tea | 3 |" in printed and "**scene macro**" in printed and "| red mug |" in printed
+    assert (tmp_path / "out" / "report.md").read_text() == printed
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["profile"] == "langsplat-v1" and len(report["queries"]) == 3
+    mug = next(row for row in report["queries"] if row["query"] == "red mug")
+    assert mug["hit"] and mug["oracle"] > 0.5
+    assert main(["eval", pair[0]]) == 1
+    assert "has no labels: give SCENE and LABELS in turn" in capsys.readouterr().err
+    assert main(["eval", *pair, "--profile", "lerf"]) == 1
+    assert "langsplat-v2" in capsys.readouterr().err
