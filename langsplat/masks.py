@@ -17,7 +17,7 @@ argument of Stein et al. 2014, "Object partitioning using local convexity").
 Letters: H W pixels, R regions, P pairs of regions that touch, F features of a region, S supports.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +51,9 @@ MOST_JUMP = 3.0
 JUMP_STRENGTH, BEND_STRENGTH = 6.0, 12.0  # beside the color gradient, when basins are flooded
 LEAST_COSINE = 0.15  # of a surface that is seen from the side
 LEAST_INVERSE = 1e-6  # of a depth; less is nothing at all
+STRONG_GRADIENT, SHARP_JUMP = 4.0, 1.0
+NO_TRUST, FULL_TRUST = 0.25, 0.4  # share of the strong color edges that are sharp jumps
+FEW_EDGES = 0.002
 SAME_WAY = 0.6  # cosine of normals that may belong to one plane
 FLAT = 0.03  # a pixel this near to a plane lies on it
 LEAST_SUPPORT = 0.08  # of the picture: a smaller plane is no support
@@ -195,10 +198,12 @@ class RegionSegmenter:
             nearest_columns = np.arange(small.shape[1]) * width // small.shape[1]
             surface = surface[nearest_rows[:, None], nearest_columns]
             bends, strength = _bends(surface)
-            basins = _flood(np.sqrt(gradient**2 + strength**2))
+            trust = _trust(gradient, bends[..., 0])
+            basins = _flood(np.sqrt(gradient**2 + (trust * strength) ** 2))
             features = np.concatenate([features, _supports(surface)], axis=2)
             edges = np.concatenate([gradient[..., None], bends], axis=2)
-            levels = _merge(basins, features, edges, SURFACE_SCALES)
+            scales = (_blend(*pair, trust) for pair in zip(SCALES, SURFACE_SCALES, strict=True))
+            levels = _merge(basins, features, edges, tuple(scales))
         return np.ascontiguousarray(levels[:, rows[:, None], columns])
 
 
@@ -262,6 +267,29 @@ def _bends(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     strength = np.sqrt(BEND_STRENGTH**2 * squared + JUMP_STRENGTH**2 * jump**2)
     edges = [np.minimum(jump, MOST_JUMP), np.maximum(-bend, 0), np.maximum(bend, 0)]
     return np.stack(edges, axis=2), strength
+
+
+def _trust(gradient: np.ndarray, jump: np.ndarray) -> float:
+    """How far the surface can be believed, 0 .. 1, by how many strong color edges are depth jumps.
+
+    Where views were few or walls plain, depth is a blur without edges, and what it does not tell
+    apart may well be apart.
+    """
+    edge = gradient > STRONG_GRADIENT
+    few = FEW_EDGES * gradient.size  # without edges nothing speaks against the surface
+    share = (np.count_nonzero(edge & (jump > SHARP_JUMP)) + few) / (np.count_nonzero(edge) + few)
+    return float(np.clip((share - NO_TRUST) / (FULL_TRUST - NO_TRUST), 0, 1))
+
+
+def _blend(alone: Scale, both: Scale, trust: float) -> Scale:
+    """The scale between that of color alone (trust 0) and that with the surface (trust 1)."""
+    weights = {
+        field.name: (1 - trust) * getattr(alone.weights, field.name)
+        + trust * getattr(both.weights, field.name)
+        for field in fields(Weights)
+    }
+    cost = (1 - trust) * alone.cost + trust * both.cost
+    return replace(both, cost=cost, weights=Weights(**weights))
 
 
 def _supports(surface: np.ndarray) -> np.ndarray:

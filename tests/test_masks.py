@@ -197,6 +197,14 @@ def test_a_table_of_two_colors_stays_two():
     assert best_overlap(room.segments()[2], cloth) > 0.9
 
 
+def test_a_surface_without_edges_where_colors_have_them_is_not_believed():
+    room = Room()
+    board = room.front(60, 60, 130, 110, 8.0, (150, 157, 166))
+    room.inverse[:] = ndimage.gaussian_filter(room.inverse, 40)
+    room.normals[:] = (0.0, 0.0, -1.0)
+    assert best_overlap(room.segments()[2], board) > 0.9
+
+
 @pytest.mark.parametrize("shape", SIZES)
 def test_any_surface_gives_three_nested_partitions(shape):
     random = np.random.default_rng(4)
