@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from langsplat.__main__ import main
 from langsplat.evaluate import (
@@ -273,6 +274,28 @@ def test_equal_levels_are_answered_by_the_lowest_and_every_tied_spot_counts(
     (row,) = evaluate(Maps(["a.png"], [{"it": flat}]), read_labels(tmp_path)).rows
     assert row.level == row.spot_level == "subpart" and row.iou == 0
     assert row.hit, "all pixels are the brightest, and one is the box"
+
+
+def test_3d_ovs_joins_the_table_to_the_rooms_wall_and_never_takes_subparts(tmp_path: Path) -> None:
+    place = tmp_path / "room" / "segmentations" / "00"
+    place.mkdir(parents=True)
+    truth = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    truth[:, :10], truth[:, 36:] = 255, 255
+    Image.fromarray(truth).save(place / "wood wall.png")
+    left, right = np.zeros((2, 3, HEIGHT, WIDTH), dtype=np.float32)
+    left[1:, :, :10], right[1:, :, 36:] = 0.9, 0.6
+    left[0] = truth / 255  # would be perfect, but may not answer
+    maps = Maps(["00.jpg"], [{"wood wall": left, "wood table": right}])
+    labels = read_labels(tmp_path / "room")
+    (row,) = evaluate(maps, labels, "3dovs-v2").rows
+    assert row.level == "part" and row.ious[0] > 0.8 and row.iou > 0.8
+    (alone,) = evaluate(maps, replace(labels, asked_together=None), "3dovs-v2").rows
+    assert alone.iou < 0.7
+    nothing = Maps(
+        ["00.jpg"], [{text: np.zeros_like(left) for text in ("wood wall", "wood table")}]
+    )
+    (row,) = evaluate(nothing, labels, "3dovs-v2").rows
+    assert row.iou == 0 and row.level == "part"
 
 
 def test_frames_the_scene_has_not_are_named_with_the_remedy(tmp_path: Path) -> None:
