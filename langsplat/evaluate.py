@@ -677,13 +677,13 @@ class Report:
         if self.held_out is not None:
             means["query micro, held-out views"] = self.held_out
         lines = [f"Profile {self.profile}; all in percent; mIoU by level and of the oracle level."]
-        lines += ["", *_table("scene", columns, titles, self._flat(means))]
+        lines += ["", *_table("scene", "queries", columns, titles, self._flat(means))]
         asked: dict[str, list[Row]] = {}
         several = len(self.scenes) > 1
         for row in self.rows:
             asked.setdefault(f"{row.scene}: {row.query}" if several else row.query, []).append(row)
         by_text = {text: _means(rows) for text, rows in asked.items()}
-        lines += ["", *_table("query", columns, titles, self._flat(by_text))]
+        lines += ["", *_table("query", "frames", columns, titles, self._flat(by_text))]
         lines += ["" for _ in self.notes[:1]] + [f"- {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
@@ -715,10 +715,14 @@ def _mean(values: Sequence[Any]) -> Any:
 
 
 def _table(
-    first: str, columns: Sequence[str], titles: dict[str, str], means: dict[str, dict[str, Any]]
+    first: str,
+    counted: str,
+    columns: Sequence[str],
+    titles: dict[str, str],
+    means: dict[str, dict[str, Any]],
 ) -> list[str]:
     heads = [titles.get(column, column) for column in columns]
-    lines = [f"| {first} | queries | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| {first} | {counted} | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     for name, mean in means.items():
         cells = ["-" if mean[c] is None else f"{100 * mean[c]:.1f}" for c in columns]
         name = name.replace("|", "\\|")
