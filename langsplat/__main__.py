@@ -428,8 +428,8 @@ def _rasterizer() -> str:
     return f"gsplat {gsplat} on {gpus[0]}{missing}"
 
 
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:,.0f} MB"
+def _size(*paths: Path) -> str:
+    return f"{sum(path.stat().st_size for path in paths) / 1e6:,.0f} MB"
 
 
 def _hub_cache(pattern: str) -> list[Path]:
@@ -442,11 +442,12 @@ def _hub_cache(pattern: str) -> list[Path]:
 def _bundled_encoder() -> str:
     from langsplat.hub import BUNDLED, bundled_scenes
 
-    file = BUNDLED.parent / "encoder" / "open_clip_model.safetensors"
+    folder = BUNDLED.parent / "encoder"
+    files = list(folder.glob("*.safetensors"))
     scenes = ", ".join(bundled_scenes()) or "none"
-    if not file.is_file():
-        return f"missing from {file.parent}: use a whole checkout. Bundled scenes: {scenes}"
-    return f"{_size(file)}. Bundled scenes: {scenes}"
+    if len(files) < 2:  # one for pictures, one for texts
+        return f"missing from {folder}: use a whole checkout. Bundled scenes: {scenes}"
+    return f"{_size(*files)}. Bundled scenes: {scenes}"
 
 
 def _open_clip() -> str:

@@ -8,6 +8,7 @@ Letters: B crops, T texts, S side of a crop in pixels, E embedding size.
 """
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -19,12 +20,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from langsplat.hub import fetch_file
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "encoder"
+# The bundled model's two towers are files of their own; open_clip reads them as
+# pretrained_image_path and pretrained_text_path.
+TOWER_FILES = ("image.safetensors", "text.safetensors")
 WEIGHTS_FILE = "open_clip_model.safetensors"
+CPU_BATCH = 16  # what a batch of crops leaves behind falls out of the cache with more
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 
 
@@ -107,7 +114,10 @@ class OpenClipEncoder:
             return torch.zeros(0, self.dim, device=self._device)
         with torch.inference_mode():
             pixels = crops.to(self._device).permute(0, 3, 1, 2).float() / 255
-            rows = F.normalize(self._model.encode_image((pixels - self._mean) / self._std), dim=1)
+            pixels = (pixels - self._mean) / self._std
+            size = CPU_BATCH if self._device.type == "cpu" else len(pixels)
+            rows = torch.cat([self._model.encode_image(chunk) for chunk in pixels.split(size)])
+            rows = F.normalize(rows, dim=1)
         return rows.clone()  # an inference tensor could not be saved for a backward pass later
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -124,19 +134,48 @@ class OpenClipEncoder:
 
 
 def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
-    weights = BUNDLED / WEIGHTS_FILE
-    if not weights.is_file():
+    from open_clip import get_tokenizer
+    from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
+
+    files = [BUNDLED / file for file in TOWER_FILES]
+    if not all(file.is_file() for file in files):
         raise ValueError(
             "The bundled encoder is missing from checkpoints/encoder: use a whole checkout, or "
             "name another encoder, for example open_clip:ViT-B-16/laion2b_s34b_b88k."
         )
-    name = f"bundled:{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    name = f"bundled:{digest[:8]}"
     if spec not in ("bundled", name):
         raise ValueError(
             f"The bundled encoder here is {name}, not {spec}: build the scene again with this "
             "version, or use the version of langsplat that the scene was built with."
         )
-    return _build(name, f"local-dir:{BUNDLED}", None, device, {})
+    settings = json.loads((BUNDLED / "open_clip_config.json").read_text(encoding="utf-8"))
+    sizes = {key: value for key, value in settings["model_cfg"].items() if key != "custom_text"}
+    # open_clip.create_model would look for one file with all weights, and warn of random ones.
+    built: Any = CustomTextCLIP(**sizes)
+    set_model_preprocess_cfg(built, settings["preprocess_cfg"])
+    for tower, file in zip((built.visual, built.text), files, strict=True):
+        _check_readable(file)
+        tower.load_state_dict(load_file(file))
+    _fold_norms(built.visual)
+    tokenizer = get_tokenizer(f"local-dir:{BUNDLED}")
+    return OpenClipEncoder(name, built.to(device), tokenizer, device)
+
+
+def _fold_norms(module: torch.nn.Module) -> None:
+    """Fold every batch norm of one of timm's networks into the convolution before it: half the
+    time of a crop on a CPU, and the same embeddings to 1e-5."""
+    convolution = ""
+    for name, child in list(module.eval().named_children()):
+        if isinstance(child, torch.nn.Conv2d):
+            convolution = name
+        elif isinstance(child, torch.nn.BatchNorm2d):
+            both = fuse_conv_bn_eval(getattr(module, convolution), child)
+            setattr(module, convolution, both.to(memory_format=torch.channels_last))
+            setattr(module, name, child.act)
+        else:
+            _fold_norms(child)
 
 
 def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -> OpenClipEncoder:
@@ -170,18 +209,17 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
 
 
 def _build(
-    name: str, model: str, file: Path | None, device: torch.device, tag: dict[str, Any]
+    name: str, model: str, file: Path, device: torch.device, tag: dict[str, Any]
 ) -> OpenClipEncoder:
-    """The model with its weights: from `file`, or from a local-dir: when `file` is None."""
+    """The model with its weights from `file`."""
     import open_clip
 
-    weights = file or BUNDLED / WEIGHTS_FILE
-    _check_readable(weights)
+    _check_readable(file)
     normalisation = {key: list(tag[key]) for key in ("mean", "std") if tag.get(key)}
     try:
         built = open_clip.create_model(
             model,
-            pretrained=str(file) if file else None,
+            pretrained=str(file),
             require_pretrained=True,
             weights_only=True,
             force_quick_gelu=bool(tag.get("quick_gelu", False)),
@@ -192,7 +230,7 @@ def _build(
         tokenizer = open_clip.get_tokenizer(model)
     except (RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
         raise ValueError(
-            f"The weights in {weights} do not fit the model {model}: choose the weights of this "
+            f"The weights in {file} do not fit the model {model}: choose the weights of this "
             "model, or the model of these weights."
         ) from error
     return OpenClipEncoder(name, built, tokenizer, device)

@@ -22,13 +22,11 @@ MEANT: dict[str, dict[str, str]] = {
     "teatable": {
         "red mug": "red mug",
         "banana": "banana",
-        "leaves": "leaves of the plant",
+        "leaves of the plant": "leaves of the plant",
         "pink donut": "donut",
-        "red apple": "apple",
-        "lemon": "lemon",
-        "cookie": "cookie",
+        "teddy bear": "teddy bear",
         "shade of the lamp": "shade of the lamp",
-        "flame of the candle": "flame of the candle",
+        "blue teapot": "teapot",
     },
     "toyshelf": {
         "rocket": "rocket",
@@ -94,8 +92,8 @@ def test_things_of_a_world_never_trained_on_are_found() -> None:
     things = [row for row in report.rows if " of the " not in row.query]
     # The benchmark `accuracy` has the figures; this only notices when they fall apart.
     assert len(things) >= 15
-    assert np.mean([row.hit for row in things]) >= 0.3
-    assert np.mean([row.iou for row in things]) >= 0.1
+    assert np.mean([row.hit for row in things]) >= 0.7
+    assert np.mean([row.iou for row in things]) >= 0.4
 
 
 def test_nothing_bundled_is_large_or_private() -> None:

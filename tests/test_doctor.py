@@ -46,7 +46,7 @@ def test_the_doctor_finds_weights_and_says_what_will_be_used(tmp_path):
     assert "sam_vit_b (3 MB, Hub's cache)" in said
     assert "sam_vit_h:ckpts/sam_vit_h_4b8939.pth (2 MB)" in said
     assert "http://127.0.0.1:9 cannot be reached" in said
-    assert "Bundled scenes: teatable" in said and "1 CPU threads" in said
+    assert "Bundled scenes: teatable, toyshelf" in said and "1 CPU threads" in said
     # Neither torch nor anything else that takes seconds to import.
     assert said.endswith("[] 0\n")
 
@@ -70,7 +70,7 @@ def test_the_doctor_looks_where_the_encoders_look():
     from open_clip.pretrained import get_pretrained_cfg
 
     said = command._bundled_encoder()
-    size = (encoders.BUNDLED / encoders.WEIGHTS_FILE).stat().st_size
+    size = sum((encoders.BUNDLED / file).stat().st_size for file in encoders.TOWER_FILES)
     assert said.startswith(f"{size / 1e6:.0f} MB")
     name, repo = command.PAPER_ENCODER
     model, tag = name.removeprefix("open_clip:").split("/")

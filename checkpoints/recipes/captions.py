@@ -197,9 +197,9 @@ def truth(facts: Facts, captions: list[Caption]) -> np.ndarray:
     seen = kind_seen & color_seen & material_seen & (out == 0)
     attribute = (kind < 0) & (part < 0)
     out[seen & (group | attribute)] = -1
-    # A part that is most of its object is the object, nearly; and the other way round.
+    # A part that is most of its object is the object, nearly. A whole is none of its parts: else
+    # it would answer for them, and louder than they do.
     out[seen & ~group & (f["part"] >= 0) & (part < 0) & (kind >= 0) & (f["share"] > 0.45)] = -1
-    out[seen & whole & (part >= 0) & (kind >= 0) & (owner < 0)] = -1
     for first, second in NEAR_COLORS:
         for a, b in ((first, second), (second, first)):
             near = (color == COLOR_IDS[a]) & (f["color"] == COLOR_IDS[b])

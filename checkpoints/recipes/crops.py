@@ -4,8 +4,9 @@
 
 Besides the true segments there are imperfect ones, as a segmenter makes them: ragged borders,
 halves, neighbours glued together, and (--segmenter) those of the bundled segmenter, named after
-the thing or part they cover best. The archive holds `images` [B, S, S, 3] uint8 and one array for
-every field of captions.Facts.
+the thing or part they cover best. Of a world that a bundled scene is built from, the views that
+the scene holds out are left out (--holdout-every). The archive holds `images` [B, S, S, 3] uint8
+and one array for every field of captions.Facts.
 """
 
 import argparse
@@ -16,11 +17,13 @@ import numpy as np
 from captions import COLOR_IDS, GROUP, KIND_IDS, MATERIAL_IDS, WHOLE, Facts, part_id
 from look import mottle
 from PIL import Image
+from things import KINDS
 
 from langsplat.features import crop_segments
 from langsplat.masks import load_segmenter
+from langsplat.train import split_views
 
-SIZE = 64
+SIZE = 128
 SMALLEST_THING, SMALLEST_PART = 90, 24  # pixels
 
 
@@ -154,12 +157,16 @@ def _named(view: LabelledView, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.where(ids >= 0, new[ids], -1).astype(np.int32), level[keep]
 
 
-def cut_world(folder: Path, rng: np.random.Generator, *, segmenter: bool) -> tuple[list, list]:
-    """Crops and rows of facts of all views of one world."""
+def cut_world(
+    folder: Path, rng: np.random.Generator, *, segmenter: bool, holdout_every: int = 0
+) -> tuple[list, list]:
+    """Crops and rows of facts of one world's views, of those that are not held out."""
     names = json.loads((folder / "labels.json").read_text())["labels"]
     images, rows = [], []
     segment = load_segmenter("bundled") if segmenter else None
-    for number, file in enumerate(sorted((folder / "labels").glob("*.png"))):
+    files = sorted((folder / "labels").glob("*.png"))
+    seen, _ = split_views(len(files), holdout_every)
+    for number, file in enumerate([files[view] for view in seen]):
         labels = np.asarray(Image.open(file))
         image = np.asarray(Image.open(folder / "images" / file.name).convert("RGB"))
         view = LabelledView(image, labels, names)
@@ -184,22 +191,36 @@ def cut_world(folder: Path, rng: np.random.Generator, *, segmenter: bool) -> tup
     return images, rows
 
 
+def drawn(rows: list[tuple], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of at most `count` crops; fewer of what is everywhere: groups, and the room."""
+    kind, part = (np.array([row[k] for row in rows]) for k in (0, 1))
+    weight = np.where(part == GROUP, 0.2, np.where(kind >= len(KINDS), 0.25, 1.0))
+    if len(rows) <= count:
+        return np.arange(len(rows))
+    return rng.choice(len(rows), count, replace=False, p=weight / weight.sum())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("worlds", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--segmenter", action="store_true", help="the bundled segmenter's too")
+    parser.add_argument("--holdout-every", type=int, default=0, help="leave out every n-th view")
+    parser.add_argument("--keep", type=int, default=10**9, help="crops of a world, at most")
     args = parser.parse_args()
     images, rows, worlds = [], [], []
     ready = [folder for folder in args.worlds if (folder / "labels.json").is_file()]
     for number, folder in enumerate(ready):
         rng = np.random.default_rng([args.seed, number])
-        crops, facts = cut_world(folder, rng, segmenter=args.segmenter)
-        images += crops
-        rows += facts
-        worlds += [number] * len(facts)
-        print(f"{folder.name}: {len(facts)} crops", flush=True)
+        crops, facts = cut_world(
+            folder, rng, segmenter=args.segmenter, holdout_every=args.holdout_every
+        )
+        keep = drawn(facts, args.keep, rng)
+        images.append(np.concatenate(crops)[keep])
+        rows += [facts[k] for k in keep]
+        worlds += [number] * len(keep)
+        print(f"{folder.name}: {len(keep)} of {len(facts)} crops", flush=True)
     columns = [np.array(values) for values in zip(*rows, strict=True)]
     arrays = dict(zip(Facts.__dataclass_fields__, columns, strict=True))
     np.savez(args.out, images=np.concatenate(images), world=np.array(worlds), **arrays)

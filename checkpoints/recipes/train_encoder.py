@@ -1,20 +1,22 @@
 """Train the bundled encoder on crops of rendered worlds.
 
     python train_encoder.py --list texts.json      # what sentences.py is to embed, then
-    python train_encoder.py --crops train.npz --held-out held_out.npz --sentences sentences.npz \
-        --out ../encoder
+    python train_encoder.py --trunk efficientnet-lite0.pth --crops train*.npz \
+        --held-out held_out.npz --sentences sentences.npz --out ../encoder
 
-The architecture is an open_clip model, read from open_clip_config.json in the output folder. Two
-losses: a contrastive one with many right answers on either side, and one on the relevancy itself,
-r = sigmoid(10 (crop . text - max over negatives crop . negative)), so that r = 0.5 separates what
-is there from what is not. Both are asked of two text sides: the small transformer that is shipped,
-and a linear map of a sentence encoder's rows, which is not. The transformer also learns to place
-everyday words and phrases, of which no crop knows anything, where that map places them: so names
-that no caption has land beside the ones they mean the same as.
-Letters: B crops of a batch, T captions of a batch, S side of a crop.
+The architecture is an open_clip model, read from open_clip_config.json in the output folder: an
+EfficientNet-Lite0 that starts from ImageNet's weights, and a small text transformer whose words
+start from a sentence encoder's. The network's first stages, which know edges and textures, stay
+as they are, so every crop goes through them once; only the last ones, which know shapes, are
+trained. Two losses: a contrastive one with many right answers on either side, and one on the
+relevancy itself, r = sigmoid(10 (crop . text - max over negatives crop . negative)), so that
+r = 0.5 separates what is there from what is not. The text side also learns from the sentence
+encoder how near everyday words and phrases, which no crop shows, are to the kinds it knows.
+Letters: B crops of a batch, T captions of a batch, S side of a crop, K kinds.
 """
 
 import argparse
+import copy
 import json
 import time
 from collections import defaultdict
@@ -41,22 +43,27 @@ from look import COLORS
 from safetensors.torch import load_file, save_file
 from things import KINDS
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vocabulary import NEGATIVES, UNSEEN, Vocabulary
 
+TRUE_MARGIN, FALSE_MARGIN = 2.5, 1.5  # r = 0.92 and 0.18
 TEMPERATURE = 10.0  # of the relevancy; LERF's and LangSplat's
-POOL_BATCH = 128  # words and phrases a step
-MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+FIRST = 5  # stages of the network that are not trained
+SHARPNESS = 14.0  # of the sentence encoder's choice among kinds
+MEAN = STD = 0.5
 
 
-def load_crops(files: Sequence[Path]) -> tuple[Tensor, Facts]:
+def load_crops(file: Path) -> tuple[Tensor, Facts]:
     """Crops [B, 3, S, S] uint8 and their facts."""
-    images, columns = [], []
-    for file in files:
-        with np.load(file) as data:
-            images.append(torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous())
-            columns.append([data[name] for name in Facts.__dataclass_fields__])
-    facts = Facts(*(np.concatenate(values) for values in zip(*columns, strict=True)))
-    return torch.cat(images), facts
+    with np.load(file) as data:
+        images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous()
+        facts = Facts(*(data[name] for name in Facts.__dataclass_fields__))
+    return images, facts
+
+
+def joined(parts: Sequence[Facts]) -> Facts:
+    names = Facts.__dataclass_fields__
+    return Facts(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def is_unseen(facts: Facts) -> np.ndarray:
@@ -95,8 +102,72 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def normalised(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (images - mean) / std
+    return ((images - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+
+
+def first_stages(visual: torch.nn.Module, crops: Tensor) -> Tensor:
+    """Normalised crops [B, 3, S, S] -> [B, C, S / 16, S / 16]."""
+    trunk = visual.trunk
+    return trunk.blocks[:FIRST](trunk.bn1(trunk.conv_stem(crops)))
+
+
+def last_stages(visual: torch.nn.Module, maps: Tensor) -> Tensor:
+    """What `first_stages` gives -> embeddings [B, E], not of unit length."""
+    trunk = visual.trunk
+    maps = trunk.bn2(trunk.conv_head(trunk.blocks[FIRST:](maps)))
+    return visual.head(trunk.forward_head(maps, pre_logits=True))
+
+
+def fused(module: torch.nn.Module) -> torch.nn.Module:
+    """The same, with every norm folded into the convolution before it: half the time."""
+    last = ""
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.Conv2d):
+            last = name
+        elif isinstance(child, torch.nn.BatchNorm2d):
+            setattr(module, last, fuse_conv_bn_eval(getattr(module, last), child))
+            setattr(module, name, child.act)
+        else:
+            fused(child)
+    return module
+
+
+def read_trunk(visual: torch.nn.Module, file: Path) -> None:
+    """Start from ImageNet's weights, which list the same tensors under other names."""
+    weights = torch.load(file, weights_only=True)
+    given = [value for name, value in weights.items() if "num_batches" not in name]
+    own = {name: v for name, v in visual.trunk.state_dict().items() if "num_batches" not in name}
+    for (name, value), new in zip(own.items(), given, strict=False):
+        if value.shape != new.shape:
+            raise ValueError(f"{file} is not EfficientNet-Lite0: {name} is {list(new.shape)}.")
+        value.copy_(new)
+
+
+@torch.no_grad()
+def recalibrate(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -> None:
+    """Mean and spread of every layer as they are on crops: black around, larger than ImageNet's."""
+    norms = [m for m in visual.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all that passes
+    visual.train()
+    for chunk in images.split(128):
+        visual(normalised(augment(chunk, rng)))
+    for norm in norms:
+        norm.momentum = 0.02
+    visual.eval()
+
+
+@torch.inference_mode()
+def maps_of(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+    """[B, C, S / 16, S / 16] float16 of crops that are each seen once, in their own way."""
+    visual = fused(copy.deepcopy(visual))
+    out = []
+    for chunk in images.split(16):  # small enough for the cache
+        crops = normalised(augment(chunk, rng))
+        with torch.autocast("cpu", torch.bfloat16):
+            out.append(first_stages(visual, crops).half())
+    return torch.cat(out).clone()
 
 
 def contrastive(similarity: Tensor, target: Tensor, scale: Tensor) -> Tensor:
@@ -112,10 +183,13 @@ def contrastive(similarity: Tensor, target: Tensor, scale: Tensor) -> Tensor:
 
 
 def relevancy_loss(margin: Tensor, target: Tensor) -> Tensor:
-    """True: r well above 0.5; false: r well below it, and the worst of them count again."""
+    """True: r well above 0.5; false: r well below it, and the worst of them count again.
+
+    The further above the better: masks are cut at a share of the highest r of a view.
+    """
     true, false = target == 1, target == 0
-    wrong_low = F.softplus(1.5 - margin)[true]
-    wrong_high = F.softplus(margin + 1.5)[false]
+    wrong_low = F.softplus(TRUE_MARGIN - margin)[true]
+    wrong_high = F.softplus(margin + FALSE_MARGIN)[false]
     hard = wrong_high.topk(max(1, len(wrong_high) // 25)).values
     return wrong_low.mean() + 0.5 * wrong_high.mean() + 0.5 * hard.mean()
 
@@ -153,6 +227,45 @@ def margins(images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
     return TEMPERATURE * (images @ texts.T - (images @ negatives.T).amax(1, keepdim=True))
 
 
+class Talk:
+    """What is said of a batch of crops: captions true and false, strange words, negatives.
+
+    Args:
+        captions: of every group of the vocabulary, a step.
+        pool: everyday words and phrases, a step.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, vocabulary: Vocabulary, captions: int, pool: int
+    ) -> None:
+        self._model, self._vocabulary = model, vocabulary
+        self._captions, self._pool = captions, pool
+        self._claims = [_by_claim(group) for group in vocabulary.groups]
+        self._kinds = [names[0] for names in KIND_NAMES.values()]
+        self._fixed = vocabulary.tokens([*NEGATIVES, *self._kinds])
+
+    def __call__(
+        self, facts: Facts, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Texts [T, E], negatives [., E], what is true of the crops [B, T] (see `truth`), and
+        how far the pool's words are from choosing among the kinds as the sentence encoder does."""
+        vocabulary = self._vocabulary
+        captions = _draw_captions(self._claims, facts, self._captions, rng)
+        strange = [vocabulary.strange(rng) for _ in range(24)]
+        target = torch.from_numpy(truth(facts, captions))
+        target = torch.cat([target, target.new_zeros(len(target), len(strange))], 1)
+        said = vocabulary.tokens([*(vocabulary.said(c, rng) for c in captions), *strange])
+        pool = torch.from_numpy(rng.integers(len(vocabulary.pool), size=self._pool))
+        tokens = torch.cat([said, self._fixed, vocabulary.pool_tokens[pool]])
+        rows = F.normalize(self._model.encode_text(tokens), dim=1)
+        texts, negative, kinds, pooled = rows.split(
+            [len(said), len(NEGATIVES), len(self._kinds), len(pool)]
+        )
+        goal = (SHARPNESS * vocabulary.pool_kinds[pool]).softmax(1)
+        chosen = (10 * pooled @ kinds.T).log_softmax(1)
+        return texts, negative, target, F.kl_div(chosen, goal, reduction="batchmean")
+
+
 def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     """How likely each crop is drawn: all kinds and parts about evenly, groups and rooms less."""
     key = facts.kind * 1000 + np.where(facts.part >= 0, facts.part + 1, 0)
@@ -167,7 +280,7 @@ def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
 def train(
     model: torch.nn.Module,
     vocabulary: Vocabulary,
-    images: Tensor,
+    maps: Tensor,
     facts: Facts,
     out: Path,
     *,
@@ -175,71 +288,61 @@ def train(
     batch: int,
     seed: int,
     lr: float,
-) -> torch.nn.Linear:
+) -> None:
     """`steps` steps of AdamW, warm-up and cosine decay; the weights' running mean is what counts.
 
-    It goes to `out` now and then. Returns the map of the sentence encoder's rows.
+    It goes to `out` now and then. maps [N, C, h, w] float16 are what `first_stages` made of crops.
     """
     rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
-    tutor = Tutor(model.visual.output_dim)
-    meaning = torch.nn.Linear(vocabulary.pool_rows.shape[1], model.visual.output_dim)
-    named = [*model.named_parameters(), *tutor.named_parameters(), *meaning.named_parameters()]
-    decay = [p for n, p in named if p.ndim > 1 and "embedding" not in n]
-    rest = [p for n, p in named if p.ndim <= 1 or "embedding" in n]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    tutor = Tutor(model.text.output_dim)
+    trunk = model.visual.trunk
+    learned = [*trunk.blocks[FIRST:].parameters(), *trunk.conv_head.parameters()]
+    learned += list(trunk.bn2.parameters())
+    fresh = [*model.visual.head.parameters(), *tutor.parameters(), model.logit_scale]
+    words = [model.text.token_embedding.weight, model.text.positional_embedding]
+    words += [p for n, p in model.text.named_parameters() if "embedding" not in n]
+    model.visual.trunk.requires_grad_(False)
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    groups = [
+        {"params": learned, "weight_decay": 0.05},
+        {"params": fresh, "weight_decay": 0.02},
+        {"params": words, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
-    embedding = model.text.token_embedding.weight
-    embedding.register_hook(lambda grad: grad * vocabulary.trained)
+    rates = [0.5 * lr, lr, lr]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps, pct_start=0.08
+    )
+    model.text.token_embedding.weight.register_hook(lambda grad: grad * vocabulary.trained)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
-    negatives, negatives_meant = vocabulary.tokens(NEGATIVES), vocabulary.meanings(NEGATIVES)
     weight = draw_crops(facts, rng)
-    queue = rng.choice(len(images), steps * batch, p=weight)
-    claims = [_by_claim(group) for group in vocabulary.groups]
-    model.train().to(memory_format=torch.channels_last)
+    queue = rng.choice(len(maps), steps * batch, p=weight)
+    talk = Talk(model, vocabulary, captions=18, pool=96)
+    model.eval()
+    for part in (*trunk.blocks[FIRST:], trunk.bn2, model.text):
+        part.train()
     began = time.perf_counter()
-    mean_loss = np.zeros(5)
+    mean_loss = np.zeros(4)
     for step in range(steps):
-        rows = queue[step * batch : (step + 1) * batch]
-        captions = _draw_captions(claims, facts.rows(rows), 20, rng)
-        strange = [vocabulary.strange(rng) for _ in range(24)]
-        target = torch.from_numpy(truth(facts.rows(rows), captions))
-        target = torch.cat([target, target.new_zeros(len(rows), len(strange))], 1)
-        said = vocabulary.tokens([*(vocabulary.said(c, rng) for c in captions), *strange])
-        meant = vocabulary.meanings([*(c.text for c in captions), *strange])
-        pool = torch.from_numpy(rng.integers(len(vocabulary.pool), size=POOL_BATCH))
-        tokens = torch.cat([said, negatives, vocabulary.pool_tokens[pool]])
-        texts = F.normalize(model.encode_text(tokens), dim=1)
-        texts, negative, pooled = texts.split([len(said), len(negatives), POOL_BATCH])
-        meant = F.normalize(meaning(torch.cat([meant, negatives_meant])), dim=1)
-        with torch.no_grad():
-            goal = F.normalize(meaning(vocabulary.pool_rows[pool]), dim=1)
-        crops = normalised(augment(images[rows], generator))
-        crop_rows = model.encode_image(crops.to(memory_format=torch.channels_last))
+        rows = np.sort(queue[step * batch : (step + 1) * batch])
+        texts, negative, target, nearness = talk(facts.rows(rows), rng)
+        crop_rows = last_stages(model.visual, maps[rows].float())
         taught = tutor.loss(crop_rows, facts.rows(rows))
         crop_rows = F.normalize(crop_rows, dim=1)
         scale = model.logit_scale.exp().clamp(max=30)
-
-        def both(texts: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-            return (
-                contrastive(crop_rows @ texts.T, target, scale),  # noqa: B023
-                relevancy_loss(margins(crop_rows, texts, negative), target),  # noqa: B023
-            )
-
-        first, second = both(texts, negative)
-        third = sum(both(*meant.split([len(said), len(negatives)])))
-        fourth = (1 - (pooled * goal).sum(1)).mean()
-        loss = first + second + taught + 0.3 * third + 2 * fourth
+        first = contrastive(crop_rows @ texts.T, target, scale)
+        second = relevancy_loss(margins(crop_rows, texts, negative), target)
+        loss = first + second + taught + 0.5 * nearness
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         average.update_parameters(model)
-        values = [float(v.detach()) for v in (first, second, taught, third, fourth)]
+        values = [float(v.detach()) for v in (first, second, taught, nearness)]
         mean_loss = 0.98 * mean_loss + 0.02 * np.array(values)
         if (step + 1) % 300 == 0:
             save(average.module, out)
@@ -250,12 +353,10 @@ def train(
             )
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return meaning
 
 
 def polish(
     model: torch.nn.Module,
-    meaning: torch.nn.Linear,
     vocabulary: Vocabulary,
     rows: Tensor,
     facts: Facts,
@@ -264,52 +365,34 @@ def polish(
     seed: int,
     lr: float,
 ) -> None:
-    """Train the text side alone against the finished embeddings [B, E] of crops.
+    """Train the text side alone against the finished embeddings [N, E] of crops.
 
     A step costs a fraction of one with pictures, so many more words and phrases pass by.
     """
     rng = np.random.default_rng(seed + 1)
-    for parameter in model.visual.parameters():
-        parameter.requires_grad_(False)
-    parameters = [*model.text.parameters(), *meaning.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    model.visual.requires_grad_(False)
+    parameters = list(model.text.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    negatives, negatives_meant = vocabulary.tokens(NEGATIVES), vocabulary.meanings(NEGATIVES)
-    claims = [_by_claim(group) for group in vocabulary.groups]
     scale = model.logit_scale.detach().exp().clamp(max=30)
-    model.train()
+    talk = Talk(model, vocabulary, captions=24, pool=256)
+    model.text.train()
     mean_loss = np.zeros(3)
     for step in range(steps):
         drawn = rng.integers(len(rows), size=256)
-        captions = _draw_captions(claims, facts.rows(drawn), 24, rng)
-        strange = [vocabulary.strange(rng) for _ in range(32)]
-        target = torch.from_numpy(truth(facts.rows(drawn), captions))
-        target = torch.cat([target, target.new_zeros(len(drawn), len(strange))], 1)
-        said = vocabulary.tokens([*(vocabulary.said(c, rng) for c in captions), *strange])
-        meant = vocabulary.meanings([*(c.text for c in captions), *strange])
-        pool = torch.from_numpy(rng.integers(len(vocabulary.pool), size=4 * POOL_BATCH))
-        tokens = torch.cat([said, negatives, vocabulary.pool_tokens[pool]])
-        texts = F.normalize(model.encode_text(tokens), dim=1)
-        texts, negative, pooled = texts.split([len(said), len(negatives), len(pool)])
-        meant = F.normalize(meaning(torch.cat([meant, negatives_meant])), dim=1)
-        meant, negative_meant = meant.split([len(said), len(negatives)])
-        with torch.no_grad():
-            goal = F.normalize(meaning(vocabulary.pool_rows[pool]), dim=1)
-        losses = []
-        for side, none in ((texts, negative), (meant, negative_meant)):
-            similarity = rows[drawn] @ side.T
-            losses.append(
-                contrastive(similarity, target, scale)
-                + relevancy_loss(margins(rows[drawn], side, none), target)
-            )
-        losses.append((1 - (pooled * goal).sum(1)).mean())
-        loss = losses[0] + 0.5 * losses[1] + 4 * losses[2]
+        texts, negative, target, nearness = talk(facts.rows(drawn), rng)
+        first = contrastive(rows[drawn] @ texts.T, target, scale)
+        second = relevancy_loss(margins(rows[drawn], texts, negative), target)
+        loss = first + second + 0.5 * nearness
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        mean_loss = 0.98 * mean_loss + 0.02 * np.array([float(v.detach()) for v in losses])
+        values = [float(v.detach()) for v in (first, second, nearness)]
+        mean_loss = 0.98 * mean_loss + 0.02 * np.array(values)
         if (step + 1) % 100 == 0:
             print(f"texts {step + 1}/{steps} loss {mean_loss.round(3)}", flush=True)
     model.eval()
@@ -353,7 +436,8 @@ def _draw_captions(
 
 @torch.inference_mode()
 def embed(model: torch.nn.Module, images: Tensor) -> Tensor:
-    rows = [model.encode_image(normalised(chunk.float() / 255)) for chunk in images.split(512)]
+    visual = fused(copy.deepcopy(model.visual))
+    rows = [visual(normalised(chunk.float() / 255)) for chunk in images.split(16)]
     return F.normalize(torch.cat(rows), dim=1)
 
 
@@ -427,36 +511,56 @@ def evaluate(
 
 
 def new_model(config: dict, seed: int, vocabulary: Vocabulary) -> torch.nn.Module:
-    """The architecture with fresh weights; words that no caption has are zero, not noise."""
+    """The architecture with fresh weights, but for the words.
+
+    Whole words start from the sentence encoder's rows, turned and cut to the width; words that no
+    text has are zero, not noise.
+    """
     torch.manual_seed(seed)
+    config = dict(config)
+    vision = {k: v for k, v in config["vision_cfg"].items()}
     model = open_clip.model.CustomTextCLIP(
         embed_dim=config["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        vision_cfg=open_clip.CLIPVisionCfg(**vision),
         text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),
         init_logit_scale=float(np.log(10.0)),
     )
-    model.text.token_embedding.weight.data.mul_(2.0).mul_(vocabulary.trained)
+    embedding = model.text.token_embedding.weight.data
+    embedding.mul_(2.0)
+    tokens, rows = vocabulary.word_rows()
+    rows = rows - rows.mean(0)
+    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, : embedding.shape[1]]
+    rows = rows @ axes
+    embedding[tokens] = rows * (0.05 / rows.std())
+    embedding.mul_(vocabulary.trained)
     return model
 
 
-def save(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
-    """Write the weights in float16, whole or not at all, and return them."""
-    half = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in model.state_dict().items()
-    }
-    partial = folder / ".open_clip_model.safetensors"
-    save_file(half, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)
-    partial.rename(folder / "open_clip_model.safetensors")
-    return half
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """Write the two towers in float16, each whole or not at all."""
+    for name, tower in (("image", model.visual), ("text", model.text)):
+        half = {
+            key: (value.half() if value.is_floating_point() else value).contiguous()
+            for key, value in tower.state_dict().items()
+        }
+        partial = folder / f".{name}.safetensors"
+        save_file(half, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)
+        partial.rename(folder / f"{name}.safetensors")
+
+
+def load(model: torch.nn.Module, folder: Path) -> None:
+    """Read what `save` wrote, rounded as it is there."""
+    for name, tower in (("image", model.visual), ("text", model.text)):
+        tower.load_state_dict(load_file(folder / f"{name}.safetensors"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", type=Path, help="only write the texts there, as JSON")
+    parser.add_argument("--trunk", type=Path, help="ImageNet's weights of EfficientNet-Lite0")
     parser.add_argument("--crops", type=Path, nargs="+")
-    parser.add_argument("--held-out", type=Path, nargs="+")
+    parser.add_argument("--held-out", type=Path)
     parser.add_argument("--sentences", type=Path)
     parser.add_argument(
         "--out",
@@ -464,13 +568,12 @@ def main() -> None:
         default=Path(__file__).parent.parent / "encoder",
         help="has open_clip_config.json",
     )
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument(
-        "--texts-steps", type=int, default=1500, help="then, of the text side alone"
-    )
-    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--lexicon", type=Path, required=True, help="what lexicon.py wrote")
+    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--texts-steps", type=int, default=1500, help="then, with texts alone")
+    parser.add_argument("--looks", type=int, default=2, help="at every crop, each another way")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -478,49 +581,64 @@ def main() -> None:
     config = json.loads((args.out / "open_clip_config.json").read_text())["model_cfg"]
     tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
     if args.list:
-        args.list.write_text(json.dumps(Vocabulary(tokenizer).texts()))
+        args.list.write_text(json.dumps(Vocabulary(tokenizer, args.lexicon).texts()))
         return
-    vocabulary = Vocabulary(tokenizer, args.sentences)
+    vocabulary = Vocabulary(tokenizer, args.lexicon, args.sentences)
     model = new_model(config, args.seed, vocabulary)
-    if args.start:
-        weights = load_file(args.start)
-        model.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-        )
-    images, facts = load_crops(args.crops)
-    keep = np.flatnonzero(~is_unseen(facts))
+    model.visual.to(memory_format=torch.channels_last).eval()
+    generator = torch.Generator().manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
     began = time.perf_counter()
-    images, facts = images[keep], facts.rows(keep)
-    meaning = train(
-        model,
-        vocabulary,
-        images,
-        facts,
-        args.out,
-        steps=args.steps,
-        batch=args.batch,
-        seed=args.seed,
-        lr=args.lr,
-    )
+    if args.steps:
+        read_trunk(model.visual, args.trunk)
+        maps, known = [], []
+        for number, file in enumerate(args.crops):
+            images, facts = load_crops(file)
+            keep = np.flatnonzero(~is_unseen(facts))
+            if number == 0:
+                recalibrate(model.visual, images[rng.choice(keep, 3000)], generator)
+            for _ in range(args.looks):
+                keep = rng.permutation(keep)
+                maps.append(maps_of(model.visual, images[keep], generator))
+                known.append(facts.rows(keep))
+            minutes = (time.perf_counter() - began) / 60
+            print(f"{file.name}: {len(keep)} crops, {minutes:.1f} minutes", flush=True)
+        train(
+            model,
+            vocabulary,
+            torch.cat(maps),
+            joined(known),
+            args.out,
+            steps=args.steps,
+            batch=args.batch,
+            seed=args.seed,
+            lr=args.lr,
+        )
+        save(model, args.out)
+    load(model, args.out)
     if args.texts_steps:
-        rng = np.random.default_rng(args.seed)
-        some = rng.choice(len(images), 40_000, p=draw_crops(facts, rng))
-        rows = embed(model, images[some]).clone()
+        rows, known = [], []
+        for file in args.crops:
+            images, facts = load_crops(file)
+            weight = draw_crops(facts, rng) * ~is_unseen(facts)
+            keep = rng.choice(len(images), 5000, p=weight / weight.sum())
+            rows.append(embed(model, images[keep]))
+            known.append(facts.rows(keep))
         polish(
             model,
-            meaning,
             vocabulary,
-            rows,
-            facts.rows(some),
+            torch.cat(rows).clone(),
+            joined(known),
             steps=args.texts_steps,
             seed=args.seed,
-            lr=args.lr / 2,
+            lr=args.lr,
         )
     minutes = (time.perf_counter() - began) / 60
-    model.load_state_dict(save(model, args.out))
+    save(model, args.out)
+    load(model, args.out)
     held_out, held_facts = load_crops(args.held_out)
     results = evaluate(model, vocabulary, held_out, held_facts)
-    print(f"trained on {len(keep)} crops in {minutes:.1f} minutes")
+    print(f"trained in {minutes:.1f} minutes")
     for name, value in results.items():
         print(f"| {name} | {value:.1f} |")
 

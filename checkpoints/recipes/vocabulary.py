@@ -3,9 +3,12 @@
 Three sorts: captions, whose truth about a crop is known; absent things, untrue of every crop; and
 a pool of everyday words and short phrases that nothing is known of but their meaning, which a
 sentence encoder gives. Through the pool a name that no caption has ("couch") comes to mean what
-its neighbours mean ("sofa"). Letters: T texts, E the sentence encoder's size.
+its neighbours mean ("sofa"): where a lexicon says so, or else where one kind is clearly the
+nearest, the word is taken for a name of it. Letters: T texts, E the sentence encoder's size,
+K kinds.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from captions import (
     COLOR_IDS,
     COLOR_NAMES,
     KIND_IDS,
+    KIND_NAMES,
     MATERIAL_NAMES,
     PART_NAMES,
     Caption,
@@ -44,7 +48,10 @@ UNSEEN = (
     ("gift box", "orange"),
     ("candle", "green"),
 )
-WORDS = 14_000  # of the pool: the tokenizer's most frequent ones
+WORDS = 24_000  # of the pool: the tokenizer's most frequent ones
+# A word this near to a kind's nearest name, and this much nearer than to any other kind's, is
+# taken for another name of the kind.
+NEAR, MARGIN = 0.5, 0.08
 # Cosine to every known name below which a word is taken to mean nothing that can be seen.
 FOREIGN = 0.42
 
@@ -74,14 +81,21 @@ def pool_of(tokenizer: open_clip.SimpleTokenizer, seed: int = 0) -> list[str]:
     pool += [f"{a} {b}" for a, b in zip(draw(common, count), draw(common, count), strict=True)]
     pool += [f"{a} {b}" for a, b in zip(draw(adjectives, count), draw(common, count), strict=True)]
     pool += [f"{a} of the {b}" for a, b in zip(draw(parts, 4000), draw(common, 4000), strict=True)]
+    nouns = [name for names in KIND_NAMES.values() for name in names]
+    pool += [f"{a} {b}" for a, b in zip(draw(common, count), draw(nouns, count), strict=True)]
+    pool += [f"{a} {b}" for a, b in zip(draw(nouns, 4000), draw(common, 4000), strict=True)]
     return list(dict.fromkeys(pool))
 
 
 class Vocabulary:
     """All captions, in groups that are drawn from evenly; tokens and meanings of every text."""
 
-    def __init__(self, tokenizer: open_clip.SimpleTokenizer, sentences: Path | None = None) -> None:
+    def __init__(
+        self, tokenizer: open_clip.SimpleTokenizer, lexicon: Path, sentences: Path | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        known = json.loads(lexicon.read_text())
+        self._names: dict[str, str] = known["names"]  # word -> kind
         self._ids: dict[str, list[int]] = {}
         parts = part_captions(parts_of_kinds())
         unseen = {(KIND_IDS[k], COLOR_IDS[c]) for k, c in UNSEEN}
@@ -95,7 +109,8 @@ class Vocabulary:
             [c for c in parts if c.kind >= 0 and c.object_color >= 0],
             attribute_captions(),
         ]
-        self.pool = pool_of(tokenizer)
+        pool = [*pool_of(tokenizer), *self._names, *known["words"]]
+        self.pool = list(dict.fromkeys(pool))
         self.trained = torch.zeros(tokenizer.vocab_size, 1)
         for text in (*self.texts(), "a an the my", "."):
             self.trained[self.ids(text)] = 1
@@ -111,15 +126,46 @@ class Vocabulary:
         with np.load(sentences) as data:
             self._row = {text: k for k, text in enumerate(data["texts"].tolist())}
             self._rows = torch.from_numpy(data["rows"]).float()
-        self.pool_rows = self.meanings(self.pool)
+        rows = self.meanings(self.pool)
         self.pool_tokens = self.tokens(self.pool)
+        kinds = [(rows @ self.meanings(names).T).amax(1) for names in KIND_NAMES.values()]
+        self.pool_kinds = torch.stack(kinds, 1)  # [pool, K] cosine to the nearest of its names
+        self.groups += self._taken_for()
         groups = (self.groups[0], self.groups[2], self.groups[6])
         names = [c.text for group in groups for c in group]
         names += [word for words in COLOR_NAMES.values() for word in words]
-        near = (self.pool_rows @ self.meanings(dict.fromkeys(names)).T).amax(1)
+        near = (rows @ self.meanings(dict.fromkeys(names)).T).amax(1)
         self.foreign = [
-            text for text, c in zip(self.pool, near.tolist(), strict=True) if c < FOREIGN
+            text
+            for text, c in zip(self.pool, near.tolist(), strict=True)
+            if c < FOREIGN and text not in self._names
         ]
+
+    def _taken_for(self) -> list[list[Caption]]:
+        """Captions with the pool's words as other names of kinds: bare, and with a color."""
+        said = {caption.text for group in self.groups for caption in group}
+        known = {word for names in PART_NAMES.values() for name in names for word in name.split()}
+        near, kind = self.pool_kinds.topk(2, dim=1)
+        sure = (near[:, 0] > NEAR) & (near[:, 0] - near[:, 1] > MARGIN)
+        bare, colored = [], []
+        names = list(KIND_NAMES)
+        taken = {self.pool[k]: names[int(kind[k, 0])] for k in sure.nonzero()[:, 0].tolist()}
+        for text, nearest in (taken | self._names).items():
+            first = text.split()[0]
+            if text in said or text in known or " of the " in text or first in COLOR_IDS:
+                continue
+            bare.append(Caption(text, kind=KIND_IDS[nearest]))
+            for color in KINDS[nearest].colors if nearest in KINDS else ():
+                if (nearest, color) not in UNSEEN:
+                    ids = (KIND_IDS[nearest], COLOR_IDS[color])
+                    colored.append(Caption(f"{color} {text}", kind=ids[0], color=ids[1]))
+        return [bare, colored]
+
+    def word_rows(self) -> tuple[Tensor, Tensor]:
+        """Tokens that are whole words of the pool [T], and the sentence encoder's rows [T, E]."""
+        whole = [(self.ids(text), text) for text in self.pool if " " not in text]
+        whole = [(ids[0], text) for ids, text in whole if len(ids) == 1]
+        return torch.tensor([t for t, _ in whole]), self.meanings([text for _, text in whole])
 
     def meanings(self, texts: Iterable[str]) -> Tensor:
         """[T, E] the sentence encoder's rows."""

@@ -20,6 +20,7 @@ from langsplat.encoders import Encoder, load_encoder
 from langsplat.evaluate import (
     MIN_PIXELS,
     PIXEL_PROFILES,
+    LabelledObject,
     Labels,
     Report,
     evaluate,
@@ -41,8 +42,10 @@ REPORT = ROOT / "docs" / "accuracy.md"
 MISSES = ROOT / "docs" / "misses.jpg"
 WORST = 20
 PROFILE = "langsplat-v1"
+COLORS = set("red orange yellow green turquoise blue purple pink brown white grey black".split())
 # A thing that is looked for and shown this large must be found.
 EASY_PIXELS = 200
+PART_SHARE = 1 / 500  # of the view; a part that is seen smaller is not asked for
 # Parts that are the thing itself, nearly, and that nobody asks for.
 PLAIN = {"body", "case", "box", "walls", "dough", "top", "boards", "wall", "floor", "rug"}
 
@@ -121,13 +124,51 @@ def _rows(name: str, report: Report, iou: float, accuracy: float | None) -> list
 
 
 def _labels(folder: Path) -> Labels:
-    """The labels without what nobody would ask for."""
+    """What is asked of a world's views: things, things by their color, parts worth asking for.
+
+    A thing is asked for by its color where most of what is seen of it has that color. A part
+    that is the thing itself, nearly, is left out, and where it is seen smaller than PART_SHARE.
+    """
     labels = read_labels(folder)
+    entries = json.loads((folder / "labels.json").read_text())["labels"]
+    colored = _colored(entries, folder)
     frames = []
     for frame in labels.frames:
-        objects = (o for o in frame.objects if o.category.split(" of the ")[0] not in PLAIN)
-        frames.append(replace(frame, objects=tuple(objects)))
+        with Image.open(folder / frame.name) as picture:
+            seen = np.asarray(picture)
+        asked = []
+        for thing in frame.objects:
+            part = thing.category.split(" of the ")[0]
+            if part == thing.category:
+                asked.append(thing)
+            elif part not in PLAIN and frame.mask(thing.category).mean() >= PART_SHARE:
+                asked.append(thing)
+        known = {thing.category for thing in asked}
+        for text, meant in colored.items():
+            shown = [np.isin(seen, indices) for indices in meant]
+            if text not in known and sum(int(mask.sum()) for mask in shown) >= MIN_PIXELS:
+                asked += [LabelledObject.of(text, mask) for mask in shown if mask.any()]
+        frames.append(replace(frame, objects=tuple(asked)))
     return replace(labels, frames=tuple(frames))
+
+
+def _colored(entries: list[dict[str, Any]], folder: Path) -> dict[str, list[list[int]]]:
+    """ "red mug" -> the label indices of every red mug."""
+    area = np.zeros(256)
+    for file in folder.glob("*.png"):
+        with Image.open(file) as picture:
+            area += np.bincount(np.asarray(picture).ravel(), minlength=256)
+    things: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        if entry["instance"]:
+            things[entry["instance"]].append(entry)
+    out: dict[str, list[list[int]]] = defaultdict(list)
+    for parts in things.values():
+        color, name = parts[0]["object_color"], parts[0]["object"]
+        own = sum(area[p["index"]] for p in parts if p["part_color"] == color)
+        if own > 0.5 * sum(area[p["index"]] for p in parts) and color != name:
+            out[f"{color} {name}"].append([p["index"] for p in parts])
+    return out
 
 
 def _things(folder: Path) -> set[str]:
@@ -199,6 +240,12 @@ def _numbered(ids: np.ndarray, smallest: int) -> np.ndarray:
     old, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     keep = (old >= 0) & (counts >= smallest)
     return np.where(keep, np.cumsum(keep) - 1, -1)[inverse].reshape(ids.shape).astype(np.int32)
+
+
+def _sort(query: str) -> str:
+    if " of the " in query:
+        return "parts"
+    return "colour + thing" if query.split()[0] in COLORS else "things"
 
 
 def _worst(report: Report, engines: Mapping[str, tuple[SceneQuery, Labels]]) -> list[str]:
@@ -291,11 +338,23 @@ def _write(
     lines += ["", f"## The {WORST} worst queries", ""]
     lines += ["Their largest view each: labelled outline white, answer red.", ""]
     lines += [f"![The worst queries]({MISSES.name})", "", *worst]
-    for title, result in (
+    tables = (
         ("Bundled scenes", report),
         ("Held-out world", world),
         ("Held-out world, true segments", segments),
-    ):
+    )
+    lines += ["", "## By what is asked for", ""]
+    lines += ["| | | texts | mIoU | localisation |", "|---|---|---|---|---|"]
+    for title, result in tables:
+        sorts: dict[str, list[Any]] = defaultdict(list)
+        for found in result.rows:
+            sorts[_sort(found.query)].append(found)
+        for sort, found_rows in sorts.items():
+            iou = 100 * float(np.mean([r.iou for r in found_rows]))
+            hit = 100 * float(np.mean([bool(r.hit) for r in found_rows]))
+            texts = len({(r.scene, r.query) for r in found_rows})
+            lines.append(f"| {title} | {sort} | {texts} | {iou:.1f} | {hit:.1f} |")
+    for title, result in tables:
         lines += ["", f"## {title}", "", result.markdown().rstrip()]
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text("\n".join(lines) + "\n")

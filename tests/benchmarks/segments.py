@@ -2,7 +2,8 @@
 
 For every true thing of at least THING pixels and every true named part of at least PART pixels:
 the highest intersection over union with any segment of a level. The pictures are drawn from the
-scene's own Gaussians at the labelled cameras, because its photos are not stored.
+scene's own Gaussians at the labelled cameras, because its photos are not stored. Writes a contact
+sheet to docs/segments.jpg.
 """
 
 import json
@@ -27,6 +28,7 @@ ROOM = 0.01  # of the picture: floor, walls, table, in connected pieces
 LABELS = ROOT / "tests" / "data"
 SECONDS = 0.35  # of one core, a picture of 480x360
 REACH = 2  # pixels between a boundary and the true one
+SHEET = ROOT / "docs" / "segments.jpg"
 
 
 class Truth:
@@ -138,11 +140,39 @@ def bundled_views(scene: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     return views
 
 
+def painted(image: np.ndarray, ids: np.ndarray) -> Image.Image:
+    """Every segment in a color of its own over the picture, edges white."""
+    colors = np.random.default_rng(3).integers(40, 256, (ids.max() + 2, 3))
+    colors[-1] = 0
+    out = 0.45 * image + 0.55 * colors[ids]
+    out[boundary(ids)] = 255
+    return Image.fromarray(out.astype(np.uint8))
+
+
+def contact_sheet(scenes: Iterable[str]) -> None:
+    """Two views of every scene: picture, subparts, parts, wholes."""
+    segmenter = load_segmenter()
+    tiles = []
+    for scene in scenes:
+        views = bundled_views(scene)
+        for image, surface, _ in (views[1], views[len(views) // 2]):
+            tiles.append(Image.fromarray(image))
+            tiles += [painted(image, ids) for ids in segmenter(image, surface)]
+    width, height = 320, 240
+    sheet = Image.new("RGB", (4 * width, len(tiles) // 4 * height))
+    for k, tile in enumerate(tiles):
+        sheet.paste(tile.resize((width, height)), (k % 4 * width, k // 4 * height))
+    SHEET.parent.mkdir(exist_ok=True)
+    sheet.save(SHEET, quality=85)
+
+
 def run(device: str = "cpu") -> list[Row]:
     """The yardstick of every figure is the same segmenter on the picture alone."""
     segmenter = load_segmenter()
     rows = []
-    for scene in sorted(folder.name for folder in LABELS.iterdir() if folder.is_dir()):
+    scenes = sorted(name for name in bundled_scenes() if (LABELS / name / "labels.json").is_file())
+    contact_sheet(scenes)
+    for scene in scenes:
         truth = Truth(LABELS / scene / "labels.json")
         views = bundled_views(scene)
         alone = measure(views, truth, lambda image, _: segmenter(image))
