@@ -28,6 +28,15 @@ MEANT: dict[str, dict[str, str]] = {
         "shade of the lamp": "shade of the lamp",
         "blue teapot": "teapot",
     },
+    "desk": {
+        "red telephone": "telephone",
+        "globe": "globe",
+        "shade of the lamp": "shade of the lamp",
+        "cactus": "cactus",
+        "scissors": "scissors",
+        "keys of the keyboard": "keys of the keyboard",
+        "headphones": "headphones",
+    },
     "toyshelf": {
         "rocket": "rocket",
         "pink bunny": "bunny",

@@ -46,7 +46,7 @@ def test_the_doctor_finds_weights_and_says_what_will_be_used(tmp_path):
     assert "sam_vit_b (3 MB, Hub's cache)" in said
     assert "sam_vit_h:ckpts/sam_vit_h_4b8939.pth (2 MB)" in said
     assert "http://127.0.0.1:9 cannot be reached" in said
-    assert "Bundled scenes: teatable, toyshelf" in said and "1 CPU threads" in said
+    assert "Bundled scenes: desk, teatable, toyshelf" in said and "1 CPU threads" in said
     # Neither torch nor anything else that takes seconds to import.
     assert said.endswith("[] 0\n")
 
