@@ -7,20 +7,25 @@ negative. Two scores, never mixed: *pixel relevancy* blends features over a pixe
 
 With codewords S and the blended weights W(p) of a pixel, f(p) = W S / |W S|: the dot products are
 renders of one number per Gaussian and |W S|² = Wᵀ (S Sᵀ) W does not depend on the text. So each
-view keeps its norms and its best negative, and a new word costs one render of L channels.
+view keeps its norms, its best negatives and its blending weights, and a new word costs one sparse
+product: no embedding of a pixel is ever built.
 
 With an autoencoder f(p) is decoded from the latents blended over a pixel, a part of the picture at
 a time. Each view keeps its latents and its best negative; a new word decodes the latents again.
+
+The two codecs meet the engine in one place: `_Scores` (`margins` of Gaussians, `view` of a camera)
+and the `_View` it makes (`relevancy` of pixels, `nbytes`).
 """
 
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,8 +35,11 @@ from torch import Tensor
 
 from langsplat.codec import Autoencoder, Codebook
 from langsplat.encoders import Encoder
-from langsplat.rasterize import render
+from langsplat.rasterize import blending_weights, render
 from langsplat.scene import Camera, LanguageField, Scene
+
+if TYPE_CHECKING:
+    from langsplat._codes_numba import Codes, Weights
 
 NEGATIVES = ("object", "things", "stuff", "texture")
 SHARPNESS = 10.0
@@ -40,8 +48,11 @@ MAX_QUERY = 200  # characters
 SMOOTHING = 29 / 988
 # A pixel answers only where described Gaussians paint most of it.
 MIN_SUPPORT = 0.5
-_KEPT_VIEWS = 16
-_TEXTS_AT_ONCE = 8  # bounds the channels of one render
+MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
+KEPT_BYTES = 512_000_000  # of views, for each scene
+_TEXTS_AT_ONCE = 10  # bounds the memory of one product
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,54 +148,122 @@ class Answer:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
+class _View(Protocol):
     """What a view keeps between words."""
 
-    kept: Tensor  # of a codebook the norms [H, W, L], of an autoencoder the latents [H, W, L, D]
-    negatives: Tensor  # [H, W, L], highest cosine with a negative
-    seen: Tensor  # [H, W, L] bool
+    @property
+    def nbytes(self) -> int: ...
+
+    def relevancy(self, texts: Tensor) -> Tensor:
+        """Text embeddings [T, E] -> pixel relevancy [T, L, H, W]; 0 where nothing was seen."""
+
+
+class _Scores(Protocol):
+    """A codec's side of the engine."""
+
+    def margins(self, level: int, texts: Tensor) -> Tensor:
+        """[N, T], by how much each Gaussian is nearer to a text than to any negative."""
+
+    def view(self, camera: Camera) -> _View:
+        """What this view keeps; the camera is on the scene's device."""
 
 
 class _CodebookScores:
-    """Cosines of what Gaussians and pixels stand for, when codes weigh codewords."""
+    """What Gaussians and views score, when codes weigh codewords."""
 
     def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
-        assert isinstance(field.codec, Codebook)
+        assert isinstance(field.codec, Codebook) and field.rows is not None
         self._gaussians, self._field, self._codec = scene.gaussians, field, field.codec
         self._negatives = self._codec.similarity(negatives)  # [L, V, P]
         self._norms = field.norms().clamp_min(1e-6)  # [L, N]
         self._gaussian_negatives = (field.score(self._negatives) / self._norms[..., None]).amax(2)
+        self._packed: Codes | None = None
+        if not field.codes.is_cuda:
+            from langsplat._codes_numba import pack
+
+            self._packed = pack(field.rows.numpy(), field.codes.numpy(), self._codec.size)
+
+    def values(self, texts: Tensor) -> Tensor:
+        """[N, T, L], the dot product of every Gaussian's blended embedding with texts [T, E]."""
+        similarity = self._codec.similarity(texts)
+        if self._packed is None:
+            return self._field.score(similarity).permute(1, 2, 0).contiguous()
+        return torch.from_numpy(self._packed.score(similarity.numpy()))
 
     def margins(self, level: int, texts: Tensor) -> Tensor:
-        """[N, T], by how much each Gaussian is nearer to a text than to any negative."""
-        dots = self._field.score(self._codec.similarity(texts))[level]
+        dots = self.values(texts)[:, :, level]
         return dots / self._norms[level][:, None] - self._gaussian_negatives[level][:, None]
 
-    def cosines(self, view: _View, camera: Camera, texts: Tensor) -> Tensor:
-        """[H, W, L, T], of the pixels: one render of L x T channels."""
-        scores = self._field.score(self._codec.similarity(texts))  # [L, N, T]
-        values = scores.transpose(0, 1).flatten(1).contiguous()
-        dots, _ = render(self._gaussians, camera, values=values)
-        return dots.unflatten(2, scores.shape[::2]) / view.kept[..., None]
-
     def view(self, camera: Camera) -> _View:
-        """Norms and best negatives: one render of V channels a level."""
-        gram = self._codec.gram()
-        norms, negatives, seen = [], [], []
-        for level in range(len(self._field.levels)):
-            weights, _ = render(self._gaussians, camera, values=self._field.values(level))
-            norm = torch.empty(weights.shape[:2], device=weights.device)
-            best = torch.empty_like(norm)
-            for row in range(0, camera.height, 64):  # bounds the temporaries of large pictures
-                part = weights[row : row + 64]
-                norm[row : row + 64] = ((part @ gram[level]) * part).sum(-1).clamp_min(0).sqrt()
-                best[row : row + 64] = (part @ self._negatives[level]).amax(-1)
-            # Codes sum to 1 where a Gaussian was ever described, so this is its share of the pixel.
-            seen.append(weights.sum(-1) > MIN_SUPPORT)
-            norms.append(norm.clamp_min(1e-6))
-            negatives.append(best / norms[-1])
-        return _View(torch.stack(norms, 2), torch.stack(negatives, 2), torch.stack(seen, 2))
+        if self._packed is None:
+            return self.dense_view(camera)
+        weights = blending_weights(self._gaussians, camera)
+        return _SparseView(self, weights, self._packed, self._codec.gram(), self._negatives)
+
+    def dense_view(self, camera: Camera) -> _View:
+        """The same for any device: one render of L x V channels."""
+        levels = range(len(self._field.levels))
+        values = torch.cat([self._field.dense(level) for level in levels], 1)
+        weights, _ = render(self._gaussians, camera, values=values)
+        return _DenseView(weights.unflatten(2, (len(levels), -1)), self._codec, self._negatives)
+
+
+class _SparseView:
+    """On the CPU: blending weights, norms and best negatives; a word is one sparse product."""
+
+    def __init__(
+        self,
+        scores: _CodebookScores,
+        weights: "Weights",
+        packed: "Codes",
+        gram: Tensor,
+        negatives: Tensor,
+    ) -> None:
+        from langsplat._codes_numba import measure
+
+        self._scores, self._weights = scores, weights
+        self._kept = measure(weights, packed, gram.numpy(), negatives.numpy(), MIN_SUPPORT)
+
+    @property
+    def nbytes(self) -> int:
+        return self._weights.nbytes + sum(array.nbytes for array in self._kept)
+
+    def relevancy(self, texts: Tensor) -> Tensor:
+        from langsplat._codes_numba import answer
+
+        values = self._scores.values(texts).numpy()
+        return torch.from_numpy(answer(self._weights, values, *self._kept, SHARPNESS))
+
+
+class _DenseView:
+    """On a GPU: every pixel's weights of the codewords [H, W, L, V]; a word is one product."""
+
+    def __init__(self, weights: Tensor, codec: Codebook, negatives: Tensor) -> None:
+        self._weights, self._codec = weights, codec
+        gram = codec.gram()
+        squares = [
+            torch.einsum("hwlv,lvu,hwlu->hwl", part, gram, part)  # bounds the temporaries
+            for part in weights.split(64)
+        ]
+        self._norms = torch.cat(squares).clamp_min(1e-12).sqrt()
+        self._best = self._cosines(negatives).amax(3)
+        # Codes sum to 1 where a Gaussian was ever described, so this is its share of the pixel.
+        self._seen = weights.sum(3) > MIN_SUPPORT
+
+    @property
+    def nbytes(self) -> int:
+        kept = self._weights, self._norms, self._best, self._seen
+        return sum(tensor.nbytes for tensor in kept)
+
+    def relevancy(self, texts: Tensor) -> Tensor:
+        margin = self._cosines(self._codec.similarity(texts)) - self._best[..., None]
+        relevancy = torch.sigmoid(SHARPNESS * margin) * self._seen[..., None]
+        return relevancy.permute(3, 2, 0, 1)
+
+    def _cosines(self, similarity: Tensor) -> Tensor:
+        """[L, V, T] -> [H, W, L, T]."""
+        dots = torch.einsum("hwlv,lvt->hwlt", self._weights, similarity)
+        return dots / self._norms[..., None]
 
 
 class _LatentScores:
@@ -202,9 +281,6 @@ class _LatentScores:
             self._gaussian_negatives[level] = self._codec.cosines(latents, self._negatives).amax(1)
         return self._codec.cosines(latents, texts) - self._gaussian_negatives[level][:, None]
 
-    def cosines(self, view: _View, camera: Camera, texts: Tensor) -> Tensor:
-        return self._decoded(view.kept, view.seen, texts)
-
     def view(self, camera: Camera) -> _View:
         """Latents and best negatives: one render of L (D + 1) channels."""
         levels = range(len(self._field.levels))
@@ -214,13 +290,79 @@ class _LatentScores:
         image, _ = render(self._gaussians, camera, values=torch.cat([*values, described], 1))
         latents = image[..., : -len(levels)].unflatten(2, (len(levels), -1)).contiguous()
         seen = image[..., -len(levels) :] > MIN_SUPPORT
-        return _View(latents, self._decoded(latents, seen, self._negatives).amax(3), seen)
+        return _LatentView(latents, seen, self._codec, self._negatives)
 
-    def _decoded(self, latents: Tensor, seen: Tensor, texts: Tensor) -> Tensor:
-        """Cosines [H, W, L, T] of latents [H, W, L, D] where seen; 0 elsewhere."""
-        out = torch.zeros(*seen.shape, len(texts), device=latents.device)
-        out[seen] = self._codec.cosines(latents[seen], texts)
+
+class _LatentView:
+    """Latents [H, W, L, D] of the pixels; a word decodes them again."""
+
+    def __init__(
+        self, latents: Tensor, seen: Tensor, codec: Autoencoder, negatives: Tensor
+    ) -> None:
+        self._latents, self._seen, self._codec = latents, seen, codec
+        self._best = self._cosines(negatives).amax(3)  # [H, W, L], highest with a negative
+
+    @property
+    def nbytes(self) -> int:
+        return self._latents.nbytes + self._seen.nbytes + self._best.nbytes
+
+    def relevancy(self, texts: Tensor) -> Tensor:
+        margin = self._cosines(texts) - self._best[..., None]
+        relevancy = torch.sigmoid(SHARPNESS * margin) * self._seen[..., None]
+        return relevancy.permute(3, 2, 0, 1)
+
+    def _cosines(self, texts: Tensor) -> Tensor:
+        """[H, W, L, T] where seen; 0 elsewhere."""
+        out = torch.zeros(*self._seen.shape, len(texts), device=self._latents.device)
+        out[self._seen] = self._codec.cosines(self._latents[self._seen], texts)
         return out
+
+
+class Recent(Generic[T]):
+    """Keeps what was made most recently; safe between threads.
+
+    What several threads ask for at once is made once, and what is being made keeps nobody from
+    anything else.
+
+    Args:
+        limit: of the sizes of all that is kept; what is larger by itself is made but not kept.
+        size: of one; by default 1, so that the limit is a number of things.
+    """
+
+    def __init__(self, limit: float, size: Callable[[T], float] = lambda made: 1) -> None:
+        self._limit, self._size = limit, size
+        self._made: OrderedDict[Hashable, Future[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is kept under `key`, or what `make` makes now; an error of `make` is not kept."""
+        with self._lock:
+            known = self._made.get(key)
+            if known is None:
+                mine = self._made[key] = Future()
+            self._made.move_to_end(key)
+        if known is not None:
+            return known.result()
+        try:
+            made = make()
+        except BaseException as error:
+            with self._lock:
+                del self._made[key]
+            mine.set_exception(error)
+            raise
+        mine.set_result(made)
+        with self._lock:
+            done = [(k, self._size(f.result())) for k, f in self._made.items() if f.done()]
+            total = sum(size for _, size in done)
+            for old, size in done:
+                if total <= self._limit:
+                    break
+                del self._made[old]
+                total -= size
+        return made
 
 
 class SceneQuery:
@@ -229,11 +371,13 @@ class SceneQuery:
     Args:
         scene: with a language field.
         encoder: the one whose space the field lives in.
+        kept_bytes: the most that views may take together to answer new words at once; those asked
+            least recently go first. A view that needs more by itself is answered and not kept.
     Raises:
         ValueError: the scene has no language field, or it is another encoder's.
     """
 
-    def __init__(self, scene: Scene, encoder: Encoder) -> None:
+    def __init__(self, scene: Scene, encoder: Encoder, *, kept_bytes: int = KEPT_BYTES) -> None:
         if scene.language is None:
             raise ValueError(
                 f"The scene {scene.name!r} has no language field: "
@@ -247,13 +391,15 @@ class SceneQuery:
             )
         self.scene = scene
         self.encoder = encoder
-        self._field = scene.language
-        latent = isinstance(self._field.codec, Autoencoder)
-        self._scores = (_LatentScores if latent else _CodebookScores)(
+        field = scene.language
+        # What no view ever saw says nothing, whatever its code holds.
+        codes = torch.where(field.mass[..., None] > 0, field.codes, 0)
+        self._field = replace(field, codes=codes)
+        latent = isinstance(field.codec, Autoencoder)
+        self._scores: _Scores = (_LatentScores if latent else _CodebookScores)(
             scene, self._field, self._texts(NEGATIVES)
         )
-        self._views: OrderedDict[bytes, _View] = OrderedDict()
-        self._lock = threading.Lock()
+        self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)
 
     def ask(
         self, text: str, camera: Camera, *, threshold: float = 0.5, level: str | None = None
@@ -266,28 +412,44 @@ class SceneQuery:
             threshold: in [0, 1]; the mask is relevancy > threshold.
             level: subpart, part or whole; None takes the level with the highest score.
         Raises:
-            ValueError: an empty or endless text, an unknown level, a threshold outside [0, 1].
+            ValueError: an empty or endless text, an unknown level, a threshold outside [0, 1], a
+                picture of more than 10 million pixels.
+        """
+        return self.ask_all([text], camera, threshold=threshold, level=level)[0]
+
+    def ask_all(
+        self,
+        texts: Sequence[str],
+        camera: Camera,
+        *,
+        threshold: float = 0.5,
+        level: str | None = None,
+    ) -> list[Answer]:
+        """The answers that `ask` gives to several texts, at less than their cost one by one.
+
+        Each answer's `seconds` are those of all of them.
         """
         began = time.perf_counter()
-        text = check_text(text)
+        texts = [check_text(text) for text in texts]
         if not 0 <= threshold <= 1:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
         if level is not None and level not in self._field.levels:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
-        texts = self._texts([text])
-        by_level = half_smoothed(self._pixel_relevancy(texts, camera)[0])  # [L, H, W]
-        best = by_level.flatten(1).amax(dim=1)
-        chosen = int(best.argmax()) if level is None else self._field.levels.index(level)
-        of_gaussians = self._gaussian_relevancy(texts, chosen)[0]
-        return Answer(
-            text=text,
-            level=self._field.levels[chosen],
-            threshold=threshold,
-            relevancy=by_level[chosen].cpu().numpy(),
-            by_level=by_level.cpu().numpy(),
-            gaussian_relevancy=of_gaussians.cpu().numpy(),
-            seconds=time.perf_counter() - began,
-        )
+        found = []
+        for some, embeddings in self._batches(texts):
+            maps = self._pixel_relevancy(embeddings, camera)
+            maps = half_smoothed(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])  # [T, L, H, W]
+            best = maps.amax(dim=(2, 3)).argmax(dim=1).tolist()
+            levels = best if level is None else [self._field.levels.index(level)] * len(some)
+            of_gaussians = {k: self._gaussian_relevancy(embeddings, k).cpu() for k in set(levels)}
+            by_level = maps.cpu().numpy()
+            for t, (text, k) in enumerate(zip(some, levels, strict=True)):
+                found.append((text, k, by_level[t], of_gaussians[k][t].numpy()))
+        seconds = time.perf_counter() - began
+        return [
+            Answer(text, self._field.levels[k], threshold, maps[k], maps, scores, seconds)
+            for text, k, maps, scores in found
+        ]
 
     def render(self, camera: Camera) -> np.ndarray:
         """The picture from `camera`, uint8 [H, W, 3]."""
@@ -299,8 +461,8 @@ class SceneQuery:
         Returns:
             [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half.
         """
-        parts = self._texts(texts).split(_TEXTS_AT_ONCE)
-        return torch.cat([self._pixel_relevancy(part, camera) for part in parts])
+        parts = [self._pixel_relevancy(part, camera) for _, part in self._batches(texts)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
@@ -311,20 +473,19 @@ class SceneQuery:
     def _texts(self, texts: Sequence[str]) -> Tensor:
         return self.encoder.encode_texts(list(texts)).to(self._field.codes.device)
 
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Tensor]]:
+        """Some texts and their embeddings at a time."""
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            some = texts[start : start + _TEXTS_AT_ONCE]
+            yield some, self._texts(some)
+
     def _pixel_relevancy(self, texts: Tensor, camera: Camera) -> Tensor:
         """Text embeddings [T, E] -> relevancy [T, L, H, W]."""
-        camera = camera.to(self.scene.gaussians.device)
-        view = self._view(camera)
-        margin = self._scores.cosines(view, camera, texts) - view.negatives[..., None]
-        relevancy = torch.sigmoid(SHARPNESS * margin) * view.seen[..., None]
-        return relevancy.permute(3, 2, 0, 1)
-
-    def _gaussian_relevancy(self, texts: Tensor, level: int) -> Tensor:
-        """Text embeddings [T, E] -> relevancy [T, N] of one level."""
-        relevancy = torch.sigmoid(SHARPNESS * self._scores.margins(level, texts))
-        return (relevancy * (self._field.mass[level] > 0)[:, None]).T
-
-    def _view(self, camera: Camera) -> _View:
+        if camera.width * camera.height > MAX_QUERY_PIXELS:
+            raise ValueError(
+                f"A picture of {camera.width} x {camera.height} is too large to be asked, at most "
+                f"{MAX_QUERY_PIXELS:,} pixels: choose a smaller size."
+            )
         key = b"".join(
             [
                 camera.viewmat.cpu().numpy().tobytes(),
@@ -332,16 +493,13 @@ class SceneQuery:
                 f"{camera.width}x{camera.height}".encode(),
             ]
         )
-        with self._lock:
-            if key in self._views:
-                self._views.move_to_end(key)
-                return self._views[key]
-        view = self._scores.view(camera)
-        with self._lock:
-            self._views[key] = view
-            while len(self._views) > _KEPT_VIEWS:
-                self._views.popitem(last=False)
-        return view
+        camera = camera.to(self.scene.gaussians.device)
+        return self._views.get(key, lambda: self._scores.view(camera)).relevancy(texts)
+
+    def _gaussian_relevancy(self, texts: Tensor, level: int) -> Tensor:
+        """Text embeddings [T, E] -> relevancy [T, N] of one level."""
+        relevancy = torch.sigmoid(SHARPNESS * self._scores.margins(level, texts))
+        return (relevancy * (self._field.mass[level] > 0)[:, None]).T
 
 
 def check_text(text: str) -> str:
@@ -363,8 +521,12 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
     at the border.
     """
-    size = max(1, round(SMOOTHING * relevancy.shape[2] / 2) * 2 + 1)
-    half, mean = size // 2, relevancy[None]
+    half = max(0, round(SMOOTHING * relevancy.shape[2] / 2))
+    if not relevancy.is_cuda:
+        from langsplat._codes_numba import half_smooth
+
+        return torch.from_numpy(half_smooth(relevancy.contiguous().numpy(), half))
+    size, mean = 2 * half + 1, relevancy[None]
     # A box is a row of columns: two thin windows cost far less than one square one.
     mean = F.avg_pool2d(mean, (size, 1), 1, (half, 0), count_include_pad=False)
     mean = F.avg_pool2d(mean, (1, size), 1, (0, half), count_include_pad=False)[0]

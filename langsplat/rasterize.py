@@ -15,7 +15,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from torch import Tensor
 
 from langsplat import _rasterize_gsplat
 from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians
+
+if TYPE_CHECKING:
+    from langsplat._codes_numba import Weights
 
 
 class Rules(NamedTuple):
@@ -237,6 +240,25 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
     return lifted
 
 
+def blending_weights(gaussians: Gaussians, camera: Camera) -> "Weights":
+    """W of `image = W values` for one view, kept: how much of each pixel each Gaussian paints.
+
+    On the CPU only, without gradient; weights below 1e-9 may be rounded to 0. A Gaussian with a
+    number that is not finite is left out.
+    """
+    from langsplat._codes_numba import weigh
+
+    camera = camera.to("cpu")
+    shape = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
+    arrays = [t.detach().float().contiguous().numpy() for t in shape]
+    if not _all_finite(*map(torch.from_numpy, arrays)):
+        good = np.logical_and.reduce([np.isfinite(a.reshape(len(a), -1)).all(1) for a in arrays])
+        arrays = [np.where(good.reshape(-1, *[1] * (a.ndim - 1)), a, np.float32(0)) for a in arrays]
+    view, K = (t.double().contiguous().numpy() for t in (camera.viewmat, camera.K))
+    rules = RULES._replace(near=gaussians.near)
+    return weigh(tuple(arrays), view, K, camera.width, camera.height, rules)
+
+
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
     """Color seen from a direction: 0.5 + the sum of sh times the bases (not clamped).
 
@@ -327,14 +349,18 @@ def _backend(name: str, device: torch.device) -> Any:
 
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
     """Means, quats, scales, opacities, colors [C, N, D] less the Gaussians with NaN or inf."""
-    # A sum is finite only if all its terms are, and costs far less than a look at each of them.
-    # On the CPU by numpy: torch's threads would spin for more work on the cores needed next.
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = (t.detach().sum() if t.is_cuda else t.detach().numpy().sum() for t in gaussians)
-        if all(math.isfinite(float(total)) for total in sums):
-            return gaussians
+    if _all_finite(*gaussians):
+        return gaussians
     *geometry, colors = gaussians
     keep = colors.isfinite().all(0).all(-1)
     for tensor in geometry:
         keep = keep & tensor.isfinite().reshape(len(keep), -1).all(1)
     return *(tensor[keep] for tensor in geometry), colors[:, keep]
+
+
+def _all_finite(*tensors: Tensor) -> bool:
+    # A sum is finite only if all its terms are, and costs far less than a look at each of them.
+    # On the CPU by numpy: torch's threads would spin for more work on the cores needed next.
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = (t.detach().sum() if t.is_cuda else t.detach().numpy().sum() for t in tensors)
+        return all(math.isfinite(float(total)) for total in sums)

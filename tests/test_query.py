@@ -2,6 +2,8 @@
 
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from langsplat.codec import Autoencoder, Codebook
 from langsplat.query import (
     NEGATIVES,
     Answer,
+    Recent,
     SceneQuery,
     check_text,
     half_smoothed,
@@ -23,7 +26,7 @@ from langsplat.query import (
     save_answer,
 )
 from langsplat.rasterize import render
-from langsplat.scene import LanguageField, Scene
+from langsplat.scene import Gaussians, LanguageField, Scene
 from tests.test_language import HEIGHT, WIDTH, front_camera, two_balls
 
 E = 8
@@ -243,15 +246,163 @@ def test_another_encoders_scene_and_a_scene_without_words_are_refused() -> None:
         SceneQuery(replace(scene, language=None), TableEncoder())
 
 
-def test_views_are_remembered_but_not_forever(engine: SceneQuery) -> None:
-    camera = engine.scene.cameras[0]
+def random_scene(n: int = 300, words: int = 100) -> Scene:
+    """A cloud in front of the camera with random codes; every seventh Gaussian was never seen."""
+    generator = torch.Generator().manual_seed(5)
+
+    def rand(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator)
+
+    gaussians = Gaussians(
+        means=(rand(n, 3) - 0.5) * torch.tensor([3.0, 2.0, 2.0]) + torch.tensor([0.0, 0, 4]),
+        quats=torch.randn(n, 4, generator=generator),
+        scales=0.02 + 0.2 * rand(n, 3),
+        opacities=0.05 + 0.95 * rand(n),
+        sh=rand(n, 1, 3),
+    )
+    # As encoders' embeddings do, they share a direction: sums of any do not cancel.
+    codewords = F.normalize(torch.randn(3, words, E, generator=generator) + 1, dim=2)
+    codes = rand(3, n, 4)
+    codes[:, ::3, 2:] = 0
+    mass = torch.ones(3, n)
+    mass[:, ::7] = 0
+    codes = codes / codes.sum(2, keepdim=True) * (mass > 0)[..., None]
+    rows = rand(3, n, words).argsort(2)[..., :4]
+    field = LanguageField(rows, codes, mass, Codebook(codewords), "table")
+    return replace(asked_scene(), gaussians=gaussians, language=field)
+
+
+def test_sparse_and_dense_views_give_the_same_relevancies() -> None:
+    scene = random_scene()
+    engine = SceneQuery(scene, TableEncoder())
+    camera = scene.cameras[0].resized(77, 53)  # no whole number of tiles
+    texts = engine._texts(["left ball", "both", "x"])
+    sparse = engine._scores.view(camera).relevancy(texts)
+    dense = engine._scores.dense_view(camera).relevancy(texts)  # type: ignore[attr-defined]
+    assert sparse.shape == dense.shape == (3, 3, 53, 77)
+    assert 0.1 < float((dense > 0).float().mean()) < 0.9, "seen and unseen pixels are compared"
+    np.testing.assert_allclose(sparse.numpy(), dense.numpy(), atol=1e-4)
+
+
+def test_a_gaussian_that_is_not_finite_is_left_out_of_a_view() -> None:
+    scene = random_scene()
+    whole = SceneQuery(scene, TableEncoder()).relevancy(["both"], scene.cameras[0])
+    means, opacities = scene.gaussians.means.clone(), scene.gaussians.opacities.clone()
+    means[5], opacities[8] = torch.nan, torch.inf
+    broken = replace(scene, gaussians=replace(scene.gaussians, means=means, opacities=opacities))
+    got = SceneQuery(broken, TableEncoder()).relevancy(["both"], scene.cameras[0])
+    opacities = scene.gaussians.opacities.clone()
+    opacities[[5, 8]] = 0
+    without = replace(scene, gaussians=replace(scene.gaussians, opacities=opacities))
+    want = SceneQuery(without, TableEncoder()).relevancy(["both"], scene.cameras[0])
+    np.testing.assert_array_equal(got.numpy(), want.numpy())
+    assert not torch.equal(got, whole)
+
+
+def test_what_no_view_ever_saw_scores_zero_whatever_its_code_holds() -> None:
+    scene = asked_scene()
+    assert scene.language is not None
+    codes = torch.where(scene.language.mass[..., None] > 0, scene.language.codes, torch.nan)
+    damaged = replace(scene, language=replace(scene.language, codes=codes))
+    got = SceneQuery(damaged, TableEncoder()).ask("left ball", scene.cameras[0])
+    want = SceneQuery(scene, TableEncoder()).ask("left ball", scene.cameras[0])
+    np.testing.assert_array_equal(got.by_level, want.by_level)
+    np.testing.assert_array_equal(got.gaussian_relevancy, want.gaussian_relevancy)
+    assert got.gaussian_relevancy[120] == 0
+
+
+@pytest.mark.parametrize("made", [asked_scene, latent_scene])
+def test_a_scene_without_gaussians_answers_that_nothing_is_there(
+    made: Callable[[], Scene],
+) -> None:
+    scene = made()
+    field = scene.language
+    assert field is not None
+    rows = None if field.rows is None else field.rows[:, :0]
+    nothing = replace(field, rows=rows, codes=field.codes[:, :0], mass=field.mass[:, :0])
+    empty = scene.gaussians.select(torch.zeros(len(scene.gaussians), dtype=torch.bool))
+    engine = SceneQuery(replace(scene, gaussians=empty, language=nothing), TableEncoder())
+    answer = engine.ask("left ball", scene.cameras[0])
+    assert answer.score == 0 and not answer.found and answer.gaussian_relevancy.shape == (0,)
+
+
+def test_a_picture_too_large_to_be_asked_is_refused_with_its_size(engine: SceneQuery) -> None:
+    large = engine.scene.cameras[0].resized(5000, 4000)
+    with pytest.raises(ValueError, match=r"5000 x 4000 .* at most 10,000,000 pixels: choose"):
+        engine.ask("left ball", large)
+    with pytest.raises(ValueError, match="between 1 and"):
+        engine.scene.cameras[0].resized(0, 10)
+
+
+def test_answers_to_several_texts_are_those_they_get_alone(engine: SceneQuery) -> None:
+    camera, texts = engine.scene.cameras[0], ["left ball", "both", "right ball"] * 4
+    for text, answer in zip(texts, engine.ask_all(texts, camera, threshold=0.6), strict=True):
+        alone = engine.ask(text, camera, threshold=0.6)
+        assert (answer.text, answer.level, answer.threshold) == (text, alone.level, 0.6)
+        np.testing.assert_allclose(answer.by_level, alone.by_level, atol=1e-6)
+        np.testing.assert_allclose(answer.gaussian_relevancy, alone.gaussian_relevancy, atol=1e-6)
+    assert engine.ask_all([], camera) == []
+
+
+def test_views_are_remembered_up_to_a_number_of_bytes() -> None:
+    scene = asked_scene()
+    camera = scene.cameras[0]
+    size = SceneQuery(scene, TableEncoder())._scores.view(camera).nbytes
+    engine = SceneQuery(scene, TableEncoder(), kept_bytes=3 * size)
     first = engine.ask("left ball", camera)
-    for shift in range(20):
+    for shift in range(8):
         viewmat = torch.eye(4)
         viewmat[0, 3] = shift / 100
         engine.ask("left ball", replace(camera, viewmat=viewmat))
+    assert 2 <= len(engine._views) <= 4
     np.testing.assert_array_equal(engine.ask("left ball", camera).by_level, first.by_level)
-    assert len(engine._views) <= 16
+    small = SceneQuery(scene, TableEncoder(), kept_bytes=size - 1)
+    np.testing.assert_array_equal(small.ask("left ball", camera).by_level, first.by_level)
+    assert len(small._views) == 0, "a view larger than what may be kept is not kept"
+
+
+def test_what_two_threads_want_is_made_once_and_keeps_nobody_else_waiting() -> None:
+    recent: Recent[str] = Recent(2)
+    began, go = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def slow() -> str:
+        made.append("slow")
+        began.set()
+        assert go.wait(10)
+        return "slow"
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(recent.get, 1, slow)
+        assert began.wait(10)
+        two = pool.submit(recent.get, 1, slow)
+        assert recent.get(2, lambda: "quick") == "quick", "made while the other is being made"
+        go.set()
+        assert one.result() == two.result() == "slow" and made == ["slow"]
+    recent.get(2, lambda: "again")
+    recent.get(3, lambda: "third")
+    assert recent.get(2, lambda: "again") == "quick" and len(recent) == 2
+    assert recent.get(1, lambda: "anew") == "anew", "the one used least recently went first"
+
+
+def test_an_error_is_told_to_all_who_wait_and_not_remembered() -> None:
+    recent: Recent[str] = Recent(2)
+    began, go = threading.Event(), threading.Event()
+
+    def fail() -> str:
+        began.set()
+        assert go.wait(10)
+        raise ValueError("no such view")
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(recent.get, 1, fail)
+        assert began.wait(10)
+        two = pool.submit(recent.get, 1, fail)
+        go.set()
+        for waiting in (one, two):
+            with pytest.raises(ValueError, match="no such view"):
+                waiting.result()
+    assert recent.get(1, lambda: "now") == "now"
 
 
 def test_visitors_may_ask_at_the_same_time(engine: SceneQuery) -> None:
@@ -271,14 +422,15 @@ def test_visitors_may_ask_at_the_same_time(engine: SceneQuery) -> None:
     assert len(got) == 10 and all(score == want[text] for text, score in got)
 
 
-def test_half_smoothing_averages_with_a_box_cut_at_the_border() -> None:
-    relevancy = torch.rand(1, 30, 100, generator=torch.Generator().manual_seed(0))
-    got = half_smoothed(relevancy)[0]
-    for y, x in [(0, 0), (15, 50), (29, 99)]:
-        window = relevancy[0, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-        assert float(got[y, x]) == pytest.approx(
-            0.5 * float(relevancy[0, y, x] + window.mean()), abs=1e-6
-        )
+@pytest.mark.parametrize("size", [(30, 100), (3, 700), (41, 37), (1, 1)])
+def test_half_smoothing_averages_with_a_box_cut_at_the_border(size: tuple[int, int]) -> None:
+    relevancy = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+    got = half_smoothed(relevancy)
+    half = max(0, round(29 / 988 * size[1] / 2))
+    for y, x in [(0, 0), (size[0] // 2, size[1] // 3), (size[0] - 1, size[1] - 1)]:
+        window = relevancy[:, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+        want = 0.5 * (relevancy[:, y, x] + window.mean(dim=(1, 2)))
+        np.testing.assert_allclose(got[:, y, x], want, atol=1e-6)
 
 
 def an_answer() -> Answer:
