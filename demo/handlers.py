@@ -17,11 +17,10 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
-from langsplat.query import Answer, SceneQuery, check_text, render_rgb, save_answer
+from langsplat.query import Answer, Recent, SceneQuery, check_text, render_rgb, save_answer
 from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +43,6 @@ _KEPT_SCENES = 3
 _KEPT_ANSWERS = 16
 _KEPT_FILES = 64
 _LOG_LINES = 8
-
-T = TypeVar("T")
 
 
 # --------------------------------------------------------------------------- views and visits
@@ -133,22 +130,6 @@ def orbit_of(scene: Scene, view: View) -> View:
 # --------------------------------------------------------------------------- scenes and answers
 
 
-class _Recent(OrderedDict[Hashable, T]):
-    """A mapping that keeps its `limit` most recently used entries."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-
-    def get_or_make(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key not in self:
-            self[key] = make()
-        self.move_to_end(key)
-        while len(self) > self._limit:
-            self.popitem(last=False)
-        return self[key]
-
-
 @dataclass(frozen=True, eq=False)
 class Room:
     """A scene that is open. `engine` is None where it cannot be asked, and `silence` says why."""
@@ -181,12 +162,12 @@ class Shelf:
         self.results = results
         self.downloads = results / "downloads"
         self._load = load
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of what is listed; nobody waits in it for an answer
         self._folders: dict[str, Path] = {}
-        self._encoders: dict[str, Encoder] = {}
-        self._rooms: _Recent[Room] = _Recent(_KEPT_SCENES)
-        self._pictures: _Recent[np.ndarray] = _Recent(_KEPT_ANSWERS)
-        self._answers: _Recent[Answer] = _Recent(_KEPT_ANSWERS)
+        self._encoders: Recent[Encoder] = Recent(math.inf)
+        self._rooms: Recent[Room] = Recent(_KEPT_SCENES)
+        self._pictures: Recent[np.ndarray] = Recent(_KEPT_ANSWERS)
+        self._answers: Recent[Answer] = Recent(_KEPT_ANSWERS)
         self._files: list[Path] = []
         self.downloads.mkdir(parents=True, exist_ok=True)
         for name, folder in (bundled_scenes() if bundled is None else bundled).items():
@@ -249,16 +230,16 @@ class Shelf:
             ValueError: the list does not hold that name, or the scene cannot be read.
         """
         with self._lock:
-            if name not in self._folders:
-                raise ValueError(f"There is no scene {name[:100]!r} in the list.")
-            return self._rooms.get_or_make(name, lambda: self._open(name))
+            folder = self._folders.get(name)
+        if folder is None:
+            raise ValueError(f"There is no scene {name[:100]!r} in the list.")
+        return self._rooms.get(name, lambda: self._open(name, folder))
 
     def picture(self, name: str, view: View) -> np.ndarray:
         """The scene from a view, uint8 [H, W, 3]."""
-        with self._lock:
-            room = self.room(name)
-            camera = camera_of(room.scene, view)
-            return self._pictures.get_or_make((name, view), lambda: render_rgb(room.scene, camera))
+        room = self.room(name)
+        camera = camera_of(room.scene, view)
+        return self._pictures.get((name, view), lambda: render_rgb(room.scene, camera))
 
     def answer(
         self, name: str, view: View, text: str, *, level: str = AUTO, threshold: float = 0.5
@@ -274,16 +255,15 @@ class Shelf:
             raise ValueError(f"The level must be one of {', '.join((AUTO, *LEVELS))}.")
         if not 0 <= threshold <= 1:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
-        with self._lock:
-            room = self.room(name)
-            camera = camera_of(room.scene, view)
-            if room.engine is None:
-                raise ValueError(room.silence)
-            engine, chosen = room.engine, None if level == AUTO else level
-            found = self._answers.get_or_make(
-                (name, view, text, level), lambda: engine.ask(text, camera, level=chosen)
-            )
-            return replace(found, threshold=threshold)
+        room = self.room(name)
+        camera = camera_of(room.scene, view)
+        if room.engine is None:
+            raise ValueError(room.silence)
+        engine, chosen = room.engine, None if level == AUTO else level
+        found = self._answers.get(
+            (name, view, text, level), lambda: engine.ask(text, camera, level=chosen)
+        )
+        return replace(found, threshold=threshold)
 
     def files(self, answer: Answer, rgb: np.ndarray) -> dict[str, Path]:
         """Write an answer's files and return them by name; old ones go when there are many."""
@@ -305,17 +285,15 @@ class Shelf:
         except ValueError:
             pass  # the page says it to whoever comes
 
-    def _open(self, name: str) -> Room:
-        scene = _load_listed(name, self._folders[name])
+    def _open(self, name: str, folder: Path) -> Room:
+        scene = _load_listed(name, folder)
         cloud = cloud_of(scene)
         if scene.language is None:
             silence = "This scene has no words in it yet: build it again to ask it questions."
             return Room(name, scene, cloud, None, silence)
         spec = scene.language.encoder
         try:
-            if spec not in self._encoders:
-                self._encoders[spec] = self._load(spec)
-            engine = SceneQuery(scene, self._encoders[spec])
+            engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:
             # The pictures still work; only the words are missing.
             return Room(name, scene, cloud, None, f"This scene cannot be asked here. {error}")

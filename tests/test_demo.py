@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +175,28 @@ def test_another_threshold_does_not_ask_again(shelf: Shelf) -> None:
     second = shelf.answer("balls", View(0), "  red   ball ", threshold=0.9)
     assert second.relevancy is first.relevancy
     assert second.share <= first.share
+
+
+def test_a_visitor_does_not_wait_for_the_answer_of_another(tmp_path: Path) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    class Slow(TableEncoder):
+        def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+            if "red ball" in texts:
+                began.set()
+                assert go.wait(30)
+            return super().encode_texts(texts)
+
+    shelf_of_balls(tmp_path)
+    shelf = Shelf(tmp_path / "more", {"balls": tmp_path / "balls"}, lambda spec: Slow())
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(shelf.answer, "balls", View(0), "red ball")
+        assert began.wait(30)
+        assert shelf.picture("balls", View(3)).any()
+        assert shelf.answer("balls", View(0), "blue ball").found
+        assert not slow.done()
+        go.set()
+        assert slow.result().found
 
 
 def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:

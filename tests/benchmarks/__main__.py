@@ -7,7 +7,18 @@ from pathlib import Path
 
 from tests.benchmarks.rows import Row
 
-NAMES = ("rasterize", "train", "build", "sfm", "page", "masks", "segments", "accuracy", "import")
+NAMES = (
+    "rasterize",
+    "query",
+    "train",
+    "build",
+    "sfm",
+    "page",
+    "masks",
+    "segments",
+    "accuracy",
+    "import",
+)
 MODULES = {"import": "imports"}  # a keyword is no name for a module
 
 
