@@ -259,7 +259,7 @@ def _eval(args: argparse.Namespace) -> int:
             images = args.images[number] if args.images else None
             source = OfficialRenders(scene, args.autoencoder[number], encoder, images=images)
         else:
-            source = _engine(_open(scene))
+            source = _engine(_open(scene), exact=True)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))
     report = Report.joined(reports)
     print(report.markdown(), end="")
@@ -271,13 +271,13 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(scene: "Scene") -> "SceneQuery":
+def _engine(scene: "Scene", *, exact: bool = False) -> "SceneQuery":
     from langsplat.encoders import load_encoder
     from langsplat.query import SceneQuery
 
     if scene.language is None:
         raise ValueError(f"The scene {scene.name!r} has no language field: build it again.")
-    return SceneQuery(scene, load_encoder(scene.language.encoder))
+    return SceneQuery(scene, load_encoder(scene.language.encoder), exact=exact)
 
 
 def _open(spec: str) -> "Scene":

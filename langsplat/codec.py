@@ -12,14 +12,16 @@ names and shapes of the official best_ckpt.pth.
 
     codec = fit_codebook([embeddings_of_level_0, ...])
     codec = fit_autoencoder(embeddings)          # or Autoencoder.from_tensors(official state dict)
+    table = tabulate(codec, latents)             # cosines without decoding, once latents are 3-d
 
 Letters: L levels, V codewords, E embedding size, M segments, T texts, D entries of a code.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,12 @@ from torch import Tensor, nn
 from langsplat.progress import Progress, silent
 
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
+# Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
+# 128 numbers take 203 MB.
+TABLE_SIDES = (32, 64, 96, 128, 192, 256)
+TABLE_ERROR = 2e-3  # of a cosine; the relevancy, sigmoid(10 x), changes by up to 2.5 times that
+_TABLE_RESIDUAL = 5e-3  # root mean square length of what a table's rows leave out of embeddings
+_TABLE_PROBES = 4096  # latents at which a table is compared with the decoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,6 +293,109 @@ class Autoencoder:
         """From the official state dict, or from what `tensors` gave."""
         counts = "num_batches_tracked"  # an integer, of no use after training
         return cls({k: v.long() if k.endswith(counts) else v.float() for k, v in tensors.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeTable:
+    """An autoencoder's embeddings decoded ahead, so that a text is compared by looking it up.
+
+    `Autoencoder.decode` brings latents to length 1, so only the direction of a latent counts, and
+    of the cube [-1, 1]³ only the surface: six faces of R x R cells, decoded at their corners and
+    interpolated bilinearly. One text needs one product with the rows; then every pixel reads four
+    numbers. Embeddings of one scene span few directions: a row has K numbers in place of E.
+
+    Args:
+        rows: [6 (R + 1)², K], the embeddings at the corners, along the basis.
+        basis: [K, E], orthonormal.
+        side: R.
+        error: 99.9th percentile of the error of a cosine, as `tabulate` measured it.
+    """
+
+    rows: Tensor
+    basis: Tensor
+    side: int
+    error: float
+
+    def places(self, latents: Tensor) -> Tensor:
+        """Where latents [..., 3], of any length, are looked up -> [..., 2] in [-1, 1]."""
+        axis = latents.abs().argmax(dim=-1, keepdim=True)
+        longest = latents.gather(-1, axis)
+        across = torch.cat([(axis == 0).long(), 2 - (axis == 2).long()], dim=-1)
+        on_face = latents.gather(-1, across) / longest.abs().clamp_min(1e-12)
+        # Off the border by a hair, or rounding would mix in the neighbour in the table.
+        x, y = ((on_face + 1) * (self.side / 2)).clamp(1e-3, self.side - 1e-3).unbind(-1)
+        face = (2 * axis + (longest < 0))[..., 0]
+        y = y + face * (self.side + 1)
+        return torch.stack([x * (2 / self.side), y * (2 / (6 * self.side + 5))], dim=-1) - 1
+
+    def cosines(self, places: Tensor, texts: Tensor) -> Tensor:
+        """Cosines with unit texts [T, E] at places [..., 2] -> [..., T]."""
+        # Text by text in memory, as the lookup wants it.
+        values = (self.basis @ texts.to(self.basis).T).T @ self.rows.T
+        values = values.reshape(1, len(texts), 6 * (self.side + 1), self.side + 1)
+        grid = places.reshape(1, 1, -1, 2)
+        found = F.grid_sample(values, grid, align_corners=True, padding_mode="border")
+        return found[0, :, 0].T.reshape(*places.shape[:-1], len(texts))
+
+
+def tabulate(
+    codec: Autoencoder, latents: Tensor, *, error: float = TABLE_ERROR, seed: int = 0
+) -> DecodeTable | None:
+    """The coarsest table that is exact enough where a scene's latents lie.
+
+    Measured against the decoder, at latents of the scene and between pairs of them (as pixels
+    blend them), on embeddings of the scene itself, since no text can be nearer to it.
+
+    Args:
+        latents: [N, D], of the Gaussians.
+        error: the 99.9th percentile of a cosine's error that is allowed.
+        seed: of the choice of latents to measure at.
+    Returns:
+        None where there is no such table: D is not 3, there are no latents, or the decoder
+        changes too fast for the finest.
+    """
+    if codec.latent != 3 or len(latents) == 0:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randint(len(latents), (2, _TABLE_PROBES), generator=generator)
+    share = torch.rand(_TABLE_PROBES, 1, generator=generator)
+    share[::2] = 1
+    share, first, second = (t.to(latents.device) for t in (share, first, second))
+    probes = share * latents[first].float() + (1 - share) * latents[second].float()
+    decoded = codec.decode(probes)
+    texts = decoded[:32]
+    wanted = decoded @ texts.T
+
+    # Everywhere, since anything may be blended; where the scene is, more so.
+    shown = torch.cat([codec.decode(_cube_surface(24).to(decoded)), decoded])
+    spread, directions = torch.linalg.eigh(shown.T @ shown / len(shown))  # ascending
+    left_out = spread.clamp_min(0).cumsum(0) <= _TABLE_RESIDUAL**2
+    basis = directions[:, int(left_out.sum()) :].T.flip(0).contiguous()
+    for side in TABLE_SIDES:
+        corners = _cube_surface(side).to(decoded).split(DECODED_AT_ONCE)
+        rows = torch.cat([codec.decode(part) @ basis.T for part in corners])
+        table = DecodeTable(rows, basis, side, 0.0)
+        wrong = (table.cosines(table.places(probes), texts) - wanted).abs().flatten()
+        worst = float(wrong.kthvalue(math.ceil(0.999 * len(wrong))).values)
+        if worst <= error:
+            return replace(table, error=worst)
+    return None
+
+
+def _cube_surface(side: int) -> Tensor:
+    """The corners of side x side cells on the faces +x, -x, +y, -y, +z, -z of the cube [-1, 1]³.
+
+    [6 (side + 1)², 3]; of the two other axes of a face, the first runs along the rows.
+    """
+    steps = torch.linspace(-1, 1, side + 1)
+    second, first = torch.meshgrid(steps, steps, indexing="ij")
+    faces = []
+    for axis in range(3):
+        for sign in (1.0, -1.0):
+            others = [first, second]
+            others.insert(axis, torch.full_like(first, sign))
+            faces.append(torch.stack(others, dim=-1))
+    return torch.stack(faces).reshape(-1, 3)
 
 
 Codec = Codebook | Autoencoder

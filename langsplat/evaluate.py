@@ -1,7 +1,7 @@
 """Evaluation: labels, and how well a scene's answers fit them by the published protocols.
 
     labels = read_labels("lerf_ovs/label/teatime")  # LERF-OVS, 3D-OVS, or a rendered world
-    report = evaluate(SceneQuery(scene, encoder), labels, "langsplat-v1")
+    report = evaluate(SceneQuery(scene, encoder, exact=True), labels, "langsplat-v1")
     print(report.markdown())
 
 A labelled frame lists objects as LERF-OVS does: a category (the words to ask), its pixels, a box.

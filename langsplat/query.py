@@ -10,8 +10,10 @@ renders of one number per Gaussian and |W S|² = Wᵀ (S Sᵀ) W does not depend
 view keeps its norms, its best negatives and its blending weights, and a new word costs one sparse
 product: no embedding of a pixel is ever built.
 
-With an autoencoder f(p) is decoded from the latents blended over a pixel, a part of the picture at
-a time. Each view keeps its latents and its best negative; a new word decodes the latents again.
+With an autoencoder f(p) is decoded from the latents blended over a pixel. The paper's have three
+numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTable`). Each view
+keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
+of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
 The two codecs meet the engine in one place: `_Scores` (`margins` of Gaussians, `view` of a camera)
 and the `_View` it makes (`relevancy` of pixels, `nbytes`).
@@ -33,7 +35,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from langsplat.codec import Autoencoder, Codebook
+from langsplat.codec import Autoencoder, Codebook, DecodeTable, tabulate
 from langsplat.encoders import Encoder
 from langsplat.rasterize import blending_weights, render
 from langsplat.scene import Camera, LanguageField, Scene
@@ -267,55 +269,66 @@ class _DenseView:
 
 
 class _LatentScores:
-    """The same when codes are latents of an autoencoder."""
+    """The same when codes are latents of an autoencoder, looked up in a table if there can be one.
 
-    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+    Of a latent is kept where the table has it; without a table, the latent itself.
+    """
+
+    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor, exact: bool) -> None:
         assert isinstance(field.codec, Autoencoder)
-        self._gaussians, self._field, self._codec = scene.gaussians, field, field.codec
-        self._negatives = negatives  # [P, E]
-        self._gaussian_negatives: dict[int, Tensor] = {}  # level: [N]
+        self._gaussians, self._negatives = scene.gaussians, negatives  # [P, E]
+        self._levels = len(field.levels)
+        latents = [field.values(level) for level in range(self._levels)]
+        # What is rendered beside the latents is the described Gaussians' share of the pixel.
+        self._values = torch.cat([*latents, (field.mass.T > 0).float()], dim=1)  # [N, L (D + 1)]
+        table = None if exact else tabulate(field.codec, field.codes[field.mass > 0])
+        self._source: Autoencoder | DecodeTable = table or field.codec
+        self._of_gaussians: dict[int, tuple[Tensor, Tensor]] = {}  # level: kept, best negative [N]
 
     def margins(self, level: int, texts: Tensor) -> Tensor:
-        latents = self._field.values(level)
-        if level not in self._gaussian_negatives:
-            self._gaussian_negatives[level] = self._codec.cosines(latents, self._negatives).amax(1)
-        return self._codec.cosines(latents, texts) - self._gaussian_negatives[level][:, None]
+        if level not in self._of_gaussians:
+            size = self._values.shape[1] // self._levels - 1
+            kept = self._keep(self._values[:, size * level : size * (level + 1)].contiguous())
+            best = self._source.cosines(kept, self._negatives).amax(1)
+            self._of_gaussians[level] = kept, best
+        kept, best = self._of_gaussians[level]
+        return self._source.cosines(kept, texts) - best[:, None]
 
     def view(self, camera: Camera) -> _View:
         """Latents and best negatives: one render of L (D + 1) channels."""
-        levels = range(len(self._field.levels))
-        values = [self._field.values(level) for level in levels]
-        # What is rendered beside the latents is the described Gaussians' share of the pixel.
-        described = (self._field.mass.T > 0).float()
-        image, _ = render(self._gaussians, camera, values=torch.cat([*values, described], 1))
-        latents = image[..., : -len(levels)].unflatten(2, (len(levels), -1)).contiguous()
-        seen = image[..., -len(levels) :] > MIN_SUPPORT
-        return _LatentView(latents, seen, self._codec, self._negatives)
+        image, _ = render(self._gaussians, camera, values=self._values)
+        image = image.permute(2, 0, 1)
+        latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
+        seen = image[-self._levels :] > MIN_SUPPORT
+        return _LatentView(self._keep(latents), seen, self._source, self._negatives)
+
+    def _keep(self, latents: Tensor) -> Tensor:
+        return self._source.places(latents) if isinstance(self._source, DecodeTable) else latents
 
 
 class _LatentView:
-    """Latents [H, W, L, D] of the pixels; a word decodes them again."""
+    """Latents of the pixels, or their places in a table, [L, H, W, D]; a word looks them up."""
 
     def __init__(
-        self, latents: Tensor, seen: Tensor, codec: Autoencoder, negatives: Tensor
+        self, kept: Tensor, seen: Tensor, source: Autoencoder | DecodeTable, negatives: Tensor
     ) -> None:
-        self._latents, self._seen, self._codec = latents, seen, codec
-        self._best = self._cosines(negatives).amax(3)  # [H, W, L], highest with a negative
+        self._kept, self._seen, self._source = kept, seen, source
+        self._best = self._cosines(negatives).amax(0)  # [L, H, W], highest with a negative
 
     @property
     def nbytes(self) -> int:
-        return self._latents.nbytes + self._seen.nbytes + self._best.nbytes
+        return self._kept.nbytes + self._seen.nbytes + self._best.nbytes
 
     def relevancy(self, texts: Tensor) -> Tensor:
-        margin = self._cosines(texts) - self._best[..., None]
-        relevancy = torch.sigmoid(SHARPNESS * margin) * self._seen[..., None]
-        return relevancy.permute(3, 2, 0, 1)
+        return (self._cosines(texts) - self._best).mul_(SHARPNESS).sigmoid_().mul_(self._seen)
 
     def _cosines(self, texts: Tensor) -> Tensor:
-        """[H, W, L, T] where seen; 0 elsewhere."""
-        out = torch.zeros(*self._seen.shape, len(texts), device=self._latents.device)
-        out[self._seen] = self._codec.cosines(self._latents[self._seen], texts)
-        return out
+        """[T, L, H, W]; of any value where nothing is seen."""
+        if isinstance(self._source, DecodeTable):
+            return self._source.cosines(self._kept, texts).movedim(-1, 0)
+        out = torch.zeros(*self._seen.shape, len(texts), device=self._kept.device)
+        out[self._seen] = self._source.cosines(self._kept[self._seen], texts)  # decoding is dear
+        return out.movedim(-1, 0)
 
 
 class Recent(Generic[T]):
@@ -373,11 +386,20 @@ class SceneQuery:
         encoder: the one whose space the field lives in.
         kept_bytes: the most that views may take together to answer new words at once; those asked
             least recently go first. A view that needs more by itself is answered and not kept.
+        exact: decode an autoencoder's latents pixel by pixel, as evaluation does, and not by its
+            table, which keeps 99.9 % of the relevancies within 0.005 (`tabulate`).
     Raises:
         ValueError: the scene has no language field, or it is another encoder's.
     """
 
-    def __init__(self, scene: Scene, encoder: Encoder, *, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        encoder: Encoder,
+        *,
+        kept_bytes: int = KEPT_BYTES,
+        exact: bool = False,
+    ) -> None:
         if scene.language is None:
             raise ValueError(
                 f"The scene {scene.name!r} has no language field: "
@@ -395,9 +417,11 @@ class SceneQuery:
         # What no view ever saw says nothing, whatever its code holds.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0)
         self._field = replace(field, codes=codes)
-        latent = isinstance(field.codec, Autoencoder)
-        self._scores: _Scores = (_LatentScores if latent else _CodebookScores)(
-            scene, self._field, self._texts(NEGATIVES)
+        negatives = self._texts(NEGATIVES)
+        self._scores: _Scores = (
+            _LatentScores(scene, self._field, negatives, exact)
+            if isinstance(field.codec, Autoencoder)
+            else _CodebookScores(scene, self._field, negatives)
         )
         self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)
 

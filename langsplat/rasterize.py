@@ -360,7 +360,9 @@ def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
 
 def _all_finite(*tensors: Tensor) -> bool:
     # A sum is finite only if all its terms are, and costs far less than a look at each of them.
-    # On the CPU by numpy: torch's threads would spin for more work on the cores needed next.
+    if tensors[0].is_cuda:  # one wait for the device, not one for each tensor
+        sums = torch.stack([t.detach().sum().float() for t in tensors])
+        return bool(sums.isfinite().all())
+    # Not by torch: its threads would spin for more work on the cores needed next.
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = (t.detach().sum() if t.is_cuda else t.detach().numpy().sum() for t in tensors)
-        return all(math.isfinite(float(total)) for total in sums)
+        return all(math.isfinite(float(t.detach().numpy().sum())) for t in tensors)

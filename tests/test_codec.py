@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from langsplat.codec import (
+    TABLE_ERROR,
     Autoencoder,
     AutoencoderConfig,
     Codebook,
     fit_autoencoder,
     fit_codebook,
+    tabulate,
 )
 from langsplat.scene import LanguageField
 
@@ -191,6 +193,51 @@ def test_cosines_of_a_picture_are_those_of_its_decoded_pixels(
     monkeypatch.setattr("langsplat.codec.DECODED_AT_ONCE", 8)
     torch.testing.assert_close(codec.cosines(latents, texts), want, atol=1e-6, rtol=0)
     assert codec.cosines(latents[:0], texts).shape == (0, 7, 4)
+
+
+def sharp(decoder: float = 3.0) -> Autoencoder:
+    """A decoder whose embeddings change as fast as a trained one's."""
+    state = official().state_dict()
+    return Autoencoder.from_tensors(
+        {k: decoder * v if k.startswith("decoder") else v for k, v in state.items()}
+    )
+
+
+def test_a_table_gives_the_cosines_of_the_decoder_in_every_direction() -> None:
+    codec, texts = sharp(), unit(5, 512)
+    table = tabulate(codec, unit(500, 3))
+    assert table is not None
+    edges = torch.tensor([[1.0, 1, 0], [1, -1, 0.5], [-1, -1, -1], [0, 0, -1], [0.3, 1, 1]])
+    latents = torch.cat([unit(20_000, 3, seed=1), edges])
+    latents = latents * torch.linspace(0.01, 3, len(latents))[:, None]  # only directions count
+    texts = torch.cat([texts, codec.decode(latents[:5])])
+    wrong = (table.cosines(table.places(latents), texts) - codec.cosines(latents, texts)).abs()
+    assert float(codec.cosines(latents, texts).std(0).amax()) > 0.05, "there is something to get"
+    assert float(wrong.flatten().kthvalue(int(0.999 * wrong.numel())).values) <= TABLE_ERROR
+    assert float(wrong.max()) <= 5 * TABLE_ERROR
+    grid = latents[:6].reshape(2, 3, 3)
+    assert table.cosines(table.places(grid), texts).shape == (2, 3, 10)
+    assert table.cosines(table.places(grid[:0]), texts).shape == (0, 3, 10)
+    assert torch.isfinite(table.cosines(table.places(torch.zeros(1, 3)), texts)).all()
+
+
+def test_a_table_is_as_fine_as_its_measured_error_asks() -> None:
+    codec, latents = sharp(), unit(500, 3)
+    coarse, fine = (tabulate(codec, latents, error=error) for error in (1e-2, 1e-3))
+    assert coarse is not None and fine is not None
+    assert coarse.side < fine.side and fine.error <= 1e-3 < coarse.error <= 1e-2
+    assert len(fine.rows) == 6 * (fine.side + 1) ** 2 and fine.rows.shape[1] < 256
+    torch.testing.assert_close(fine.basis @ fine.basis.T, torch.eye(len(fine.basis)))
+
+
+def test_without_a_table_that_is_exact_enough_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("langsplat.codec.TABLE_SIDES", (8, 16))
+    assert tabulate(sharp(), unit(500, 3), error=1e-6) is None
+    assert tabulate(sharp(), unit(0, 3)) is None
+    four = Autoencoder.from_tensors(official([8, 4], [4, 8]).state_dict())
+    assert tabulate(four, unit(500, 4)) is None, "a table has three axes"
 
 
 def test_weights_that_are_no_autoencoder_are_refused_in_words() -> None:

@@ -136,7 +136,7 @@ def test_latents_are_scored_as_if_every_pixel_were_decoded(text: str) -> None:
     scene, encoder = latent_scene(), TableEncoder()
     field = scene.language
     assert field is not None
-    engine = SceneQuery(scene, encoder)
+    engine = SceneQuery(scene, encoder, exact=True)
     answer = engine.ask(text, scene.cameras[0], level="part")
     query, negatives = encoder.encode_texts([text]), encoder.encode_texts(list(NEGATIVES))
 
@@ -153,6 +153,37 @@ def test_latents_are_scored_as_if_every_pixel_were_decoded(text: str) -> None:
         np.testing.assert_allclose(answer.by_level[level], want, atol=1e-4)
     of_gaussians = score(field.codec.decode(field.codes[1])) * (field.mass[1] > 0)
     np.testing.assert_allclose(answer.gaussian_relevancy, of_gaussians.numpy(), atol=1e-5)
+
+
+def test_a_table_answers_as_the_decoder_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, camera = latent_scene(), front_camera()
+    exact = SceneQuery(scene, TableEncoder(), exact=True)
+    want, want_3d = exact.relevancy(["both"], camera), exact.gaussian_relevancy(["both"])
+    engine = SceneQuery(scene, TableEncoder())
+    monkeypatch.setattr(Autoencoder, "decode", None)  # nothing is decoded once the table stands
+    for got, wanted in (
+        (engine.relevancy(["both"], camera), want),
+        (engine.gaussian_relevancy(["both"]), want_3d),
+    ):
+        assert float((got - wanted).abs().flatten().quantile(0.999)) <= 0.005
+        assert (got[wanted == 0] == 0).all()
+    assert float(want.max()) > 0.5
+
+
+def test_latents_of_more_than_three_numbers_are_decoded_pixel_by_pixel() -> None:
+    scene = latent_scene()
+    assert scene.language is not None
+    old, codes = scene.language.codec.tensors(), scene.language.codes
+    wider = {  # a fourth number that changes nothing
+        "encoder.0.weight": torch.eye(E)[:4],
+        "encoder.0.bias": torch.zeros(4),
+        "decoder.0.weight": F.pad(old["decoder.0.weight"], (0, 1)),
+    }
+    field = replace(scene.language, codec=Autoencoder({**old, **wider}), codes=F.pad(codes, (0, 1)))
+    camera, texts = front_camera(), ["left ball", "both"]
+    got = SceneQuery(replace(scene, language=field), TableEncoder()).relevancy(texts, camera)
+    want = SceneQuery(scene, TableEncoder(), exact=True).relevancy(texts, camera)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
 def test_words_find_their_balls_through_latents_too() -> None:
