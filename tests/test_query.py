@@ -494,3 +494,22 @@ def test_the_overlay_outlines_the_mask_and_dims_the_rest() -> None:
     red, _, blue = picture[7, 25].astype(int)
     assert red > blue + 50, "high relevancy is warm"
     assert heat(np.array([[0.0, 1.0]]))[0, 0, 2] > heat(np.array([[0.0, 1.0]]))[0, 1, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scene", [asked_scene(), latent_scene()], ids=["codebook", "latents"])
+def test_a_gpu_answers_as_the_cpu_does(scene: Scene) -> None:
+    assert scene.language is not None
+    there = replace(scene, gaussians=scene.gaussians.to("cuda"), language=scene.language.to("cuda"))
+    here, there_too = SceneQuery(scene, TableEncoder()), SceneQuery(there, TableEncoder())
+    texts, camera = ["left ball", "both", "x"], scene.cameras[0]
+    for got, want in (
+        (there_too.relevancy(texts, camera), here.relevancy(texts, camera)),
+        (there_too.gaussian_relevancy(texts), here.gaussian_relevancy(texts)),
+    ):
+        assert got.is_cuda
+        # A pixel on the edge of what is seen may fall on either side of it.
+        differs = (got.cpu() - want).abs() > 0.005
+        assert float(differs.float().mean()) < 0.002
+    answer = there_too.ask("left ball", camera, level="part")
+    assert answer.found and answer.peak[0] < WIDTH // 2

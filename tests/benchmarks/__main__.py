@@ -1,28 +1,27 @@
-"""`python -m tests.benchmarks NAME ... [--json FILE] [--device cpu|cuda]`: measure and print."""
+"""`python -m tests.benchmarks [NAME ...] [--device cpu|cuda] [--markdown FILE] [--json FILE]`.
+
+Measures and prints. Without names: everything whose speed depends on the device.
+"""
 
 import argparse
 import importlib
 import json
 from pathlib import Path
 
-from tests.benchmarks.rows import Row
+import pytest
+import torch
 
-NAMES = (
-    "rasterize",
-    "query",
-    "train",
-    "build",
-    "sfm",
-    "page",
-    "masks",
-    "segments",
-    "accuracy",
-    "import",
-)
+from tests.benchmarks.markdown import section, update
+from tests.benchmarks.rows import Row, not_measured
+
+SPEED = ("rasterize", "query", "speed", "table", "scale", "train")
+NAMES = (*SPEED, "build", "sfm", "page", "masks", "segments", "accuracy", "import")
 MODULES = {"import": "imports"}  # a keyword is no name for a module
 
 
 def show(row: Row) -> str:
+    if row.value is None:
+        return f"{row.name:<58} not measured: {row.why}"
     text = f"{row.name:<58} {row.value:>12.4g} {row.unit:<16}"
     if row.yardstick is not None:
         text += f" yardstick {row.yardstick:.4g}, ratio {row.ratio:.3g}"
@@ -33,16 +32,30 @@ def show(row: Row) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="+", choices=NAMES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--markdown", type=Path, help="put a section for each name in this file")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
+    unknown = set(args.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(NAMES)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device was found: use --device cpu")
     rows: list[Row] = []
-    for name in args.names:
+    for name in args.names or SPEED:
         module = importlib.import_module(f"tests.benchmarks.{MODULES.get(name, name)}")
-        for row in module.run(args.device):
+        try:
+            measured = module.run(args.device)
+        except pytest.skip.Exception as reason:  # a capture that is not at hand
+            measured = [not_measured(name, str(reason))]
+        for row in measured:
             print(show(row), flush=True)
-            rows.append(row)
+        rows += measured
+        if args.markdown:  # at once: a later benchmark may be stopped
+            picture = getattr(module, "PICTURE", None)
+            text = section(name, str(module.__doc__), picture, measured, args.device)
+            update(args.markdown, [text])
     if args.json:
         args.json.write_text(json.dumps([row.as_dict() for row in rows], indent=1) + "\n")
 

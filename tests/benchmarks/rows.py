@@ -8,16 +8,18 @@ from typing import Any
 class Row:
     """A figure, the yardstick measured in the same run, their ratio, and the bar it must clear.
 
-    `ok` is None where no bar is set. `higher` says which side of the bar is good.
+    `value` is None, and `why` says why, where it could not be measured. `ok` is None where no bar
+    is set or nothing was measured.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     yardstick: float | None = None
     ratio: float | None = None
     bar: float | None = None
     ok: bool | None = None
+    why: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,6 +39,11 @@ def row(
     judged = value if ratio is None else ratio
     ok = None if bar is None else (judged >= bar if higher_is_better else judged <= bar)
     return Row(name, value, unit, yardstick, ratio, bar, ok)
+
+
+def not_measured(name: str, why: str, *, unit: str = "", bar: float | None = None) -> Row:
+    """A row that this machine cannot measure, so that nobody takes it for forgotten."""
+    return Row(name, None, unit, bar=bar, why=why)
 
 
 def exp_yardstick(cores: int = 2, elements: int = 65_536, repeats: int = 200) -> float:

@@ -1,0 +1,155 @@
+"""Autoencoder queries by table against decoding every pixel: time and error, on the bundled scenes.
+
+No official autoencoder can be shipped, so one of the paper's size (512 numbers, decoder 16 ... 256)
+is trained on what each scene's Gaussians stand for. The bundled encoder's embeddings have 128
+numbers; they are turned into 512 by a fixed rotation, which changes no cosine.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from langsplat.codec import AutoencoderConfig, Codebook, fit_autoencoder, tabulate
+from langsplat.encoders import Encoder, load_encoder
+from langsplat.hub import bundled_scenes
+from langsplat.query import SceneQuery, half_smoothed
+from langsplat.scene import LanguageField, Scene, load_scene
+from tests.benchmarks.rasterize import seconds
+from tests.benchmarks.rows import Row, row
+from tests.conftest import ROOT
+
+SPEED_BAR, ERROR_BAR, IOU_BAR = 50.0, 0.005, 0.99
+COVERED = 0.01  # part of the view from which on a mask is compared
+VIEWS = 3
+
+
+class Turned:
+    """An encoder with its embeddings turned into a space of 512 numbers."""
+
+    image_size = 1
+    dim = 512
+
+    def __init__(self, encoder: Encoder, device: str) -> None:
+        self.name, self._encoder = encoder.name, encoder
+        generator = torch.Generator().manual_seed(0)
+        random = torch.randn(self.dim, encoder.dim, generator=generator)
+        self.turn = torch.linalg.qr(random)[0].T.to(device)
+
+    def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
+        return self._encoder.encode_images(images).to(self.turn) @ self.turn
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        return self._encoder.encode_texts(texts).to(self.turn) @ self.turn
+
+
+def with_autoencoder(scene: Scene, turn: Tensor) -> tuple[Scene, float]:
+    """The scene with latents in place of a codebook's codes; and the held-out cosine."""
+    field = scene.language
+    assert field is not None and isinstance(field.codec, Codebook)
+    levels = range(len(field.levels))
+    meant = [F.normalize(field.dense(k) @ field.codec.codewords[k], dim=1) @ turn for k in levels]
+    generator = torch.Generator().manual_seed(0)
+    some = []
+    for rows, mass in zip(meant, field.mass, strict=True):
+        known = rows[mass > 0]
+        some.append(known[torch.randperm(len(known), generator=generator)[:1000].to(known.device)])
+    codec, cosine = fit_autoencoder(
+        torch.cat(some), AutoencoderConfig(rounds=40), device=turn.device
+    )
+    codec = codec.to(turn.device)
+    codes = torch.stack([codec.encode(rows) for rows in meant])
+    return replace(
+        scene, language=LanguageField(None, codes, field.mass, codec, field.encoder)
+    ), cosine
+
+
+def run(device: str = "cpu") -> list[Row]:
+    encoder = Turned(load_encoder("bundled", device=device), device)
+    words = json.loads((ROOT / "tests/data/words.json").read_text())["kinds"]
+    rows = []
+    for name, folder in bundled_scenes().items():
+        scene = load_scene(folder)
+        assert scene.language is not None
+        scene = replace(
+            scene, gaussians=scene.gaussians.to(device), language=scene.language.to(device)
+        )
+        scene, cosine = with_autoencoder(scene, encoder.turn)
+        texts = [*scene.examples, *(word for word in words if word not in scene.examples)]
+        rows += compare(name, scene, encoder, texts, cosine, device)
+    return rows
+
+
+def compare(
+    name: str, scene: Scene, encoder: Encoder, texts: Sequence[str], cosine: float, device: str
+) -> list[Row]:
+    field = scene.language
+    assert field is not None and not isinstance(field.codec, Codebook)
+    codec, latents = field.codec, field.codes[field.mass > 0]
+    table = tabulate(codec, latents)
+    assert table is not None
+    build = seconds(lambda: tabulate(codec, latents), 1, device)
+    engines = SceneQuery(scene, encoder), SceneQuery(scene, encoder, exact=True)
+    views = scene.cameras[:: len(scene.cameras) // VIEWS][:VIEWS]
+    wrong, ious = [], []
+    for view in views:
+        for start in range(0, len(texts), 8):
+            part = texts[start : start + 8]
+            got, want = (engine.relevancy(part, view) for engine in engines)
+            seen = want.flatten(1) > 0
+            wrong += [(a - b).abs() for a, b in zip(_at(got, seen), _at(want, seen), strict=True)]
+            for a, b in zip(got, want, strict=True):
+                one, other = half_smoothed(a) > 0.5, half_smoothed(b) > 0.5
+                for mask, true in zip(one, other, strict=True):
+                    if float(true.float().mean()) > COVERED:
+                        ious.append(float((mask & true).sum() / (mask | true).sum()))
+    errors = np.array([_percentile(one) for one in wrong])
+    view, asked = views[0], iter(texts * 100)
+    for engine in engines:
+        engine.relevancy(texts[:1], view)
+    # In turn, so that other programs' load falls on both alike.
+    times = []
+    for _ in range(5):
+        exact = seconds(lambda: engines[1].relevancy([next(asked)], view), 1, device)
+        times.append((exact, seconds(lambda: engines[0].relevancy([next(asked)], view), 5, device)))
+    exact, quick = np.median(times, axis=0)
+    ratio = float(np.median([a / b for a, b in times]))
+    ten = seconds(lambda: engines[0].relevancy([next(asked) for _ in range(10)], view), 5, device)
+    label = f"{name} {view.width}x{view.height}"
+    size = table.rows.numel() * 4 / 1e6
+    return [
+        row(f"{label}: new word, same view: decoding over table", ratio, "x", bar=SPEED_BAR),
+        row(f"{label}: new word, same view, by table", 1e3 * float(quick), "ms"),
+        row(f"{label}: new word, same view, every pixel decoded", 1e3 * float(exact), "ms"),
+        row(f"{label}: ten words at once, by table", 1e3 * ten, "ms"),
+        row(
+            f"{label}: error of relevancy, 99.9th percentile, {len(texts)} words, {VIEWS} views",
+            _percentile(torch.cat(wrong)),
+            "",
+            bar=ERROR_BAR,
+            higher_is_better=False,
+        ),
+        row(f"{label}: the same of the worst word in a view", float(errors.max()), ""),
+        row(
+            f"{label}: IoU of masks over 1 % of the view, worst of {len(ious)}",
+            min(ious, default=1.0),
+            "",
+            bar=IOU_BAR,
+        ),
+        row(f"{label}: table of 6 x {table.side}² cells", size, "MB"),
+        row(f"{label}: building it", build, "s"),
+        row(f"{label}: the autoencoder's held-out cosine", cosine, ""),
+    ]
+
+
+def _at(maps: Tensor, seen: Tensor) -> list[Tensor]:
+    """The values of each text where something is seen."""
+    return [values[where] for values, where in zip(maps.flatten(1), seen, strict=True)]
+
+
+def _percentile(values: Tensor) -> float:
+    return float(np.percentile(values.cpu().numpy(), 99.9)) if len(values) else 0.0
