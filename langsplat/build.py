@@ -25,7 +25,7 @@ from langsplat.capture import Capture, load_capture
 from langsplat.codec import CODECS
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
-from langsplat.language import LanguageTraining, fit_language
+from langsplat.language import LanguageTraining, fit_language, level_notes
 from langsplat.masks import Segmenter, load_segmenter
 from langsplat.progress import Progress, silent
 from langsplat.query import render_rgb
@@ -161,6 +161,7 @@ def build_scene(
     )
 
     progress("Save the scene", 0, 1, "")
+    notes = [*capture.notes, *level_notes(language)]
     start = central_view(capture.cameras)
     up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     scene = Scene(
@@ -174,7 +175,7 @@ def build_scene(
         provenance={
             "langsplat": langsplat.__version__,
             "photos": len(capture.images),
-            "notes": capture.notes,
+            "notes": notes,
             "settings": _settings(config),
             "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
             "psnr": _psnr(gaussians, capture, config.holdout_every),
@@ -185,7 +186,7 @@ def build_scene(
     preview = jpeg(render_rgb(scene, scene.cameras[start]))
     save_scene(scene, out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
-    progress("Save the scene", 1, 1, "")
+    progress("Save the scene", 1, 1, " ".join(notes))
     return out
 
 
@@ -231,8 +232,11 @@ def describe_scene(
     used = ("segmenter", "encoder", "codec", "codewords", "language", "holdout_every", "seed")
     settings = {key: value for key, value in _settings(config).items() if key in used}
     made = dict(scene.provenance)
-    made["described"] = {"from": "its own renders", "settings": settings} | {
-        "seconds": {stage: round(value, 1) for stage, value in seconds.items()}
+    made["described"] = {
+        "from": "its own renders",
+        "settings": settings,
+        "notes": level_notes(language),
+        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
     }
     if config.examples:
         made["examples"] = list(config.examples)
@@ -240,7 +244,7 @@ def describe_scene(
     preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
     save_scene(scene, out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
-    progress("Save the scene", 1, 1, "")
+    progress("Save the scene", 1, 1, " ".join(level_notes(language)))
     return out
 
 
@@ -277,6 +281,7 @@ def _speak(
         codewords=config.codewords,
         training=LanguageTraining.preset(config.language),
         seed=config.seed,
+        state=work,
         progress=progress,
     )
     seconds["language"] = time.perf_counter() - began

@@ -18,16 +18,18 @@ Letters: L levels, V codewords, E embedding size, M segments, T texts, D entries
 """
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsplat.progress import Progress, silent
+from langsplat.progress import Checkpoints, Progress, digest_of, silent
 
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
@@ -476,6 +478,7 @@ def fit_autoencoder(
     config: AutoencoderConfig = AutoencoderConfig(),
     *,
     device: torch.device | str = "cpu",
+    state: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[Autoencoder, float]:
     """Train an autoencoder on the embeddings of one scene's segments (LangSplat, section 3.3).
@@ -488,6 +491,9 @@ def fit_autoencoder(
         embeddings: [M, E] unit rows of all levels and views; with fewer than ten nothing is held
             out.
         device: where to train.
+        state: a checkpoint file, written between rounds, about every 20 s, and at the end. If it
+            holds a run on the same embeddings with the same config, that run continues, and ends as
+            if it had never stopped.
         progress: its note tells the held-out cosine.
     Returns:
         The autoencoder, on the CPU, and the mean cosine over held-out rows between what went in and
@@ -512,8 +518,26 @@ def fit_autoencoder(
         torch.manual_seed(config.seed)
         network = _Network(embeddings.shape[1], config.encoder, config.decoder).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    best, best_round, kept = -2.0, 0, dict(network.state_dict())
-    for number in range(config.rounds):
+    best, best_round, first = -2.0, 0, 0
+    kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+    identity = {
+        "format": "langsplat-autoencoder-1",
+        "config": json.dumps(asdict(config), sort_keys=True),
+        "embeddings": digest_of(embeddings),
+    }
+    checkpoints = Checkpoints(state, identity)
+    earlier, note = checkpoints.load()
+    if earlier is not None:
+        first, best_round = int(earlier.values["round"]), int(earlier.values["best_round"])
+        best = earlier.values["best"]
+        _restore(earlier.tensors, network, optimizer, generator, kept)
+        note = f"continuing at round {first}"
+    if note:
+        progress("Train autoencoder", first, config.rounds, note)
+    over = _is_over(first, best_round, config)
+    for number in range(first, config.rounds):
+        if over:
+            break
         network.train()
         batches = 0
         while batches == 0 or batches < config.least_batches:
@@ -532,12 +556,50 @@ def fit_autoencoder(
         if cosine > best:
             best, best_round = cosine, number
             kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-        over = number + 1 == config.rounds or number - best_round >= config.patience
+        over = _is_over(number + 1, best_round, config)
         done = config.rounds if over else number + 1
+        if over or checkpoints.due:
+            tensors = _stored(network, optimizer, generator, kept)
+            checkpoints.save(tensors, round=number + 1, best=best, best_round=best_round)
         progress("Train autoencoder", done, config.rounds, f"held-out cosine {best:.4f}")
-        if over:
-            break
     return Autoencoder(kept), best
+
+
+def _is_over(rounds: int, best_round: int, config: AutoencoderConfig) -> bool:
+    """After so many rounds, of which that one was the best."""
+    return rounds >= config.rounds or rounds - 1 - best_round >= config.patience
+
+
+def _stored(
+    network: _Network,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    kept: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Everything that the next round depends on, named apart."""
+    tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
+    tensors |= {f"kept.{name}": t for name, t in kept.items()}
+    for name, parameter in network.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{key}.{name}"] = value
+    return tensors | {"generator": generator.get_state()}
+
+
+def _restore(
+    tensors: Mapping[str, Tensor],
+    network: _Network,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    kept: dict[str, Tensor],
+) -> None:
+    """Put back what `_stored` gave."""
+    network.load_state_dict({name: tensors[f"network.{name}"] for name in kept})
+    kept |= {name: tensors[f"kept.{name}"] for name in kept}
+    for name, parameter in network.named_parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = tensors[f"optimizer.{key}.{name}"]
+            optimizer.state[parameter][key] = value.to(parameter.device)
+    generator.set_state(tensors["generator"])
 
 
 def _check_embeddings(embeddings: Tensor, dim: int) -> None:

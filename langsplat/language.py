@@ -4,8 +4,8 @@ Lifting takes no training. A Gaussian's code at a level is the blending-weighted
 segments it helps to paint stand for: the weighted average of LUDVIG and of the Splat Feature
 Solver. Rendering is linear in colors, image = W colors, so the sums over pixels are one
 vector-Jacobian product a view, Wᵀ image, on any backend. With a codebook the image is
-one_hot(codeword of each pixel), and the few codewords with most weight are kept; with an
-autoencoder it is the latent of each pixel's segment.
+one_hot(codeword of each pixel), which is never built, and the few codewords with most weight are
+kept; with an autoencoder it is the latent of each pixel's segment.
 
 Training goes on from there: it renders the codes and brings each pixel nearer to its segment. With
 an autoencoder that is LangSplat's (arXiv 2312.16084, section 3.3), with a codebook LangSplatV2's
@@ -14,8 +14,10 @@ an autoencoder that is LangSplat's (arXiv 2312.16084, section 3.3), with a codeb
 Letters: N Gaussians, L levels, H W pixels, V codewords, D numbers of a code, M segments.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,12 +34,10 @@ from langsplat.codec import (
     fit_codebook,
 )
 from langsplat.features import SegmentFeatures
-from langsplat.progress import Progress, silent
-from langsplat.rasterize import lift, render, torch_threads
-from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField
+from langsplat.progress import Checkpoints, Progress, digest_of, silent
+from langsplat.rasterize import lift, lift_labels, render, torch_threads
+from langsplat.scene import Camera, Gaussians, LanguageField
 
-# Pixels x channels of one lifting call: bounds the one-hot image to 128 MB of float32.
-_MAX_ONE_HOT = 1 << 25
 # Targets of views kept in memory while training; further ones are read again when their turn comes.
 _MAX_TARGET_BYTES = 1 << 30
 
@@ -77,6 +77,7 @@ def fit_language(
     autoencoder: AutoencoderConfig | None = None,
     training: LanguageTraining | None = None,
     seed: int = 0,
+    state: Path | None = None,
     progress: Progress = silent,
 ) -> LanguageField:
     """Give every Gaussian a code at every level: fit a codec, lift, and train if asked to.
@@ -93,6 +94,8 @@ def fit_language(
         autoencoder: its layers and training; None is the paper's, with this seed.
         training: None = lifting alone.
         seed: of the codec.
+        state: a folder for what fitting an autoencoder and training leave, so that the same call
+            goes on where the last one was killed; None: nothing is left.
     Returns:
         The field; a Gaussian that no segment of a level ever touched has mass 0 there.
     Raises:
@@ -107,23 +110,28 @@ def fit_language(
             codec = fit_codebook(rows, size=codewords, seed=seed)
         else:
             config = autoencoder or AutoencoderConfig(seed=seed)
-            codec, _ = fit_autoencoder(
-                torch.cat(rows), config, device=gaussians.device, progress=progress
-            )
-    for level, of_level in enumerate(rows):
-        if len(of_level) == 0:
-            progress(
-                "Lift language",
-                0,
-                len(cameras),
-                f"No view has a segment at the level {LEVELS[level]}, so that level will never "
-                "answer: choose another segmenter if you need it.",
-            )
+            with torch_threads(1):  # batches this small are slower on more
+                codec, _ = fit_autoencoder(
+                    torch.cat(rows),
+                    config,
+                    device=gaussians.device,
+                    state=state and state / "autoencoder.state",
+                    progress=progress,
+                )
     field = lift_language(
         gaussians, cameras, features, encoder_name, codec, keep=keep, progress=progress
     )
+    progress("Lift language", len(cameras), len(cameras), " ".join(level_notes(field)))
     if training is not None:
-        field = train_language(field, gaussians, cameras, features, training, progress=progress)
+        field = train_language(
+            field,
+            gaussians,
+            cameras,
+            features,
+            training,
+            state=state and state / "language.state",
+            progress=progress,
+        )
     return field
 
 
@@ -141,22 +149,30 @@ def lift_language(
     _check_counts(cameras, features)
     levels = len(features[0].embeddings)
     channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
-    support = torch.zeros(levels, len(gaussians), channels, device=gaussians.device)
+    support = torch.zeros(len(gaussians), levels, channels, device=gaussians.device)
     for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
         _check_view(camera, view)
-        if isinstance(codec, Codebook):
-            _add_codewords(support, gaussians, camera, view, codec)
-        else:
-            _add_latents(support, gaussians, camera, view, codec)
+        add = _add_codewords if isinstance(codec, Codebook) else _add_latents
+        add(support, gaussians, camera, view, codec)
         progress("Lift language", index + 1, len(cameras), "")
     codec = codec.to(gaussians.device)
+    support = support.transpose(0, 1)  # [L, N, channels]
     if isinstance(codec, Codebook):
-        mass = support.sum(dim=2)
         codes, rows = support.topk(min(keep, codec.size), dim=2)
         codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
-        return LanguageField(rows, codes, mass, codec, encoder_name)
+        return LanguageField(rows, codes, support.sum(dim=2), codec, encoder_name)
     codes = F.normalize(support[..., :-1], dim=2)
     return LanguageField(None, codes, support[..., -1].contiguous(), codec, encoder_name)
+
+
+def level_notes(field: LanguageField) -> list[str]:
+    """A sentence for the user on every level at which no view had a segment."""
+    return [
+        f"No view has a segment at the level {name}, so queries are not answered at it: choose "
+        "another segmenter if you need it."
+        for name, mass in zip(field.levels, field.mass, strict=True)
+        if not bool((mass > 0).any())
+    ]
 
 
 def _check_views(cameras: Sequence[Camera], features: Sequence[SegmentFeatures]) -> list[Tensor]:
@@ -187,35 +203,28 @@ def _check_view(camera: Camera, view: SegmentFeatures) -> None:
 
 
 def _add_codewords(
-    support: Tensor,  # [L, N, V], added to
+    support: Tensor,  # [N, L, V], added to
     gaussians: Gaussians,
     camera: Camera,
     view: SegmentFeatures,
     codec: Codebook,
 ) -> None:
     """Add Wᵀ one_hot of one view, over the codewords that occur in it."""
-    channels: list[tuple[int, int]] = []  # (level, row) of each channel
-    maps: list[Tensor] = []  # [H, W] bool of each channel
+    rows = []  # for each level [M + 1], the column of the segments' codewords in [N, L V]
     for level, embeddings in enumerate(view.embeddings):
-        if len(embeddings) == 0:
-            continue
-        # The extra last row catches -1: pixels of no segment belong to no codeword.
-        rows = torch.cat([codec.assign(level, embeddings).cpu(), torch.tensor([-1])])
-        row_of_pixel = rows[torch.from_numpy(view.segments[level]).long()]
-        for row in rows[:-1].unique().tolist():
-            channels.append((level, row))
-            maps.append(row_of_pixel == row)
-    step = max(1, _MAX_ONE_HOT // (camera.width * camera.height))
-    camera = camera.to(gaussians.device)
-    for start in range(0, len(channels), step):
-        image = torch.stack(maps[start : start + step], dim=2).to(gaussians.device).float()
-        weights = lift(gaussians, camera, image)  # [N, channels]
-        for column, (level, row) in enumerate(channels[start : start + step]):
-            support[level, :, row] += weights[:, column]
+        columns = codec.assign(level, embeddings).cpu() + level * codec.size
+        rows.append(F.pad(columns, (0, 1), value=-1))  # the extra last row catches -1
+    present = torch.cat(rows).unique()  # -1 comes first: without exception each level has it
+    labels = [
+        torch.searchsorted(present, of_level)[torch.from_numpy(ids).long()] - 1
+        for of_level, ids in zip(rows, view.segments, strict=True)
+    ]
+    weights = lift_labels(gaussians, camera, torch.stack(labels, dim=2), len(present) - 1)
+    support.flatten(1)[:, present[1:].to(support.device)] += weights
 
 
 def _add_latents(
-    support: Tensor,  # [L, N, D + 1], added to; the last column is the mass
+    support: Tensor,  # [N, L, D + 1], added to; the last column is the mass
     gaussians: Gaussians,
     camera: Camera,
     view: SegmentFeatures,
@@ -223,10 +232,9 @@ def _add_latents(
 ) -> None:
     """Add Wᵀ of one view's latents, and of 1 where there is a segment."""
     target = _Target.of(view, codec)
-    images = [target.picture(level, support.device) for level in range(len(support))]
+    images = [target.picture(level, support.device) for level in range(support.shape[1])]
     image = torch.cat([torch.cat([latents, mask[..., None]], 2) for latents, mask in images], 2)
-    weights = lift(gaussians, camera.to(gaussians.device), image)
-    support += weights.unflatten(1, (len(support), -1)).transpose(0, 1)
+    support += lift(gaussians, camera, image).view_as(support)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +274,7 @@ def train_language(
     features: Sequence[SegmentFeatures],
     training: LanguageTraining = LanguageTraining(),
     *,
+    state: Path | None = None,
     progress: Progress = silent,
 ) -> LanguageField:
     """Train lifted codes on the views they were lifted from; geometry and codec stay as they are.
@@ -280,6 +289,9 @@ def train_language(
         field: as `lift_language` makes it, on the Gaussians' device.
         cameras, features: as for lifting.
         training: steps and learning rate.
+        state: a checkpoint file, written about every 20 s and at the end. If it holds a run from
+            the same lifted codes with the same settings, that run continues, and ends as if it had
+            never stopped.
     Returns:
         The field with other codes.
     Raises:
@@ -295,14 +307,38 @@ def train_language(
     codes = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([codes], lr=training.learning_rate, eps=1e-15)
     loss_of = _weights_loss if isinstance(codec, Codebook) else _latents_loss
-    recent = 0.0
+    # What was lifted tells all that went in: views, features, Gaussians and codec.
+    rows = [] if field.rows is None else [field.rows]
+    identity = {
+        "format": "langsplat-language-1",
+        "training": json.dumps(asdict(training), sort_keys=True),
+        "lifted": digest_of(start, *rows, field.mass, *codec.tensors().values()),
+    }
+    checkpoints = Checkpoints(state, identity)
+    earlier, note = checkpoints.load()
+    done, recent = 0, 0.0
+    if earlier is not None:
+        done, recent = int(earlier.values["step"]), earlier.values["loss"]
+        codes.data.copy_(earlier.tensors["codes"])
+        optimizer.state[codes] = {
+            "step": earlier.tensors["step"],
+            "exp_avg": earlier.tensors["exp_avg"].to(codes.device),
+            "exp_avg_sq": earlier.tensors["exp_avg_sq"].to(codes.device),
+        }
+        note = f"continuing at step {done}"
+    if note:
+        progress("Train language", done, training.steps, note)
     with torch_threads(1):
-        for step, (camera, target) in enumerate(_turns(cameras, features, codec, training)):
+        for camera, target in _turns(cameras, features, codec, training, done):
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(codes, described, field, gaussians, camera, target)
             optimizer.step()
-            recent = loss if step == 0 else 0.95 * recent + 0.05 * loss
-            progress("Train language", step + 1, training.steps, f"loss {recent:.4f}")
+            recent = loss if done == 0 else 0.95 * recent + 0.05 * loss
+            done += 1
+            if done == training.steps or checkpoints.due:
+                moments = optimizer.state[codes]
+                checkpoints.save({"codes": codes, **moments}, step=done, loss=recent)
+            progress("Train language", done, training.steps, f"loss {recent:.4f}")
     trained = _unit_codes(codes.detach(), described, codec)
     return LanguageField(field.rows, trained, field.mass, codec, field.encoder)
 
@@ -312,15 +348,18 @@ def _turns(
     features: Sequence[SegmentFeatures],
     codec: Codec,
     training: LanguageTraining,
+    done: int,
 ) -> Iterator[tuple[Camera, _Target]]:
-    """A view for each step: in random order, each once before any comes again."""
+    """A view for each step but the first `done`: at random, each once before any comes again."""
     generator = torch.Generator().manual_seed(training.seed)
     kept: dict[int, _Target] = {}
     room = _MAX_TARGET_BYTES
     order: list[int] = []
-    for _ in range(training.steps):
+    for step in range(training.steps):
         order = order or torch.randperm(len(cameras), generator=generator).tolist()
         view = order.pop()
+        if step < done:
+            continue
         target = kept.get(view)
         if target is None:
             record = features[view]

@@ -42,7 +42,7 @@ from langsplat.cameras import world_frame
 from langsplat.capture import holds_colmap, ply_vertices, read_colmap
 from langsplat.codec import Autoencoder, Codebook
 from langsplat.features import SegmentFeatures
-from langsplat.language import fit_language
+from langsplat.language import fit_language, level_notes
 from langsplat.progress import Progress, silent
 from langsplat.query import MIN_SUPPORT, render_rgb
 from langsplat.rasterize import render
@@ -1151,7 +1151,9 @@ def _lifted(
             small.append(shrunk)
     if caught:
         notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
-    return fit_language(gaussians, small, views, encoder, progress=progress)
+    field = fit_language(gaussians, small, views, encoder, progress=progress)
+    notes += level_notes(field)
+    return field
 
 
 def _card(scene: Scene) -> str:

@@ -1,13 +1,24 @@
-"""How long work reports itself: one callback type, and two ways to show it.
+"""How long work reports itself and goes on after a stop.
 
 A stage calls `progress(stage, done, total, note)` as often as it likes, with `done` of `total`
 units finished. The terminal shows a bar with the seconds left; a parent process reads JSON lines.
+What a stage needs to go on where it was killed it leaves in a file, now and then.
 """
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINT_SECONDS = 20.0
+"""How often long work leaves what it needs to go on."""
+_VALUE = "value."  # begins the names of numbers in the file
 
 Progress = Callable[[str, int, int, str], None]
 """`progress(stage, done, total, note)`; total > 0, 0 <= done <= total, note may be empty."""
@@ -73,3 +84,80 @@ def json_progress() -> Progress:
         print(json.dumps(line), flush=True)
 
     return show
+
+
+class Saved(NamedTuple):
+    """What an earlier run left: tensors, on the CPU, and numbers."""
+
+    tensors: "dict[str, Tensor]"
+    values: dict[str, float]
+
+
+class Checkpoints:
+    """The file in which a stage leaves what its next step depends on.
+
+    Args:
+        path: of the file, which is there whole or not at all; None: nothing is kept.
+        identity: what the work is of: inputs, settings. A file of other work is not taken over.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, str]) -> None:
+        self._path, self._identity = path, dict(identity)
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        late = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        return self._path is not None and late
+
+    def save(self, tensors: "Mapping[str, Tensor]", **values: int | float) -> None:
+        """Replace the file: tensors of any device, and numbers, exactly."""
+        from safetensors.torch import save_file
+
+        if self._path is None:
+            return
+        numbers = {_VALUE + name: repr(value) for name, value in values.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            save_file(whole, partial, self._identity | numbers)
+            os.replace(partial, self._path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._saved = time.monotonic()
+
+    def load(self) -> tuple[Saved | None, str]:
+        """What an earlier run of this work left, if it did; else, if need be, a note that says why.
+
+        A file of other work, or a damaged one, is no error: the stage begins anew.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if self._path is None or not self._path.exists():
+            return None, ""
+        try:
+            with safe_open(self._path, framework="pt") as handle:
+                found = handle.metadata() or {}
+                values = {k: v for k, v in found.items() if k.startswith(_VALUE)}
+                if {k: v for k, v in found.items() if k not in values} != self._identity:
+                    return None, "the unfinished work found is of other photos or settings"
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+        except (SafetensorError, OSError):
+            return None, "the unfinished work found cannot be read: a new start"
+        return Saved(tensors, {k.removeprefix(_VALUE): float(v) for k, v in values.items()}), ""
+
+
+def digest_of(*parts: "Tensor | str") -> str:
+    """A hash of tensors and texts, for the identity of `Checkpoints`."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(f"{tuple(part.shape)} {part.dtype}".encode())
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

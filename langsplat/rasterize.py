@@ -42,6 +42,8 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
+# Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
+MAX_ONE_HOT = 1 << 25
 
 SH_C0 = 0.28209479177387814
 """The constant spherical harmonic: RGB = 0.5 + SH_C0 * sh[:, 0]."""
@@ -257,6 +259,51 @@ def blending_weights(gaussians: Gaussians, camera: Camera) -> "Weights":
     view, K = (t.double().contiguous().numpy() for t in (camera.viewmat, camera.K))
     rules = RULES._replace(near=gaussians.near)
     return weigh(tuple(arrays), view, K, camera.width, camera.height, rules)
+
+
+def lift_labels(
+    gaussians: Gaussians, camera: Camera, labels: Tensor, count: int, *, backend: str = "auto"
+) -> Tensor:
+    """The weight each Gaussian has on the pixels of each label: `lift` of one_hot(labels).
+
+    On the CPU the one-hot picture is never built: what a Gaussian adds to a pixel is added to the
+    pixel's own labels, however many others there are.
+
+    Args:
+        labels: [H, W, L] integer, as large as the camera's picture: L labels of each pixel, 0 to
+            count - 1; -1 = none.
+        count: of labels.
+    Returns:
+        [N, count] float32, no gradient.
+    Raises:
+        ValueError: the picture's size is not the camera's, or a label is out of range.
+    """
+    if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
+        raise ValueError(
+            f"The labels must be [{camera.height}, {camera.width}, L] like the camera's picture, "
+            f"got {list(labels.shape)}: resize one of them."
+        )
+    if labels.numel() and not (-1 <= int(labels.min()) and int(labels.max()) < count):
+        raise ValueError(
+            f"Labels must lie in -1 .. {count - 1}, got {int(labels.min())} .. "
+            f"{int(labels.max())}: number them anew."
+        )
+    out = gaussians.means.new_zeros(len(gaussians), count)
+    if _backend(backend, gaussians.device) is _rasterize_gsplat.rasterize:
+        step = max(1, MAX_ONE_HOT // (camera.width * camera.height))
+        for chunk in torch.arange(count, device=out.device).split(step):
+            one_hot = (labels.to(out.device)[..., None] == chunk).sum(dim=2).float()
+            out[:, chunk] = lift(gaussians, camera, one_hot, backend=backend)
+        return out
+    g = gaussians
+    geometry = (g.means, g.quats, g.scales, g.opacities)
+    finite = torch.stack([t.reshape(len(g), -1).isfinite().all(1) for t in geometry]).all(0)
+    if count and bool(finite.any()):
+        lift_labels_numba = import_module("langsplat._lift_numba").lift_labels
+        rules = RULES._replace(near=g.near)
+        kept = [t[finite] for t in geometry]
+        out[finite] = lift_labels_numba(kept, camera.viewmat, camera.K, labels, count, rules)
+    return out
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:

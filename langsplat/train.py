@@ -14,7 +14,6 @@ Letters: N Gaussians, K SH bases, P points, H W pixels.
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
-from langsplat.progress import Progress, silent
+from langsplat.progress import Checkpoints, Progress, Saved, silent
 from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb, torch_threads
 from langsplat.scene import Camera, Gaussians
 
@@ -40,10 +37,9 @@ FEW_POINTS = 500
 """With fewer SfM points than this, random ones are added."""
 
 REPORT_SECONDS = 0.5
-CHECKPOINT_SECONDS = 20.0
 MAX_BAD_STEPS = 20
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.Adam names them
-STATE_FORMAT = "langsplat-training-1"
+STATE_FORMAT = "langsplat-training-2"
 
 
 @dataclass(frozen=True)
@@ -226,10 +222,14 @@ def fit_gaussians(
 def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gaussians:
     """Resume if there is something to, step till the run is over, report and save on the way."""
     config = trainer.config
-    if state is not None and state.exists():
-        note = trainer.resume(state)
+    checkpoints = Checkpoints(state, trainer.identity())
+    earlier, note = checkpoints.load()
+    if earlier is not None:
+        trainer.resume(earlier)
+        note = f"continuing at step {trainer.iteration}"
+    if note:
         progress("Train Gaussians", trainer.iteration, config.iterations, note)
-    saved, reported = time.monotonic(), -math.inf
+    reported = -math.inf
     finished = trainer.share >= 1
     while not finished:
         trainer.step()
@@ -238,9 +238,8 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
             reported = now
             done = config.iterations if finished else trainer.iteration
             progress("Train Gaussians", done, config.iterations, trainer.note())
-        if state is not None and (finished or now - saved >= CHECKPOINT_SECONDS):
-            trainer.save(state)
-            saved = now
+        if finished or checkpoints.due:
+            trainer.save(checkpoints)
     return trainer.gaussians()
 
 
@@ -526,52 +525,38 @@ class _Trainer:
 
     # --- checkpoints ---
 
-    def save(self, path: Path) -> None:
-        """Write everything the next step depends on; the file appears whole or not at all."""
-        tensors = {f"params.{name}": tensor.detach() for name, tensor in self.params.items()}
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Leave everything the next step depends on."""
+        tensors = {f"params.{name}": tensor for name, tensor in self.params.items()}
         for key, per_name in self._moments().items():
             tensors |= {f"{key}.{name}": tensor for name, tensor in per_name.items()}
         tensors |= {"generator": self.generator.get_state(), "order": self.order}
-        metadata = {
-            **self._identity(),
-            "iteration": str(self.iteration),
-            "steps": repr(self._steps()),
-            "first_count": str(self.first_count),
-            "seconds": repr(self.seconds),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, partial, metadata)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        checkpoints.save(
+            tensors,
+            iteration=self.iteration,
+            steps=self._steps(),
+            first_count=self.first_count,
+            seconds=self.seconds,
+        )
 
-    def resume(self, path: Path) -> str:
-        """Take over the run in a checkpoint if it is this one; says in a sentence what it did."""
-        try:
-            with safe_open(path, framework="pt") as handle:
-                metadata = handle.metadata() or {}
-                if any(metadata.get(key) != value for key, value in self._identity().items()):
-                    return "The unfinished training found is of other photos or settings: new start"
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-        except (SafetensorError, OSError):
-            return "The unfinished training found cannot be read: new start"
+    def resume(self, earlier: Saved) -> None:
+        """Take over the run that left this."""
+        tensors, values = earlier.tensors, earlier.values
         groups: dict[str, dict[str, Tensor]] = {key: {} for key in ("params", *MOMENTS)}
         for key, tensor in tensors.items():
             group, _, name = key.partition(".")
             if name:
                 groups[group][name] = tensor
-        self._set_parameters(groups.pop("params"), groups, float(metadata["steps"]))
+        self._set_parameters(groups.pop("params"), groups, values["steps"])
         self.generator.set_state(tensors["generator"])
         self.order = tensors["order"]
-        self.iteration = int(metadata["iteration"])
-        self.first_count = int(metadata["first_count"])
-        self.earlier_seconds = float(metadata["seconds"])
+        self.iteration = int(values["iteration"])
+        self.first_count = int(values["first_count"])
+        self.earlier_seconds = values["seconds"]
         self.began = time.monotonic()
-        return f"continuing at step {self.iteration}"
 
-    def _identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
+        """What decides the result."""
         config = json.dumps(asdict(self.config), sort_keys=True)
         return {"format": STATE_FORMAT, "config": config, "capture": self.fingerprint}
 

@@ -7,7 +7,8 @@ import sys
 from tests.conftest import ROOT
 
 LAYERS = [
-    {"progress", "codec", "metrics", "_rasterize_numba", "_codes_numba", "_rasterize_gsplat"},
+    {"progress", "codec", "metrics", "_rasterize_numba", "_codes_numba", "_lift_numba"}
+    | {"_rasterize_gsplat"},
     {"scene"},
     {"rasterize", "cameras", "masks", "sam", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},

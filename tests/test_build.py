@@ -196,6 +196,54 @@ def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
     assert not (tmp_path / "scene.build").exists()
 
 
+# The command line, with a checkpoint after every step and an autoencoder of few rounds.
+HASTY = """
+import sys
+from functools import partial
+import langsplat.progress
+from langsplat import language
+from langsplat.__main__ import main
+langsplat.progress.CHECKPOINT_SECONDS = 0
+language.AutoencoderConfig = partial(language.AutoencoderConfig, rounds=3)
+language.LanguageTraining.preset = lambda name: language.LanguageTraining(steps=40)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_build_killed_while_it_trains_language_goes_on_inside_that_stage(
+    capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scene"
+    command = [sys.executable, "-c", HASTY, "build", str(capture), "--out", str(out), *QUICK]
+    command += ["--iterations", "30", "--codec", "autoencoder", "--language", "paper"]
+    command += ["--progress", "json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    killed = 0
+    for line in process.stdout:
+        told = json.loads(line)
+        if told["stage"] == "Train language" and told["done"] >= 5:
+            killed = told["done"]
+            process.kill()
+            break
+    process.wait(30)
+    process.stdout.close()
+    assert 5 <= killed < 40 and not out.exists()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    lines = [json.loads(line) for line in again.stdout.splitlines()]
+    notes = {
+        stage: [line for line in lines if line.get("stage") == stage]
+        for stage in ("Train autoencoder", "Train language")
+    }
+    assert [line["note"] for line in notes["Train autoencoder"]] == ["continuing at round 3"]
+    first = notes["Train language"][0]
+    assert first["done"] >= killed and first["note"] == f"continuing at step {first['done']}"
+    assert len(notes["Train language"]) == 41 - first["done"]
+    field = load_scene(out).language
+    assert field is not None and isinstance(field.codec, Autoencoder)
+    assert not (tmp_path / "scene.build").exists()
+
+
 def test_an_error_of_a_build_reaches_the_parent_process_as_json(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     process = start(tmp_path / "empty", tmp_path / "scene")

@@ -170,6 +170,43 @@ def test_the_same_seed_gives_the_same_autoencoder() -> None:
     assert other != first
 
 
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_autoencoder_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langsplat.progress.CHECKPOINT_SECONDS", 0.0)
+    rows, state = clusters(4, 10, noise=0.3), tmp_path / "work" / "autoencoder.state"
+    config = AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=9, least_batches=3)
+    notes: list[tuple[int, str]] = []
+
+    def stopping(stage: str, done: int, total: int, note: str) -> None:
+        if done == 4:
+            raise Stopped
+
+    def told(stage: str, done: int, total: int, note: str) -> None:
+        notes.append((done, note))
+
+    with pytest.raises(Stopped):
+        fit_autoencoder(rows, config, state=state, progress=stopping)
+    whole, cosine = fit_autoencoder(rows, config)
+    for begin in ((4, "continuing at round 4"), (9, "continuing at round 9")):
+        notes.clear()
+        again, same = fit_autoencoder(rows, config, state=state, progress=told)
+        assert notes[0] == begin and len(notes) == 10 - begin[0]
+        assert same == cosine
+        for name, tensor in whole.tensors().items():
+            assert torch.equal(tensor, again.tensors()[name]), name
+    assert [path.name for path in state.parent.iterdir()] == [state.name]
+    for changed in ((rows[:-1], config), (rows, replace(config, seed=1))):
+        fit_autoencoder(*changed, state=state, progress=told)
+        assert "other photos or settings" in notes[-10][1]
+    state.write_bytes(b"torn")
+    assert fit_autoencoder(rows, config, state=state)[1] == cosine
+
+
 @pytest.mark.parametrize("count", [1, 2, 9, 11])
 def test_few_embeddings_train_an_autoencoder_too(count: int) -> None:
     config = AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=2, batch=10)
@@ -182,6 +219,8 @@ def test_a_zero_row_does_not_become_nan() -> None:
     zeros = {name: torch.zeros_like(t) for name, t in codec.tensors().items()}
     blank = Autoencoder(zeros)
     assert torch.isfinite(blank.decode(blank.encode(torch.zeros(2, 6)))).all()
+    whole = Autoencoder.from_tensors(official().state_dict())
+    assert whole.encode(torch.zeros(0, 512)).shape == (0, 3), "a level without segments"
 
 
 def test_cosines_of_a_picture_are_those_of_its_decoded_pixels(

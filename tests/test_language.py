@@ -1,6 +1,7 @@
 """Lifting gives each Gaussian the words of the segments it paints; training brings them nearer."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from langsplat.features import SegmentFeatures
 from langsplat.language import (
     LanguageTraining,
     fit_language,
+    level_notes,
     lift_language,
     train_language,
 )
@@ -72,14 +74,6 @@ def test_mass_is_the_blending_weight_over_the_segmented_pixels() -> None:
     assert (field.mass[2] == 0).all()
 
 
-def test_the_channels_of_a_large_view_are_lifted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit_language(two_balls(), [front_camera()], [halves()], "test")
-    monkeypatch.setattr("langsplat.language._MAX_ONE_HOT", WIDTH * HEIGHT)
-    parts = fit_language(two_balls(), [front_camera()], [halves()], "test")
-    torch.testing.assert_close(parts.mass, whole.mass)
-    assert torch.equal(parts.rows[0, :120, 0], whole.rows[0, :120, 0])
-
-
 def test_segments_of_another_size_are_refused_by_name() -> None:
     small = front_camera("IMG_7.jpg").resized(20)
     with pytest.raises(ValueError, match=r"IMG_7.jpg are 40 x 24 but its picture is 20 x 12"):
@@ -136,7 +130,7 @@ def test_an_autoencoder_is_fitted_and_lifted_in_one_go() -> None:
     )
     assert isinstance(field.codec, Autoencoder) and field.codes.shape == (3, 121, 3)
     assert any(stage == "Train autoencoder" and "held-out cosine" in note for stage, note in notes)
-    assert any("No view has a segment at the level whole" in note for _, note in notes)
+    assert any("at the level whole, so queries are not" in note for _, note in notes)
 
 
 def mixed(steps: int = 60, seed: int = 0) -> tuple[LanguageField, LanguageTraining]:
@@ -244,6 +238,149 @@ def test_the_same_seed_trains_the_same_codes() -> None:
     cameras = [front_camera(), front_camera()]
     one, same = (train_language(field, two_balls(), cameras, views, training) for _ in range(2))
     assert torch.equal(one.codes, same.codes)
+
+
+def test_another_seed_takes_the_views_in_another_order() -> None:
+    field, training = mixed(steps=3)
+    views = [halves() for _ in range(6)]
+    cameras = [replace(front_camera(), viewmat=moved(0.1 * k)) for k in range(6)]
+    one, other = (
+        train_language(field, two_balls(), cameras, views, replace(training, seed=seed))
+        for seed in (0, 1)
+    )
+    assert not torch.equal(one.codes, other.codes)
+
+
+def moved(right: float) -> torch.Tensor:
+    viewmat = torch.eye(4)
+    viewmat[0, 3] = right
+    return viewmat
+
+
+class Remembered(list[SegmentFeatures]):
+    """Features that remember in which order they were asked for."""
+
+    def __init__(self, views: list[SegmentFeatures]) -> None:
+        super().__init__(views)
+        self.asked: list[int] = []
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
+def test_every_view_has_its_turn_before_any_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langsplat.language._MAX_TARGET_BYTES", 0)
+    views = Remembered([halves() for _ in range(5)])
+    train_language(lifted(), two_balls(), [front_camera()] * 5, views, LanguageTraining(steps=10))
+    first, second = views.asked[:5], views.asked[5:]
+    assert sorted(first) == sorted(second) == list(range(5)) and first != second
+
+
+def test_the_first_loss_is_that_of_what_was_lifted_where_there_are_segments() -> None:
+    """By hand: the mean over a level's segmented pixels, then over the levels that have any."""
+    view, gaussians, camera = halves(), two_balls(), front_camera()
+    view.segments[0, :, 5:12] = -1  # Gaussians are drawn there too
+    words = torch.eye(8)[None].repeat(3, 1, 1)
+    for codec in (axes_codec(), Codebook(words)):
+        field = lift_language(gaussians, [camera], [view], "test", codec)
+        by_level = []
+        for level in range(2):
+            segments = torch.from_numpy(view.segments[level]).long()
+            shown, _ = render(gaussians, camera, values=field.values(level))
+            shown, meant = shown[segments >= 0], segments[segments >= 0]
+            if isinstance(codec, Autoencoder):
+                wanted = codec.encode(view.embeddings[level])[meant]
+                by_level.append((shown - wanted).abs().mean())
+            else:
+                decoded = torch.nn.functional.normalize(shown @ codec.codewords[level], dim=1)
+                by_level.append(1 - (decoded * view.embeddings[level][meant]).sum(1).mean())
+        losses: list[float] = []
+        train_language(
+            field,
+            gaussians,
+            [camera],
+            [view],
+            LanguageTraining(steps=1),
+            progress=lambda *report, to=losses: to.append(float(report[3].split()[1])),
+        )
+        assert losses == [pytest.approx(float(sum(by_level)) / 2, abs=2e-3)]
+
+
+def test_the_codec_is_made_with_the_seed_and_keeps_as_many_codewords_as_asked() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=1)
+    segments = np.arange(WIDTH, dtype=np.int32).repeat(HEIGHT).reshape(WIDTH, HEIGHT).T
+    view = SegmentFeatures(np.ascontiguousarray(segments)[None], [rows])
+    one, other = (
+        fit_language(two_balls(), [front_camera()], [view], "test", codewords=5, keep=2, seed=seed)
+        for seed in (0, 1)
+    )
+    assert isinstance(one.codec, Codebook) and isinstance(other.codec, Codebook)
+    assert one.codes.shape == (1, 121, 2) and one.codec.codewords.shape == (1, 5, 8)
+    assert not torch.equal(one.codec.codewords, other.codec.codewords)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("codec", ["autoencoder", "codebook"])
+def test_stopped_training_ends_as_training_that_was_not(
+    codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langsplat.progress.CHECKPOINT_SECONDS", 0.0)
+    field = lifted(
+        axes_codec() if codec == "autoencoder" else Codebook(torch.eye(8)[None].repeat(3, 1, 1))
+    )
+    cameras = [replace(front_camera(), viewmat=moved(0.1 * k)) for k in range(4)]
+    views, training = [halves() for _ in range(4)], LanguageTraining(steps=12, learning_rate=0.05)
+    state = tmp_path / "work" / "language.state"
+    notes: list[tuple[int, str]] = []
+
+    def stopping(stage: str, done: int, total: int, note: str) -> None:
+        if done == 7:
+            raise Stopped
+
+    def run(training: LanguageTraining, state: Path | None, **options) -> LanguageField:  # type: ignore[no-untyped-def]
+        return train_language(field, two_balls(), cameras, views, training, state=state, **options)
+
+    def told(stage: str, done: int, total: int, note: str) -> None:
+        notes.append((done, note))
+
+    with pytest.raises(Stopped):
+        run(training, state, progress=stopping)
+    whole = run(training, None)
+    resumed = run(training, state, progress=told)
+    assert notes[0] == (7, "continuing at step 7") and notes[1][0] == 8
+    assert torch.equal(resumed.codes, whole.codes)
+    assert [path.name for path in state.parent.iterdir()] == [state.name]
+    notes.clear()
+    assert torch.equal(run(training, state, progress=told).codes, whole.codes)
+    assert notes == [(12, "continuing at step 12")], "what is finished is not done again"
+    notes.clear()
+    run(replace(training, seed=4), state, progress=told)
+    assert "other photos or settings" in notes[0][1] and notes[1][0] == 1
+    state.write_bytes(b"torn")
+    assert torch.equal(run(training, state).codes, whole.codes)
+
+
+def test_a_level_without_a_segment_is_told_and_the_others_work() -> None:
+    for codec in ("codebook", "autoencoder"):
+        field = fit_language(
+            two_balls(),
+            [front_camera()],
+            [halves()],
+            "test",
+            codec=codec,
+            autoencoder=AutoencoderConfig(rounds=2, least_batches=2),
+            training=LanguageTraining(steps=2),
+        )
+        assert level_notes(field) == [
+            "No view has a segment at the level whole, so queries are not answered at it: choose "
+            "another segmenter if you need it."
+        ]
+        assert (field.codes[2] == 0).all() and (field.mass[:2].amax(1) > 0).all()
 
 
 def test_targets_that_are_not_kept_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -483,6 +483,22 @@ def test_features_and_a_model_without_language_are_lifted_to_a_scene(tmp_path, c
     assert_answers(out)
 
 
+def test_a_level_without_masks_is_told_and_the_others_answer(tmp_path):
+    root = tmp_path / "teatime"
+    files.write_ply(root / "output/rgb/point_cloud.ply")
+    files.write_cameras_json(root / "output/rgb/cameras.json")
+    files.write_features(root / "language_features", EMBEDDINGS)
+    for path in (root / "language_features").glob("*_s.npy"):
+        maps = np.load(path)
+        maps[3] = -1
+        np.save(path, maps)
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    assert (scene.language.mass.amax(dim=1) > 0).tolist() == [True, True, False]
+    (note,) = scene.provenance["notes"]
+    assert note.startswith("No view has a segment at the level whole, so queries are not")
+    assert_answers(tmp_path / "scene")
+
+
 def test_an_exported_scene_is_an_official_project_that_can_be_imported(tmp_path, capsys):
     root = v2_runs(tmp_path / "project")
     files.write_cameras_json(root / "output/teatime_1/cameras.json")

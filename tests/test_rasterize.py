@@ -11,6 +11,7 @@ from langsplat.rasterize import (
     RULES,
     available_backends,
     lift,
+    lift_labels,
     rasterize,
     render,
     sh_to_rgb,
@@ -192,6 +193,26 @@ def test_lift_is_the_transpose_of_render(backend: str, channels: int) -> None:
     ones = torch.ones(HEIGHT, WIDTH, 1, device=device)
     weights = lift(gaussians, camera, ones, backend=backend)
     torch.testing.assert_close(weights.sum(), alpha.sum())
+
+
+def test_lifted_labels_are_the_lifted_one_hot_picture(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaussians, camera = as_scene(scene(60))
+    gaussians.means[7, 1] = torch.nan  # it is left out
+    gaussians = gaussians.to("cuda" if backend == "gsplat" else "cpu")
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(-1, 6, (HEIGHT, WIDTH, 3), generator=generator)
+    labels[:, 25:, 1] = labels[:, 25:, 0]  # twice the same counts twice
+    one_hot = (labels[..., None] == torch.arange(6)).sum(dim=2).float()
+    monkeypatch.setattr("langsplat.rasterize.MAX_ONE_HOT", 4 * WIDTH * HEIGHT)
+    lifted = lift_labels(gaussians, camera, labels, 6, backend=backend).cpu()
+    want = lift(gaussians, camera, one_hot, backend=backend).cpu()
+    torch.testing.assert_close(lifted, want, atol=1e-4, rtol=1e-4)
+    assert (lifted[7] == 0).all() and float(lifted.min(dim=0).values.max()) >= 0 < lifted.sum()
+    nothing = torch.full((HEIGHT, WIDTH, 1), -1)
+    assert lift_labels(gaussians, camera, nothing, 0, backend=backend).shape == (60, 0)
+    assert not lift_labels(gaussians, camera, nothing, 2, backend=backend).any()
 
 
 def test_order_of_gaussians_does_not_matter(backend: str) -> None:
@@ -473,6 +494,10 @@ def test_lift_refuses_a_picture_of_another_size() -> None:
     gaussians, camera = as_scene(scene())
     with pytest.raises(ValueError, match="resize"):
         lift(gaussians, camera, torch.ones(HEIGHT, WIDTH + 1, 3))
+    with pytest.raises(ValueError, match="resize"):
+        lift_labels(gaussians, camera, torch.zeros(HEIGHT, WIDTH + 1, 3).long(), 1)
+    with pytest.raises(ValueError, match=r"-1 \.\. 1, got 0 \.\. 2: number"):
+        lift_labels(gaussians, camera, torch.arange(3).expand(HEIGHT, WIDTH, 3), 2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -160,7 +160,7 @@ class Stopped(Exception):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("langsplat.progress.CHECKPOINT_SECONDS", 0.0)
     state = tmp_path / "state" / "train.safetensors"
     step = train._Trainer.step
 

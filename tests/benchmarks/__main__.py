@@ -15,7 +15,8 @@ from tests.benchmarks.markdown import section, update
 from tests.benchmarks.rows import Row, not_measured
 
 SPEED = ("rasterize", "query", "speed", "table", "scale", "train")
-NAMES = (*SPEED, "build", "sfm", "page", "masks", "segments", "accuracy", "import")
+OTHERS = ("build", "sfm", "page", "masks", "segments", "accuracy", "import", "lift", "ablation")
+NAMES = (*SPEED, *OTHERS)
 MODULES = {"import": "imports"}  # a keyword is no name for a module
 
 
