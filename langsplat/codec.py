@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsplat.progress import Checkpoints, Progress, digest_of, silent
+from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
 
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
@@ -538,19 +538,8 @@ def fit_autoencoder(
     for number in range(first, config.rounds):
         if over:
             break
-        network.train()
-        batches = 0
-        while batches == 0 or batches < config.least_batches:
-            for picks in torch.randperm(len(shown), generator=generator).split(config.batch):
-                if len(picks) < 2:
-                    continue
-                batch = shown[picks.to(device)]
-                loss = 1 - (network(batch) * batch).sum(dim=1).mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                batches += 1
-        network.eval()
+        with torch_threads(1):  # the batches are small
+            _show_all(shown, network, optimizer, generator, config)
         with torch.no_grad():
             cosine = float((network(held_out) * held_out).sum(dim=1).mean())
         if cosine > best:
@@ -563,6 +552,29 @@ def fit_autoencoder(
             checkpoints.save(tensors, round=number + 1, best=best, best_round=best_round)
         progress("Train autoencoder", done, config.rounds, f"held-out cosine {best:.4f}")
     return Autoencoder(kept), best
+
+
+def _show_all(
+    rows: Tensor,
+    network: _Network,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    config: AutoencoderConfig,
+) -> None:
+    """One round: all rows in batches, again until there were enough batches."""
+    network.train()
+    batches = 0
+    while batches == 0 or batches < config.least_batches:
+        for picks in torch.randperm(len(rows), generator=generator).split(config.batch):
+            if len(picks) < 2:
+                continue
+            batch = rows[picks.to(rows.device)]
+            loss = 1 - (network(batch) * batch).sum(dim=1).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            batches += 1
+    network.eval()
 
 
 def _is_over(rounds: int, best_round: int, config: AutoencoderConfig) -> bool:

@@ -34,8 +34,8 @@ from langsplat.codec import (
     fit_codebook,
 )
 from langsplat.features import SegmentFeatures
-from langsplat.progress import Checkpoints, Progress, digest_of, silent
-from langsplat.rasterize import lift, lift_labels, render, torch_threads
+from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
+from langsplat.rasterize import lift, lift_labels, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
 # Targets of views kept in memory while training; further ones are read again when their turn comes.
@@ -110,14 +110,13 @@ def fit_language(
             codec = fit_codebook(rows, size=codewords, seed=seed)
         else:
             config = autoencoder or AutoencoderConfig(seed=seed)
-            with torch_threads(1):  # batches this small are slower on more
-                codec, _ = fit_autoencoder(
-                    torch.cat(rows),
-                    config,
-                    device=gaussians.device,
-                    state=state and state / "autoencoder.state",
-                    progress=progress,
-                )
+            codec, _ = fit_autoencoder(
+                torch.cat(rows),
+                config,
+                device=gaussians.device,
+                state=state and state / "autoencoder.state",
+                progress=progress,
+            )
     field = lift_language(
         gaussians, cameras, features, encoder_name, codec, keep=keep, progress=progress
     )
@@ -160,7 +159,7 @@ def lift_language(
     if isinstance(codec, Codebook):
         codes, rows = support.topk(min(keep, codec.size), dim=2)
         codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
-        return LanguageField(rows, codes, support.sum(dim=2), codec, encoder_name)
+        return LanguageField(rows, codes, support.sum(dim=2).contiguous(), codec, encoder_name)
     codes = F.normalize(support[..., :-1], dim=2)
     return LanguageField(None, codes, support[..., -1].contiguous(), codec, encoder_name)
 
@@ -214,13 +213,13 @@ def _add_codewords(
     for level, embeddings in enumerate(view.embeddings):
         columns = codec.assign(level, embeddings).cpu() + level * codec.size
         rows.append(F.pad(columns, (0, 1), value=-1))  # the extra last row catches -1
-    present = torch.cat(rows).unique()  # -1 comes first: without exception each level has it
+    present = torch.cat(rows).unique()  # -1 is always there, and first
     labels = [
         torch.searchsorted(present, of_level)[torch.from_numpy(ids).long()] - 1
         for of_level, ids in zip(rows, view.segments, strict=True)
     ]
     weights = lift_labels(gaussians, camera, torch.stack(labels, dim=2), len(present) - 1)
-    support.flatten(1)[:, present[1:].to(support.device)] += weights
+    support.flatten(1).index_add_(1, present[1:].to(support.device), weights)
 
 
 def _add_latents(
@@ -319,11 +318,11 @@ def train_language(
     done, recent = 0, 0.0
     if earlier is not None:
         done, recent = int(earlier.values["step"]), earlier.values["loss"]
-        codes.data.copy_(earlier.tensors["codes"])
+        codes.data.copy_(earlier.tensors.pop("codes"))
+        # torch wants the count of steps on the CPU; nothing is there before the first gradient.
         optimizer.state[codes] = {
-            "step": earlier.tensors["step"],
-            "exp_avg": earlier.tensors["exp_avg"].to(codes.device),
-            "exp_avg_sq": earlier.tensors["exp_avg_sq"].to(codes.device),
+            key: tensor if key == "step" else tensor.to(codes.device)
+            for key, tensor in earlier.tensors.items()
         }
         note = f"continuing at step {done}"
     if note:

@@ -11,9 +11,7 @@ Letters: N Gaussians, C cameras, H W pixels, K spherical-harmonics bases, D chan
     per_gaussian = lift(gaussians, camera, features)                  # [H, W, D] -> [N, D]
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -351,21 +349,6 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
         ]
     weights = torch.stack(bases, dim=1)
     return rgb + torch.einsum("nk,nkc->nc", weights, sh[:, 1 : weights.shape[1] + 1])
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """torch with this many threads for a while.
-
-    Between two renders torch's own threads would spin on the cores that the rasterizer's threads
-    need: on two busy cores a training step with one torch thread is six times as fast.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

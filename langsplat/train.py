@@ -26,8 +26,8 @@ from torch import Tensor
 
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
-from langsplat.progress import Checkpoints, Progress, Saved, silent
-from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb, torch_threads
+from langsplat.progress import Checkpoints, Progress, Saved, silent, torch_threads
+from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb
 from langsplat.scene import Camera, Gaussians
 
 DEAD_OPACITY = 0.005

@@ -46,7 +46,7 @@ from langsplat.language import LanguageTraining, fit_language, lift_language, tr
 from langsplat.masks import load_segmenter
 from langsplat.progress import Progress, digest_of, terminal_progress
 from langsplat.query import MIN_SUPPORT, NEGATIVES, SHARPNESS, SceneQuery, render_rgb
-from langsplat.rasterize import lift, render, torch_threads
+from langsplat.rasterize import lift, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, load_scene
 from tests.benchmarks.accuracy import HELD_OUT, PROFILE, _labels
 from tests.benchmarks.rows import Row, row
@@ -342,8 +342,7 @@ def _any_codebook(source: Source) -> Codebook:
 def fitted_autoencoder(source: Source, show: Progress) -> Autoencoder:
     """The paper's, of all levels and views."""
     rows = torch.cat([rows for view in source.features for rows in view.embeddings])
-    with torch_threads(1):
-        return fit_autoencoder(rows, AutoencoderConfig(), progress=show)[0]
+    return fit_autoencoder(rows, AutoencoderConfig(), progress=show)[0]
 
 
 def by_the_papers_schedule(
