@@ -151,8 +151,10 @@ def lift_language(
     support = torch.zeros(len(gaussians), levels, channels, device=gaussians.device)
     for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
         _check_view(camera, view)
-        add = _add_codewords if isinstance(codec, Codebook) else _add_latents
-        add(support, gaussians, camera, view, codec)
+        if isinstance(codec, Codebook):
+            _add_codewords(support, gaussians, camera, view, codec)
+        else:
+            _add_latents(support, gaussians, camera, view, codec)
         progress("Lift language", index + 1, len(cameras), "")
     codec = codec.to(gaussians.device)
     support = support.transpose(0, 1)  # [L, N, channels]

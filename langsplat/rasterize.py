@@ -40,6 +40,9 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
+# Up to so many channels the CPU draws three at a time: its kernels keep those in registers, and
+# nine drawn so, forward and backward, take a quarter of the time.
+FEW_CHANNELS = 24
 # Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
 MAX_ONE_HOT = 1 << 25
 
@@ -128,8 +131,15 @@ def rasterize(
         image = image.expand(-1, height, width, -1)
         alpha = image[..., :1].detach()
     else:
-        rules = RULES._replace(near=near)
-        image, alpha = draw(*gaussians, viewmats, Ks, width, height, rules)
+        *geometry, colors = gaussians
+        few = not means.is_cuda and colors.shape[2] <= FEW_CHANNELS
+        drawn = [
+            draw(*geometry, part, viewmats, Ks, width, height, RULES._replace(near=near))
+            for part in (colors.split(3, dim=2) if few else [colors])
+        ]
+        image, alpha = drawn[0]
+        if len(drawn) > 1:
+            image = torch.cat([part for part, _ in drawn], dim=3)
     if background is not None:
         image = image + (1 - alpha) * background[:, None, None]
     return image, alpha

@@ -1,6 +1,7 @@
 """Lifting gives each Gaussian the words of the segments it paints; training brings them nearer."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -307,7 +308,9 @@ def test_the_first_loss_is_that_of_what_was_lifted_where_there_are_segments() ->
         assert losses == [pytest.approx(float(sum(by_level)) / 2, abs=2e-3)]
 
 
-def test_the_codec_is_made_with_the_seed_and_keeps_as_many_codewords_as_asked() -> None:
+def test_the_codec_is_made_with_the_seed_and_keeps_as_many_codewords_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=1)
     segments = np.arange(WIDTH, dtype=np.int32).repeat(HEIGHT).reshape(WIDTH, HEIGHT).T
@@ -319,6 +322,17 @@ def test_the_codec_is_made_with_the_seed_and_keeps_as_many_codewords_as_asked() 
     assert isinstance(one.codec, Codebook) and isinstance(other.codec, Codebook)
     assert one.codes.shape == (1, 121, 2) and one.codec.codewords.shape == (1, 5, 8)
     assert not torch.equal(one.codec.codewords, other.codec.codewords)
+    monkeypatch.setattr(
+        "langsplat.language.AutoencoderConfig",
+        partial(AutoencoderConfig, rounds=1, least_batches=1),
+    )
+    first, second = (
+        fit_language(
+            two_balls(), [front_camera()], [view], "test", codec="autoencoder", seed=seed
+        ).codec.tensors()
+        for seed in (0, 1)
+    )
+    assert not torch.equal(first["decoder.0.weight"], second["decoder.0.weight"])
 
 
 class Stopped(Exception):

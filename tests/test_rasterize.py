@@ -119,7 +119,7 @@ def gradients(inputs: Inputs, background: Tensor, rasterizer) -> list[Tensor]:
     return list(torch.autograd.grad(loss, leaves))
 
 
-@pytest.mark.parametrize("channels", [3, 20])
+@pytest.mark.parametrize("channels", [3, 7, 30])
 def test_gradients_equal_the_reference(backend: str, channels: int) -> None:
     inputs = scene(channels=channels, cameras=2)
     background = torch.linspace(0, 1, channels)
@@ -177,7 +177,7 @@ def test_image_is_linear_in_colors(backend: str) -> None:
     torch.testing.assert_close(both, 2 * one - 3 * other, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [2, 3, 33])
+@pytest.mark.parametrize("channels", [2, 3, 13, 33])
 def test_lift_is_the_transpose_of_render(backend: str, channels: int) -> None:
     device = "cuda" if backend == "gsplat" else "cpu"
     gaussians, camera = as_scene(scene(channels=3))
