@@ -262,5 +262,6 @@ def test_a_scene_is_given_other_words_from_its_own_renders(built: Path, tmp_path
     assert after.language is not None and after.language.codec.tensors()["codewords"].shape[1] == 8
     assert after.examples == ["red"] and after.provenance["psnr"] == before.provenance["psnr"]
     assert after.provenance["described"]["settings"]["holdout_every"] == 4
+    assert after.provenance["described"]["notes"] == [], "every level has segments"
     assert "described anew" in (out / "README.md").read_text()
     assert main(["query", str(out), "something red", "--out", str(tmp_path / "answer")]) == 0

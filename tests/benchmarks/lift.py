@@ -16,9 +16,9 @@ from tests.benchmarks.ablation import (
     by_the_papers_schedule,
     described,
     fitted_autoencoder,
+    ideal,
     measured,
     of_field,
-    perfect,
 )
 from tests.benchmarks.accuracy import FOLDER, PROFILE
 from tests.benchmarks.rows import Row, row
@@ -32,7 +32,7 @@ SPEED_BAR = 100.0
 def run(device: str = "cpu") -> list[Row]:
     """The stage on a bundled scene; lifted latents and 30,000 steps on the held-out world.
 
-    Both of the latter from perfect segments (see the benchmark `ablation`), through one autoencoder
+    Both of the latter of the ideal source (see the benchmark `ablation`), through one autoencoder
     that is not counted, on pictures of TRAINED_WIDTH pixels. The training can be stopped and goes
     on where it was.
     """
@@ -62,10 +62,9 @@ def _stage() -> list[Row]:
 
 
 def _lifted_and_trained() -> list[Row]:
-    encoder, show = load_encoder("bundled"), terminal_progress()
-    source = perfect(encoder)
+    source, show = ideal(), terminal_progress()
     codec = fitted_autoencoder(source, show)
-    g, name = source.gaussians, encoder.name
+    g, name = source.gaussians, source.encoder.name
     whole, *cost = measured(lambda: lift_language(g, source.cameras, source.features, name, codec))
     (lifted, lifting), (trained, training) = by_the_papers_schedule(source, codec, show)
     fields = {"large": whole, "lifted": lifted, "trained": trained}
