@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from langsplat.query import SceneQuery
-from langsplat.rasterize import render, torch_threads
+from langsplat.progress import torch_threads
+from langsplat.rasterize import render
 from langsplat.scene import Camera
 from tests.benchmarks import synthetic
 from tests.benchmarks.rows import Row, row
