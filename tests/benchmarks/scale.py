@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from langsplat.query import SceneQuery
 from langsplat.progress import torch_threads
+from langsplat.query import SceneQuery
 from langsplat.rasterize import render
 from langsplat.scene import Camera
 from tests.benchmarks import synthetic
