@@ -31,33 +31,35 @@ from numba import extending, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
+from langsplat._lanes import LANES, prefetch, store
 from langsplat._rasterize_numba import (
-    AHEAD,
-    AREA,
-    LIGHT,
-    STATE,
+    BATCH,
+    BLOCKS,
+    COLUMNS,
+    FIELDS,
+    SIDE,
     TILE,
-    WEIGHT,
-    X,
-    Y,
-    _all_done,
+    _alive,
+    _corners,
     _exp_minus_8,
     _in_threads,
     _kernel,
-    _load,
+    _lines,
     _pass,
-    _prefetch,
+    _plan,
     _prepare,
-    _rows_of,
     _start_tile,
     _summing_kernel,
     _tile_of,
+    _workspace,
 )
 
 Array = NDArray[Any]
 
 ONE = 65_535.0  # the square root of weight 1, as kept
-STEPS = 4  # rows of pixels in a strip; a plane is one codeword's weights in a strip
+# A tile's pixels are numbered block by block, 16 blocks of 4 x 4: TILE numbers are a block's.
+AREA = TILE * TILE
+STEPS = 4  # blocks in a strip; a plane is one codeword's weights in a strip
 STRIP = STEPS * TILE
 BLOCK = 5  # lines multiplied at once with the planes of a strip; STEPS x BLOCK sums in registers
 _LATER = 24  # rows; the codes of the Gaussian that far ahead are fetched into the cache
@@ -67,7 +69,7 @@ _ZEROS = ir.Constant(_ROW, [0.0] * TILE)
 _INT = ir.IntType(64)
 
 
-# ----------------------------------------------------------------- rows of 16 pixels as vectors
+# ----------------------------------------------------------------- blocks of 16 pixels as vectors
 
 
 def _address(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
@@ -254,52 +256,46 @@ _clear: Callable[..., None] = extending.intrinsic(_clear_code)
 
 @_kernel
 def _weigh(part, parts, splats, index, starts, members, columns, size, rules, spans):
-    """A part's rows of weights and their owners; those of a tile are rows spans[tile, 0 : 2]."""
+    """A part's blocks of weights and their owners; those of a tile are spans[tile, 0 : 2]."""
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
-    zero = np.float32(0)
-    state = np.empty(STATE, np.float32)
+    state, near, items, begins = _workspace(splats.dtype)
+    left, top = _corners(splats.dtype, SIDE)
+    block = _lines(LANES, splats.dtype)
     room = 6 * members.shape[0] // parts + 64 * TILE
-    weights, owners = np.empty(room * TILE, np.uint16), np.empty(room, np.uint32)
+    weights, owners = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
     used = 0
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        last = starts[tile + 1] - 1
         spans[tile, 0] = used
-        for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
-            splat = splats[i]
-            px, py, qy, opacity, reach, at_a, at_b = _load(splat, np.float32(x0), np.float32(y0))
-            p0, n = _rows_of(splat, np.float32(y0))
-            for j in range(n):
-                p = p0 + j
-                a = px * state[X + p] + py * state[Y + p] + at_a
-                b = qy * state[Y + p] + at_b
-                s = a * a + b * b
-                _, _, weight, after, _ = _pass(
-                    s, state[LIGHT + p], opacity, reach, alpha_max, stop, zero
-                )
-                state[LIGHT + p] = after
-                state[WEIGHT + p] = weight
-            if used + TILE > room:
-                room += room // 2
-                more, names = np.empty(room * TILE, np.uint16), np.empty(room, np.uint32)
-                more[: used * TILE] = weights[: used * TILE]
+        for first in range(starts[tile], starts[tile + 1], BATCH):
+            alive = _alive(state)
+            if alive == 0:
+                break
+            end = min(first + BATCH, starts[tile + 1])
+            count = _plan(
+                splats, members, first, end, x0, y0, left, top, alive, near, items, begins
+            )
+            if used + count > room:
+                room += room // 2 + count
+                more, names = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
+                more[: used * LANES] = weights[: used * LANES]
                 names[:used] = owners[:used]
                 weights, owners = more, names
-            owner = np.uint32(index[i]) * np.uint32(TILE)
-            for p in range(p0, p0 + n, TILE):
+            for k in range(count):
+                p, row, _, _, _, _, weight, _ = _pass(
+                    state, near, np.int64(items[k]), alpha_max, stop
+                )
+                store(block, 0, weight)
+                owner = np.uint32(index[members[first + row // COLUMNS]]) * np.uint32(BLOCKS)
                 # Written first and kept if anything is in it: a branch would be mispredicted.
-                _keep(weights, used * TILE, state, WEIGHT + p)
-                owners[used] = owner + np.uint32(p // TILE)
-                used += _any(state, WEIGHT + p)
-            if k % 16 == 0 and _all_done(state):
-                break
+                _keep(weights, used * LANES, block, 0)
+                owners[used] = owner + np.uint32(p // FIELDS)
+                used += _any(block, 0)
         spans[tile, 1] = used
-    return weights[: used * TILE], owners[:used]
+    return weights[: used * LANES], owners[:used]
 
 
 @_summing_kernel
@@ -360,8 +356,8 @@ def _measure(
             if i != before:
                 before = i
                 soon = np.int64(owners[min(k + _LATER, end - 1)]) // TILE * entries
-                _prefetch(places, soon)
-                _prefetch(codes, soon)
+                prefetch(places, soon)
+                prefetch(codes, soon)
                 for e in range(i * entries, i * entries + counts[i]):
                     used[places[e]] = True
             at = row // STEPS * (total * STRIP) + row % STEPS * TILE
@@ -407,6 +403,13 @@ def _line(k, n, level, words, zeros, first, present):
 
 
 @_kernel
+def _within(x, y):
+    """The number within its tile of the pixel in column x and row y."""
+    block = y // SIDE * (TILE // SIDE) + x // SIDE
+    return block * LANES + y % SIDE * SIDE + x % SIDE
+
+
+@_kernel
 def _answer(part, parts, weights, owners, spans, columns, values, inverse, best, sharpness, out):
     """Write the relevancies [T L, H, W] of a part's tiles, from values [N, T L]."""
     channels, levels = values.shape[1], inverse.shape[1]
@@ -426,7 +429,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
         end = spans[tile, 1]
         for k in range(spans[tile, 0], end):
             soon = np.int64(owners[min(k + _LATER, end - 1)]) // TILE
-            _prefetch(values, soon * channels)
+            prefetch(values, soon * channels)
             owner = np.int64(owners[k])
             first = owner // TILE * channels
             row = owner % TILE
@@ -443,7 +446,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
                 sums[at + p] = share if scale > zero else zero
             for y in range(min(TILE, out.shape[1] - y0)):
                 for x in range(min(TILE, out.shape[2] - x0)):
-                    out[channel, y0 + y, x0 + x] = sums[at + y * TILE + x]
+                    out[channel, y0 + y, x0 + x] = sums[at + _within(x, y)]
 
 
 @_kernel
@@ -501,7 +504,7 @@ class Weights:
     """The blending weights of one view: how much of each pixel each Gaussian paints."""
 
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
-    owners: list[Array]  # for each part [R] uint32, Gaussian * 16 + row of the tile
+    owners: list[Array]  # for each part [R] uint32, Gaussian * 16 + block of the tile
     spans: Array  # [tiles, 2], which rows of its part a tile has
     width: int
     height: int

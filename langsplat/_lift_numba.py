@@ -12,25 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from langsplat._lanes import LANES, bits, lowest_bit, store
 from langsplat._rasterize_numba import (
-    AHEAD,
-    AREA,
-    LIGHT,
-    STATE,
-    TILE,
-    WEIGHT,
-    X,
-    Y,
-    _all_done,
+    BATCH,
+    COLUMNS,
+    FIELDS,
+    SIDE,
+    _alive,
+    _corners,
     _in_threads,
     _kernel,
-    _load,
+    _lines,
     _pass,
-    _prefetch,
+    _pixel,
+    _plan,
     _prepare,
-    _rows_of,
     _start_tile,
     _tile_of,
+    _workspace,
 )
 
 
@@ -38,44 +37,35 @@ from langsplat._rasterize_numba import (
 def _add_weights(part, parts, splats, index, starts, members, columns, size, rules, labels, sums):
     """Add the weights of a part's tiles to sums[part] [N, count + 1]; labels are [H, W, L]."""
     dtype = splats.dtype.type
-    alpha_max, stop, zero = dtype(rules[4]), dtype(rules[5]), dtype(0)
-    each = labels.shape[2]
-    state = np.empty(STATE, splats.dtype)
-    own = np.empty((AREA, each), labels.dtype)
+    alpha_max, stop = dtype(rules[4]), dtype(rules[5])
+    state, near, items, begins = _workspace(splats.dtype)
+    left, top = _corners(splats.dtype, SIDE)
+    weights = _lines(LANES, splats.dtype)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        for y in range(y0, min(y0 + TILE, size[1])):
-            for x in range(x0, min(x0 + TILE, size[0])):
-                for k in range(each):
-                    own[(y - y0) * TILE + x - x0, k] = labels[y, x, k]
-        last = starts[tile + 1] - 1
-        for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
-            splat = splats[i]
-            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
-            p0, n = _rows_of(splat, dtype(y0))
-            for j in range(n):
-                p = p0 + j
-                a = px * state[X + p] + py * state[Y + p] + at_a
-                b = qy * state[Y + p] + at_b
-                s = a * a + b * b
-                _, _, weight, after, _ = _pass(
-                    s, state[LIGHT + p], opacity, reach, alpha_max, stop, zero
-                )
-                state[LIGHT + p] = after
-                state[WEIGHT + p] = weight
-            target = sums[part, index[i]]
-            for p in range(p0, p0 + n):
-                weight = state[WEIGHT + p]
-                if weight != 0:
-                    for j in range(each):
-                        target[own[p, j]] += weight
-            if k % 16 == 0 and _all_done(state):
+        for first in range(starts[tile], starts[tile + 1], BATCH):
+            alive = _alive(state)
+            if alive == 0:
                 break
+            end = min(first + BATCH, starts[tile + 1])
+            used = _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
+            for k in range(used):
+                p, row, _, _, _, _, weight, _ = _pass(
+                    state, near, np.int64(items[k]), alpha_max, stop
+                )
+                store(weights, 0, weight)
+                target = sums[part, index[members[first + row // COLUMNS]]]
+                todo = bits(weight > 0)
+                while todo != 0:
+                    lane = lowest_bit(todo)
+                    todo &= todo - 1
+                    x, y = _pixel(p // FIELDS, lane)
+                    own, share = labels[y0 + y, x0 + x], weights[lane]
+                    for j in range(own.shape[0]):
+                        target[own[j]] += share
 
 
 def lift_labels(

@@ -3,11 +3,13 @@
 In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1] before any
 background. The stages, each run by a few Python threads over disjoint parts of the work:
 
-    project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside)
-               and the tiles it touches; all in the order of memory
+    project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside),
+               sixteen Gaussians at once
     sort       the visible ones by depth, once, ties by index
+    list       the tiles each splat touches
     scatter    for every tile its splats, front to back
-    blend      tile by tile; a splat's rows within the tile are one flat loop that LLVM vectorises
+    blend      tile by tile; for a few splats at a time a list of the blocks of 4 x 4 pixels they
+               touch, then block by block, sixteen pixels at once
 
 The kernels release the GIL and run in plain threads: numba's own parallel layer takes longer to
 compile, and aborts the process when two Python threads enter it. Results do not depend on timing:
@@ -29,88 +31,90 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llvmlite import ir
 from numba import extending, njit, types
-from numba.core import cgutils
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from langsplat._lanes import (
+    FAST,
+    LANES,
+    append_bits,
+    bits,
+    gather,
+    load,
+    lowest_bit,
+    prefetch,
+    spread,
+    store,
+    total,
+    where,
+)
+
 TILE = 16  # pixels along a side
-AREA = TILE * TILE
+SIDE = 4  # of a block: SIDE x SIDE pixels fill the lanes
+BLOCKS = (TILE // SIDE) ** 2
+BATCH = 32  # splats whose blocks are listed before they are blended
 ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
-AHEAD = 6  # rows are fetched into the cache this many before their turn
-MX, MY, P, Q, R, OPACITY, REACH, EX, EY, C0, C1, C2 = range(12)
+AHEAD = 16  # rows are fetched into the cache this many before their turn
+MX, MY, P, Q, R, OPACITY, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = OPACITY exp(-8 (a² + b²)), above the cut while a² + b² <= REACH: a sum of squares takes
-# few multiplications, and rounding never makes it negative. EX, EY are half the sides of the box
-# around that ellipse; C0, C1, C2 the color, if it has at most three channels (NARROW).
+# few multiplications, and rounding never makes it negative. On a horizontal line it is least at
+# dx = LEAN dy, on a vertical one at dy = SLOPE dx. EX, EY are half the sides of the box around the
+# ellipse; C0, C1, C2 the color, if it has at most three channels (NARROW).
 NARROW = 3
-
-# No "nnan", "ninf": masked lanes may hold infinities.
-_FAST = {"contract", "nsz", "arcp", "afn"}
+AT_A, AT_B = MX, MY  # in a tile's copy of a splat: a = P x + Q y + AT_A, b = R y + AT_B
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    return njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)(function)
+    return njit(cache=True, nogil=True, error_model="numpy", fastmath=set(FAST))(function)
 
 
 def _summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel whose sums may run in any order, so that they vectorise."""
-    fast = {*_FAST, "reassoc"}
+    fast = {*FAST, "reassoc"}
     return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
 
 
-def _prefetch_code(typingctx, array, row):  # type: ignore[no-untyped-def]
-    """Begin to load a row of an array into the cache: rows are read in no order, memory is slow."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        stride = builder.extract_value(view.strides, 0)
-        pointer = builder.bitcast(view.data, ir.IntType(8).as_pointer())
-        pointer = builder.gep(pointer, [builder.mul(stride, args[1])])
-        flag = ir.IntType(32)
-        prefetch = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag]),
-            "llvm.prefetch.p0",
-        )
-        builder.call(prefetch, [pointer, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
+def _exp_coefficients(degree: int) -> np.ndarray:
+    exact = np.polynomial.Chebyshev.interpolate(lambda x: np.exp(-x), degree, domain=[0, 0.75])
+    return exact.convert(kind=np.polynomial.Polynomial).coef
 
 
-_prefetch: Callable[..., None] = extending.intrinsic(_prefetch_code)
-
-
-_EXP_COEFFICIENTS = tuple(
-    np.polynomial.Chebyshev.interpolate(lambda x: np.exp(-x), 5, domain=[0, 0.75])
-    .convert(kind=np.polynomial.Polynomial)
-    .coef.astype(np.float32)
-)
+_EXP_SINGLE = tuple(_exp_coefficients(5).astype(np.float32))
+_EXP_DOUBLE = tuple(_exp_coefficients(11))
 
 
 def _exp_minus_8(s: float) -> float:
-    """exp(-8 s) for 0 <= s <= 0.75."""
+    """exp(-8 s) for 0 <= s <= 0.75, of a number or of lanes."""
     return math.exp(-8 * s)
 
 
-@extending.overload(_exp_minus_8, jit_options={"fastmath": _FAST})
+@extending.overload(_exp_minus_8, jit_options={"fastmath": set(FAST)})
 def _exp_minus_8_overload(s):  # type: ignore[no-untyped-def]
-    if s != types.float32:
-        return lambda s: math.exp(-8 * s)
     # exp(-s) by a polynomial, then three squarings: one short chain of multiply-adds, no bit
-    # tricks, vectorised anywhere. Relative error below 3e-6 (checked in the tests).
-    c0, c1, c2, c3, c4, c5 = _EXP_COEFFICIENTS
+    # tricks, vectorised anywhere. Relative error below 3e-6 in float32 (checked in the tests).
+    if getattr(s, "dtype", s) == types.float32:
+        c0, c1, c2, c3, c4, c5 = _EXP_SINGLE
 
-    def polynomial(s):  # type: ignore[no-untyped-def]
-        e = c0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * c5))))
+        def single(s):  # type: ignore[no-untyped-def]
+            e = c0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * c5))))
+            e = e * e
+            e = e * e
+            return e * e
+
+        return single
+    d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11 = _EXP_DOUBLE
+
+    def double(s):  # type: ignore[no-untyped-def]
+        e = d6 + s * (d7 + s * (d8 + s * (d9 + s * (d10 + s * d11))))
+        e = d0 + s * (d1 + s * (d2 + s * (d3 + s * (d4 + s * (d5 + s * e)))))
         e = e * e
         e = e * e
         return e * e
 
-    return polynomial
+    return double
 
 
 @_kernel
@@ -127,23 +131,63 @@ def _tile_range(low, high, tiles):
 
 
 @_kernel
-def _band(splat, y):
-    """Extent in x of the ellipse within the rows of pixels y .. y + TILE - 1."""
-    mx, my = np.float64(splat[MX]), np.float64(splat[MY])
-    p, q, r = np.float64(splat[P]), np.float64(splat[Q]), np.float64(splat[R])
-    ex, ey, reach = np.float64(splat[EX]), np.float64(splat[EY]), np.float64(splat[REACH])
-    top = max(y + 0.5 - my, -ey)
-    bottom = min(y + TILE - 0.5 - my, ey)
-    # The ellipse's rightmost point is at height `tip`, its leftmost at -tip.
-    tip = -ex * p * q / (q * q + r * r)
-    right, left = ex, ex
-    if not top <= tip <= bottom:
-        dy = top if tip < top else bottom
-        right = min(ex, (math.sqrt(max(reach - r * r * dy * dy, 0.0)) - q * dy) / p)
-    if not top <= -tip <= bottom:
-        dy = top if -tip < top else bottom
-        left = min(ex, (math.sqrt(max(reach - r * r * dy * dy, 0.0)) + q * dy) / p)
-    return mx - left, mx + right
+def _vector(table, rows, at):
+    """The three columns of a table's rows."""
+    return gather(table, rows, at, 0), gather(table, rows, at, 1), gather(table, rows, at, 2)
+
+
+@_kernel
+def _quat(table, rows, at):
+    """The four columns of a table's rows."""
+    return (*_vector(table, rows, at), gather(table, rows, at, 3))
+
+
+@_kernel
+def _to_camera(mean, view):
+    """x / z, y / z and the depth z."""
+    z = mean[0] * view[2, 0] + mean[1] * view[2, 1] + mean[2] * view[2, 2] + view[2, 3]
+    x = mean[0] * view[0, 0] + mean[1] * view[0, 1] + mean[2] * view[0, 2] + view[0, 3]
+    y = mean[0] * view[1, 0] + mean[1] * view[1, 1] + mean[2] * view[1, 2] + view[1, 3]
+    return x / z, y / z, z
+
+
+@_kernel
+def _may_touch(mx, my, rx, ry, size):
+    """Whether the box of half sides rx, ry around a centre reaches into the picture."""
+    return (mx + rx > 0) & (mx - rx < size[0]) & (my + ry > 0) & (my - ry < size[1])
+
+
+@_kernel
+def _candidates(begin, end, means, scales, opacities, view, K, size, rules):
+    """The Gaussians begin ... end that a cheap bound leaves, and their number.
+
+    The list is padded to whole lanes.
+    """
+    near, far, alpha_min = rules[1], rules[2], rules[3]
+    found = np.zeros(end - begin + LANES, np.int32)
+    rows = np.empty(LANES, np.int32)
+    used = 0
+    for first in range(begin, end, LANES):
+        for lane in range(LANES):
+            rows[lane] = min(first + lane, end - 1)
+        x, y, z = _to_camera(_vector(means, rows, 0), view)
+        opacity = gather(opacities, rows, 0, 0)
+        tx, ty = _tangents(x, y, K, size)
+        u, v = _jacobian(tx, ty, z, view, K)
+        # No Gaussian reaches farther than a ball of its largest scale.
+        s0, s1, s2 = _vector(scales, rows, 0)
+        largest = max(s0, max(s1, s2))
+        bound = max(opacity, 1.0) * (2 * math.log(1 / alpha_min))
+        rx = math.sqrt(bound * (largest * largest * _dot(u, u) + rules[0]))
+        ry = math.sqrt(bound * (largest * largest * _dot(v, v) + rules[0]))
+        seen = _may_touch(x * K[0, 0] + K[0, 2], y * K[1, 1] + K[1, 2], rx, ry, size)
+        seen = seen & (z >= near) & (z <= far) & (opacity >= alpha_min)
+        todo = bits(seen) & ((1 << min(end - first, LANES)) - 1)
+        while todo != 0:
+            found[used] = first + lowest_bit(todo)
+            todo &= todo - 1
+            used += 1
+    return found, used
 
 
 @_kernel
@@ -161,117 +205,139 @@ def _project(
     colors,
     index,
     splats,
-    spans,
-    counts,
 ):
-    """Splats of the Gaussians this view may see (EWA splatting, as gsplat), and their tiles.
+    """Splats of the Gaussians this view may see (EWA splatting, as gsplat).
 
     A part's splats, and the Gaussians they come from (index), lie packed at the start of its
-    share of the rows. Returns its keys for sorting, depth above row number, and its tiles: those
-    of a row are tiles[spans[row, 0] : spans[row, 1]]. counts[part] says how often a tile occurs.
+    share of the rows. Returns its keys for sorting: depth above row number.
     """
-    eps2d, near, far, alpha_min = rules[0], rules[1], rules[2], rules[3]
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    width, height = size[0], size[1]
-    tile_columns, tile_rows = -(-width // TILE), -(-height // TILE)
-    n = means.shape[0]
-    begin, end = n * part // parts, n * (part + 1) // parts
+    eps2d, alpha_min = rules[0], rules[3]
+    begin, end = means.shape[0] * part // parts, means.shape[0] * (part + 1) // parts
+    found, count = _candidates(begin, end, means, scales, opacities, view, K, size, rules)
     row = begin
-    keys = np.empty(end - begin, np.uint64)
-    tiles = np.empty(4 * (end - begin) + 64, np.int32)
-    used = 0
-    farthest = 2 * math.log(1 / alpha_min)
-    for i in range(begin, end):
-        m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
-        z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
-        opacity = np.float64(opacities[i])
-        if not (near <= z <= far and opacity >= alpha_min):
-            continue
-        x = (view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]) / z
-        y = (view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]) / z
-        mx, my = fx * x + cx, fy * y + cy
+    keys = np.empty(count, np.uint64)
+    flat = splats.reshape(-1)
+    fields = np.empty(LANES * COLUMNS, splats.dtype)  # of the splats at hand, field by field
+    numbers = np.empty(LANES, np.float64)
+    for first in range(0, count, LANES):
+        x, y, z = _to_camera(_vector(means, found, first), view)
+        mx, my = x * K[0, 0] + K[0, 2], y * K[1, 1] + K[1, 2]
         tx, ty = _tangents(x, y, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
-        # A cheap bound first: no Gaussian reaches farther than a ball of its largest scale.
-        largest = np.float64(max(scales[i, 0], scales[i, 1], scales[i, 2]))
-        bound = farthest * max(opacity, 1.0)
-        rx = math.sqrt(bound * (largest * largest * _dot(u, u) + eps2d))
-        ry = math.sqrt(bound * (largest * largest * _dot(v, v) + eps2d))
-        if not (mx + rx > 0 and mx - rx < width and my + ry > 0 and my - ry < height):
-            continue
-        g, h = _footprint(quats[i], scales[i], u, v)
+        g, h = _footprint(_quat(quats, found, first), _vector(scales, found, first), u, v)
         xx, xy, yy = _dot(g, g) + eps2d, _dot(g, h), _dot(h, h) + eps2d
         det = xx * yy - xy * xy
-        if not det > 0:  # a quaternion of length 0, or beyond float64
-            continue
-        reach = math.log(opacity / alpha_min)
+        for lane in range(LANES):
+            numbers[lane] = math.log(np.float64(opacities[found[first + lane], 0]) / alpha_min)
+        reach = load(numbers, 0)
         ex, ey = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
-        if not (mx + ex > 0 and mx - ex < width and my + ey > 0 and my - ey < height):
-            continue
-        splat = splats[row]
-        splat[MX] = mx
-        splat[MY] = my
+        # The determinant: a quaternion of length 0, or beyond float64.
+        seen = (det > 0) & _may_touch(mx, my, ex, ey, size)
+        root = math.sqrt(yy)
+        corner = math.sqrt(det)
+        store(fields, MX * LANES, mx)
+        store(fields, MY * LANES, my)
         # The inverse covariance over 16, as the product of a triangular matrix with its transpose.
-        splat[P] = math.sqrt(yy / det) / 4
-        splat[Q] = -xy / math.sqrt(yy * det) / 4
-        splat[R] = 1 / math.sqrt(yy) / 4
-        splat[OPACITY] = opacity
-        splat[REACH] = reach / 8
-        splat[EX] = ex
-        splat[EY] = ey
-        if colors.shape[1] == NARROW:
-            splat[C0] = colors[i, 0]
-            splat[C1] = colors[i, 1]
-            splat[C2] = colors[i, 2]
-        index[row] = i
-        spans[row, 0] = used
-        low, high = _tile_range(my - ey, my + ey, tile_rows)
-        left, right = _tile_range(mx - ex, mx + ex, tile_columns)
-        for tile_row in range(low, high + 1):
-            first, last = left, right
-            if low != high and left != right:  # leave out the corners
-                start, stop = _band(splat, tile_row * TILE)
-                first, last = _tile_range(start, stop, tile_columns)
-            if used + tile_columns > tiles.shape[0]:
-                tiles = np.append(tiles, np.empty(tiles.shape[0] + tile_columns, np.int32))
-            for column in range(first, last + 1):
-                tile = tile_row * tile_columns + column
-                tiles[used] = tile
-                counts[part, tile] += 1
-                used += 1
-        spans[row, 1] = used
-        # Depths are positive, so their bits sort like the numbers; the row breaks ties.
-        bits = np.float32(z).view(np.uint32)
-        keys[row - begin] = (np.uint64(bits) << np.uint64(32)) | np.uint64(row)
-        row += 1
-    return keys[: row - begin], tiles[:used]
+        store(fields, P * LANES, root / corner * 0.25)
+        store(fields, Q * LANES, -xy / (root * corner) * 0.25)
+        store(fields, R * LANES, 0.25 / root)
+        store(fields, OPACITY * LANES, gather(opacities, found, first, 0))
+        store(fields, REACH * LANES, reach * 0.125)
+        store(fields, LEAN * LANES, xy / yy)
+        store(fields, SLOPE * LANES, xy / xx)
+        store(fields, EX * LANES, ex)
+        store(fields, EY * LANES, ey)
+        store(numbers, 0, z)
+        todo = bits(seen) & ((1 << min(count - first, LANES)) - 1)
+        while todo != 0:
+            lane = lowest_bit(todo)
+            todo &= todo - 1
+            i, at = found[first + lane], row * COLUMNS
+            for field in range(C0):
+                flat[at + field] = fields[field * LANES + lane]
+            if colors.shape[1] == NARROW:
+                flat[at + C0] = colors[i, 0]
+                flat[at + C1] = colors[i, 1]
+                flat[at + C2] = colors[i, 2]
+            index[row] = i
+            # Depths are positive, so their bits sort like the numbers; the row breaks ties.
+            depth = np.float32(numbers[lane]).view(np.uint32)
+            keys[row - begin] = (np.uint64(depth) << np.uint64(32)) | np.uint64(row)
+            row += 1
+    return keys[: row - begin]
 
 
 @_kernel
-def _scatter(part, parts, keys, spans, tiles, starts, cursors, members):
-    """Write the splats, in the order of keys, to the places of their tiles, a share per part."""
-    total = members.shape[0]
-    low = np.searchsorted(starts, total * part // parts)
-    high = np.searchsorted(starts, total * (part + 1) // parts)
-    if part == parts - 1:
-        high = cursors.shape[0]
-    last = keys.shape[0] - 1
-    for turn in range(keys.shape[0]):
-        _prefetch(spans, np.int64(keys[min(turn + 2 * AHEAD, last)] & ROW))
-        soon = np.int64(keys[min(turn + AHEAD, last)] & ROW)
-        _prefetch(tiles, np.int64(spans[soon, 0]))
+def _list_tiles(part, parts, keys, splats, ends, counts, size):
+    """The tiles of a part's share of the sorted splats: tiles[ends[k - 1] : ends[k]] of the k-th.
+
+    ends[k] counts from the share's own beginning. Returns the tiles; counts[part] says how often
+    each occurs.
+    """
+    begin, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
+    columns, rows = -(-size[0] // TILE), -(-size[1] // TILE)
+    tiles = np.empty(6 * (end - begin) + columns * rows, np.int32)
+    counts[part] = 0
+    turn, used = begin, 0
+    while True:
+        turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends)
+        if turn == end:
+            break
+        tiles = np.append(tiles, np.empty(tiles.shape[0] + columns * rows, np.int32))
+    own = counts[part]
+    for k in range(used):
+        own[tiles[k]] += 1
+    return tiles[:used]
+
+
+@_kernel
+def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends):
+    """_list_tiles from a turn until the end, or until tiles may be too short for the next."""
+    dtype = splats.dtype.type
+    flat = splats.reshape(-1)
+    left, top = _corners(splats.dtype, TILE)
+    while turn < end:
+        prefetch(splats, np.int64(keys[min(turn + AHEAD, end - 1)] & ROW))
+        at = np.int64(keys[turn] & ROW) * COLUMNS
+        mx, my, ex, ey = flat[at + MX], flat[at + MY], flat[at + EX], flat[at + EY]
+        west, east = _tile_range(mx - ex, mx + ex, columns)
+        north, south = _tile_range(my - ey, my + ey, rows)
+        if used + max(east - west + 1, 0) * max(south - north + 1, 0) > tiles.shape[0]:
+            break
+        for row in range(north, south + 1, 4):
+            for column in range(west, east + 1, 4):
+                x0, y0 = dtype(column * TILE), dtype(row * TILE)
+                touched = _touched(flat, at, x0, y0, left, top, dtype(TILE - 1))
+                wide, high = min(east + 1 - column, 4), min(south + 1 - row, 4)
+                touched &= ((1 << wide) - 1) * 0x1111 & ((1 << 4 * high) - 1)
+                while touched != 0:
+                    k = lowest_bit(touched)
+                    touched &= touched - 1
+                    tiles[used] = (row + k // 4) * columns + column + k % 4
+                    used += 1
+        ends[turn] = used
+        turn += 1
+    return turn, used
+
+
+@_kernel
+def _scatter(part, parts, keys, ends, tiles, cursors, members):
+    """Write a part's share of the sorted splats to the places of their tiles."""
+    begin, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
+    own = cursors[part]
+    k = 0
+    for turn in range(begin, end):
         row = np.int64(keys[turn] & ROW)
-        for k in range(spans[row, 0], spans[row, 1]):
-            tile = tiles[k]
-            if low <= tile < high:
-                members[cursors[tile]] = row
-                cursors[tile] += 1
+        while k < ends[turn]:
+            members[own[tiles[k]]] = row
+            own[tiles[k]] += 1
+            k += 1
 
 
 @_kernel
 def _rotation(quat):
-    """Rotation matrix of a wxyz quaternion of any length, and 1 / its length."""
-    w, x, y, z = np.float64(quat[0]), np.float64(quat[1]), np.float64(quat[2]), np.float64(quat[3])
+    """Rotation matrix of a wxyz quaternion of any length, the unit quaternion, 1 / its length."""
+    w, x, y, z = quat
     inverse = 1 / math.sqrt(w * w + x * x + y * y + z * z)
     w, x, y, z = w * inverse, x * inverse, y * inverse, z * inverse
     return (
@@ -315,36 +381,71 @@ def _jacobian(tx, ty, z, view, K):
 def _footprint(quat, scale, u, v):
     """Rows g, h of Jacobian * rotation * scales: covariance2d = [g; h] [g; h]ᵀ."""
     r0, r1, r2, _, _ = _rotation(quat)
-    s0, s1, s2 = np.float64(scale[0]), np.float64(scale[1]), np.float64(scale[2])
     g = (
-        (u[0] * r0[0] + u[1] * r1[0] + u[2] * r2[0]) * s0,
-        (u[0] * r0[1] + u[1] * r1[1] + u[2] * r2[1]) * s1,
-        (u[0] * r0[2] + u[1] * r1[2] + u[2] * r2[2]) * s2,
+        (u[0] * r0[0] + u[1] * r1[0] + u[2] * r2[0]) * scale[0],
+        (u[0] * r0[1] + u[1] * r1[1] + u[2] * r2[1]) * scale[1],
+        (u[0] * r0[2] + u[1] * r1[2] + u[2] * r2[2]) * scale[2],
     )
     h = (
-        (v[0] * r0[0] + v[1] * r1[0] + v[2] * r2[0]) * s0,
-        (v[0] * r0[1] + v[1] * r1[1] + v[2] * r2[1]) * s1,
-        (v[0] * r0[2] + v[1] * r1[2] + v[2] * r2[2]) * s2,
+        (v[0] * r0[0] + v[1] * r1[0] + v[2] * r2[0]) * scale[0],
+        (v[0] * r0[1] + v[1] * r1[1] + v[2] * r2[1]) * scale[1],
+        (v[0] * r0[2] + v[1] * r1[2] + v[2] * r2[2]) * scale[2],
     )
     return g, h
 
 
-# A tile's working memory is one flat block of planes of AREA numbers, at fixed distances so that
-# LLVM needs no overlap checks:
-X, Y, LIGHT, WEIGHT, DOT, REST, PLANE0, PLANE1, PLANE2, STATE = (AREA * k for k in range(10))
+# A tile's working memory, block by block, a block's fields behind each other:
+X, Y, LIGHT, REST, PLANE0, PLANE1, PLANE2, _, FIELDS = (LANES * k for k in range(9))
 # X, Y: pixel centres in the tile. LIGHT: transmittance, negative once the pixel is done or outside.
-# WEIGHT: of the splat at hand. DOT: its color · image gradient. REST: what lies behind it.
-# PLANE0 ...: up to three channels. More are kept pixel by pixel in the picture itself, where the
-# channels of a pixel are neighbours, and cost time only where a weight is not zero.
+# REST: what lies behind the splat at hand. PLANE0 ...: up to three channels. More are kept pixel by
+# pixel in the picture itself, where the channels of a pixel are neighbours, and cost time only
+# where a weight is not zero. (Field by field, what is stored of one would lie a multiple of 4096
+# bytes from what is loaded of another, which processors take for the same place.)
 
 
 @_kernel
-def _rows_of(splat, y0):
-    """The pixels of the tile rows at y0 that the splat's box touches, as first and count."""
-    my, ey = splat[MY] - y0, splat[EY]
-    first = int(max(math.ceil(my - ey - 0.51), 0.0))
-    last = int(min(math.floor(my + ey - 0.49), TILE - 1.0))
-    return (first & (TILE - 1)) * TILE, max(last - first + 1, 0) * TILE
+def _lines(count, dtype):
+    """Numbers that begin at a line of the cache, which lanes then never straddle."""
+    block = np.empty(count + 64, dtype)
+    skip = -block.ctypes.data % 64 // block.itemsize
+    return block[skip : skip + count]
+
+
+@_kernel
+def _pixel(block, lane):
+    """Column and row within the tile."""
+    across = TILE // SIDE
+    return block % across * SIDE + lane % SIDE, block // across * SIDE + lane // SIDE
+
+
+@_kernel
+def _place(u, v):
+    """Where the field 0 of the tile's pixel in column u and row v is."""
+    return (v // SIDE * (TILE // SIDE) + u // SIDE) * FIELDS + v % SIDE * SIDE + u % SIDE
+
+
+@_kernel
+def _corners(dtype, side):
+    """First pixel centres of 4 x 4 squares of a side, row by row: x and y."""
+    corners = _lines(2 * LANES, dtype)
+    for k in range(LANES):
+        corners[k] = k % 4 * side + 0.5
+        corners[LANES + k] = k // 4 * side + 0.5
+    return load(corners, 0), load(corners, LANES)
+
+
+@_kernel
+def _workspace(dtype):
+    """A tile's state, its copies of splats, its list of work (see _plan)."""
+    state = _lines(BLOCKS * FIELDS, dtype)
+    for block in range(BLOCKS):
+        for lane in range(LANES):
+            x, y = _pixel(block, lane)
+            state[block * FIELDS + X + lane] = x + 0.5
+            state[block * FIELDS + Y + lane] = y + 0.5
+    near = _lines(BATCH * COLUMNS, dtype)
+    items, begins = np.empty(BATCH * BLOCKS + LANES, np.uint16), np.zeros(BATCH + 1, np.int64)
+    return state, near, items, begins
 
 
 @_kernel
@@ -355,141 +456,192 @@ def _tile_of(part, parts, turn, columns):
 
 @_kernel
 def _start_tile(tile, columns, size, state):
-    one = state.dtype.type(1)
+    """Light in all pixels of the picture; returns where the tile is."""
+    one = spread(state.dtype.type(1))
     x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
-    state[:] = 0
-    for p in range(AREA):
-        x, y = p % TILE, p // TILE
-        state[X + p] = x + 0.5
-        state[Y + p] = y + 0.5
-        state[LIGHT + p] = one if x0 + x < size[0] and y0 + y < size[1] else -one
+    for p in range(0, BLOCKS * FIELDS, FIELDS):
+        within = (load(state, X + p) < size[0] - x0) & (load(state, Y + p) < size[1] - y0)
+        store(state, LIGHT + p, where(within, one, -one))
+        for field in range(REST, FIELDS, LANES):
+            store(state, field + p, one - one)
     return x0, y0
 
 
 @_kernel
-def _load_planes(x0, y0, size, picture, state):
-    """Copy a tile of picture [H, W, D <= 3] into the channels' planes."""
-    for y in range(y0, min(y0 + TILE, size[1])):
-        for x in range(x0, min(x0 + TILE, size[0])):
-            for d in range(picture.shape[2]):
-                state[PLANE0 + d * AREA + (y - y0) * TILE + x - x0] = picture[y, x, d]
-
-
-@_summing_kernel
-def _all_done(state):
-    zero = state.dtype.type(0)
-    light = zero
-    for p in range(AREA):
-        light += max(state[LIGHT + p], zero)
-    return light == zero
+def _alive(state):
+    """The blocks with pixels that are not done, as bits."""
+    alive = 0
+    for block in range(BLOCKS):
+        if bits(load(state, LIGHT + block * FIELDS) > 0) != 0:
+            alive |= 1 << block
+    return alive
 
 
 @_kernel
-def _pass(s, before, opacity, reach, alpha_max, stop, zero):
-    """One splat over one pixel: unclamped alpha, alpha, weight, transmittance after it, if drawn.
+def _touched(fields, at, x0, y0, left, top, span):
+    """Which squares the splat at fields[at ...] reaches, as bits.
 
-    A pixel where it would not leave more than `stop` is done: its transmittance turns negative.
+    The squares' first pixel centres are at (x0 + left, y0 + top), the last `span` further.
     """
-    inside = s <= reach
-    free = opacity * _exp_minus_8(s)
-    alpha = min(free, alpha_max)
-    weight = before * alpha
-    after = before - weight
-    drawn = inside & (after > stop)
-    weight = weight if drawn else zero
-    after = after if drawn else (-abs(before) if inside else before)
-    return free, alpha, weight, after, drawn
+    left, top = left + (x0 - fields[at + MX]), top + (y0 - fields[at + MY])
+    right, bottom = left + span, top + span
+    p, q, r = fields[at + P], fields[at + Q], fields[at + R]
+    # The point of a square where a² + b² is least lies on a side that faces the centre.
+    x, y = max(left, min(right, 0)), max(top, min(bottom, 0))
+    best_x = max(left, min(right, y * fields[at + LEAN]))
+    best_y = max(top, min(bottom, x * fields[at + SLOPE]))
+    a, b = x * p + best_y * q, best_y * r
+    c, d = best_x * p + y * q, y * r
+    # A hair for rounding: whether a pixel is drawn is its own decision.
+    return bits(min(a * a + b * b, c * c + d * d) <= fields[at + REACH] * 1.001)
 
 
 @_kernel
-def _load(splat, x0, y0):
-    """P, Q, R, opacity, reach, and the constants of a = P x + Q y + at_a, b = R y + at_b."""
-    p, q, r = splat[P], splat[Q], splat[R]
-    mx, my = splat[MX] - x0, splat[MY] - y0
-    return p, q, r, splat[OPACITY], splat[REACH], -(p * mx + q * my), -r * my
+def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins):
+    """List the work for the splats members[first:end], at most BATCH of them.
+
+    Splat j's blocks are items[begins[j] : begins[j + 1]], each as j * BLOCKS + block. near holds
+    the splats' rows with AT_A and AT_B.
+    """
+    dtype = splats.dtype.type
+    x0, y0 = dtype(x0), dtype(y0)
+    flat = splats.reshape(-1)
+    span = dtype(SIDE - 1)
+    used = 0
+    for j in range(end - first):
+        prefetch(splats, np.int64(members[min(first + j + AHEAD, members.shape[0] - 1)]))
+        row = j * COLUMNS
+        store(near, row, load(flat, np.int64(members[first + j]) * COLUMNS))
+        todo = _touched(near, row, x0, y0, left, top, span) & alive
+        mx, my = near[row + MX] - x0, near[row + MY] - y0
+        near[row + AT_A] = -(near[row + P] * mx + near[row + Q] * my)
+        near[row + AT_B] = -near[row + R] * my
+        used = append_bits(items, used, todo, j * BLOCKS)
+        begins[j + 1] = used
+    return used
 
 
 @_kernel
-def _blend(
-    part, parts, splats, index, starts, members, colors, columns, size, rules, image, alphas, trans
-):
-    """A part's tiles of image [H, W, D], zeros before, alphas [H, W] and 1 - alphas."""
+def _pass(state, near, item, alpha_max, stop):
+    """One splat over one block: updates the light.
+
+    Returns:
+        the block's place in the state, the splat's in near, then of all pixels: a, b, the light
+        before, alpha, the weight, and where a change of the exponent changes something.
+    """
+    p, row = item % BLOCKS * FIELDS, item // BLOCKS * COLUMNS
+    y = load(state, Y + p)
+    a = load(state, X + p) * near[row + P] + (y * near[row + Q] + near[row + AT_A])
+    b = y * near[row + R] + near[row + AT_B]
+    s = a * a + b * b
+    before = load(state, LIGHT + p)
+    inside = s <= near[row + REACH]
+    free = _exp_minus_8(s) * near[row + OPACITY]
+    alpha = where(inside, min(free, alpha_max), 0)
+    after = before * (1 - alpha)
+    # Where no more than `stop` would be left the pixel is done: its transmittance turns negative.
+    # A pixel outside the ellipse keeps its own, above `stop` or negative, either way. From splat to
+    # splat of a block this is a chain: one product, one comparison, one choice.
+    drawn = after > stop
+    store(state, LIGHT + p, where(drawn, after, -abs(before)))
+    weight = where(drawn, before * alpha, 0)
+    return p, row, a, b, before, alpha, weight, drawn & inside & (free <= alpha_max)
+
+
+@_kernel
+def _blend(part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans):
+    """A part's tiles of image [H, W, D], zeros before, and of 1 - alpha [H, W]."""
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     channels = colors.shape[1]
     wide = channels > NARROW
-    state = np.empty(STATE, image.dtype)
-    zero = dtype(0)
-    c0, c1, c2 = zero, zero, zero
+    state, near, items, begins = _workspace(image.dtype)
+    left, top = _corners(image.dtype, SIDE)
+    weights = _lines(LANES, image.dtype)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        last = starts[tile + 1] - 1
-        for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
-            splat = splats[i]
-            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
-            if not wide:
-                c0, c1, c2 = splat[C0], splat[C1], splat[C2]
-            p0, n = _rows_of(splat, dtype(y0))
-            for j in range(n):
-                p = p0 + j
-                a = px * state[X + p] + py * state[Y + p] + at_a
-                b = qy * state[Y + p] + at_b
-                s = a * a + b * b
-                _, _, weight, after, _ = _pass(
-                    s, state[LIGHT + p], opacity, reach, alpha_max, stop, zero
-                )
-                state[LIGHT + p] = after
-                if wide:
-                    state[WEIGHT + p] = weight
-                state[PLANE0 + p] += weight * c0
-                state[PLANE1 + p] += weight * c1
-                state[PLANE2 + p] += weight * c2
-            if wide:
-                color = colors[index[i]]
-                for p in range(p0, p0 + n):
-                    weight = state[WEIGHT + p]
-                    if weight != 0:
-                        pixel = image[y0 + p // TILE, x0 + p % TILE]
-                        for d in range(channels):
-                            pixel[d] += weight * color[d]
-            if k % 16 == 0 and _all_done(state):
+        for first in range(starts[tile], starts[tile + 1], BATCH):
+            alive = _alive(state)
+            if alive == 0:
                 break
-        for y in range(y0, min(y0 + TILE, size[1])):
-            for x in range(x0, min(x0 + TILE, size[0])):
-                p = (y - y0) * TILE + x - x0
-                trans[y, x] = abs(state[LIGHT + p])
-                alphas[y, x] = 1 - trans[y, x]
-                if not wide:
+            end = min(first + BATCH, starts[tile + 1])
+            used = _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
+            for k in range(used):
+                p, row, _, _, _, _, weight, _ = _pass(
+                    state, near, np.int64(items[k]), alpha_max, stop
+                )
+                if wide:
+                    store(weights, 0, weight)
+                    color = colors[index[members[first + row // COLUMNS]]]
+                    todo = bits(weight > 0)
+                    while todo != 0:
+                        lane = lowest_bit(todo)
+                        todo &= todo - 1
+                        x, y = _pixel(p // FIELDS, lane)
+                        pixel, share = image[y0 + y, x0 + x], weights[lane]
+                        for d in range(channels):
+                            pixel[d] += share * color[d]
+                else:
+                    store(state, PLANE0 + p, load(state, PLANE0 + p) + weight * near[row + C0])
+                    store(state, PLANE1 + p, load(state, PLANE1 + p) + weight * near[row + C1])
+                    store(state, PLANE2 + p, load(state, PLANE2 + p) + weight * near[row + C2])
+        for v in range(min(TILE, size[1] - y0)):
+            for u in range(min(TILE, size[0] - x0)):
+                p = _place(u, v)
+                trans[y0 + v, x0 + u] = abs(state[LIGHT + p])
+                if channels == NARROW and image.shape[2] == NARROW:
+                    image[y0 + v, x0 + u, 0] = state[PLANE0 + p]
+                    image[y0 + v, x0 + u, 1] = state[PLANE1 + p]
+                    image[y0 + v, x0 + u, 2] = state[PLANE2 + p]
+                elif not wide:
                     for d in range(image.shape[2]):
-                        image[y, x, d] = state[PLANE0 + d * AREA + p]
+                        image[y0 + v, x0 + u, d] = state[PLANE0 + d * LANES + p]
+
+
+@_kernel
+def _load_planes(x0, y0, size, picture, state):
+    """Copy a tile of picture [H, W, D <= 3] into the channels' planes."""
+    for v in range(min(TILE, size[1] - y0)):
+        for u in range(min(TILE, size[0] - x0)):
+            p = _place(u, v)
+            if picture.shape[2] == NARROW:
+                state[PLANE0 + p] = picture[y0 + v, x0 + u, 0]
+                state[PLANE1 + p] = picture[y0 + v, x0 + u, 1]
+                state[PLANE2 + p] = picture[y0 + v, x0 + u, 2]
+            else:
+                for d in range(picture.shape[2]):
+                    state[PLANE0 + d * LANES + p] = picture[y0 + v, x0 + u, d]
 
 
 @_summing_kernel
-def _add_wide_gradient(state, p0, n, x0, y0, v_image, target):
-    """Add the sum of weight * image gradient to target [D]."""
-    for p in range(p0, p0 + n):
-        weight = state[WEIGHT + p]
-        if weight != 0:
-            pixel = v_image[y0 + p // TILE, x0 + p % TILE]
-            for d in range(target.shape[0]):
-                target[d] += weight * pixel[d]
+def _add_wide_gradient(weight, weights, p, x0, y0, v_image, target):
+    """Add the sum of weight * image gradient over a block to target [D]."""
+    store(weights, 0, weight)
+    todo = bits(weight > 0)
+    while todo != 0:
+        lane = lowest_bit(todo)
+        todo &= todo - 1
+        x, y = _pixel(p // FIELDS, lane)
+        pixel, share = v_image[y0 + y, x0 + x], weights[lane]
+        for d in range(target.shape[0]):
+            target[d] += share * pixel[d]
 
 
-@_summing_kernel
+@_kernel
 def _blend_colors_backward(
     part, parts, splats, index, starts, members, columns, size, rules, v_image, v_colors
 ):
     """Add Wᵀ v_image of a part's tiles to v_colors[part]: all that linear colors need."""
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    zero = dtype(0)
     wide = v_colors.shape[2] > NARROW
-    state = np.empty(STATE, v_image.dtype)
+    state, near, items, begins = _workspace(v_image.dtype)
+    left, top = _corners(v_image.dtype, SIDE)
+    weights = _lines(LANES, v_image.dtype)
+    zero = spread(dtype(0))
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
@@ -497,40 +649,53 @@ def _blend_colors_backward(
         x0, y0 = _start_tile(tile, columns, size, state)
         if not wide:
             _load_planes(x0, y0, size, v_image, state)
-        last = starts[tile + 1] - 1
-        for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
-            splat = splats[i]
-            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
-            p0, n = _rows_of(splat, dtype(y0))
-            t0, t1, t2 = zero, zero, zero
-            for j in range(n):
-                p = p0 + j
-                a = px * state[X + p] + py * state[Y + p] + at_a
-                b = qy * state[Y + p] + at_b
-                s = a * a + b * b
-                _, _, weight, after, _ = _pass(
-                    s, state[LIGHT + p], opacity, reach, alpha_max, stop, zero
-                )
-                state[LIGHT + p] = after
-                if wide:
-                    state[WEIGHT + p] = weight
-                t0 += weight * state[PLANE0 + p]
-                t1 += weight * state[PLANE1 + p]
-                t2 += weight * state[PLANE2 + p]
-            target = v_colors[part, index[i]]
-            if wide:
-                _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
-            else:
-                target[0] += t0
-                target[1] += t1
-                target[2] += t2
-            if k % 16 == 0 and _all_done(state):
+        for first in range(starts[tile], starts[tile + 1], BATCH):
+            alive = _alive(state)
+            if alive == 0:
                 break
+            end = min(first + BATCH, starts[tile + 1])
+            _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
+            for j in range(end - first):
+                target = v_colors[part, index[members[first + j]]]
+                t0, t1, t2 = zero, zero, zero
+                for k in range(begins[j], begins[j + 1]):
+                    p, _, _, _, _, _, weight, _ = _pass(
+                        state, near, np.int64(items[k]), alpha_max, stop
+                    )
+                    if wide:
+                        _add_wide_gradient(weight, weights, p, x0, y0, v_image, target)
+                    else:
+                        t0 += weight * load(state, PLANE0 + p)
+                        t1 += weight * load(state, PLANE1 + p)
+                        t2 += weight * load(state, PLANE2 + p)
+                if not wide:
+                    target[0] += total(t0)
+                    target[1] += total(t1)
+                    target[2] += total(t2)
+
+
+@_kernel
+def _wide_dot(state, p, x0, y0, v_image, color, dots):
+    """The block's image gradient · color, 0 where a pixel is done."""
+    todo = bits(load(state, LIGHT + p) > 0)
+    store(dots, 0, load(state, X + p) * 0)
+    while todo != 0:
+        lane = lowest_bit(todo)
+        todo &= todo - 1
+        x, y = _pixel(p // FIELDS, lane)
+        dots[lane] = _sum_of_products(v_image[y0 + y, x0 + x], color)
+    return load(dots, 0)
 
 
 @_summing_kernel
+def _sum_of_products(a, b):
+    result = a.dtype.type(0)
+    for d in range(a.shape[0]):
+        result += a[d] * b[d]
+    return result
+
+
+@_kernel
 def _blend_backward(
     part,
     parts,
@@ -558,11 +723,12 @@ def _blend_backward(
     """
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    zero, one = dtype(0), dtype(1)
-    channels = colors.shape[1]
-    wide = channels > NARROW
-    state = np.empty(STATE, v_image.dtype)
-    c0, c1, c2 = zero, zero, zero
+    wide = colors.shape[1] > NARROW
+    state, near, items, begins = _workspace(v_image.dtype)
+    left, top = _corners(v_image.dtype, SIDE)
+    weights, dots = _lines(LANES, v_image.dtype), _lines(LANES, v_image.dtype)
+    sums = v_splats[part]
+    zero = spread(dtype(0))
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
@@ -570,75 +736,78 @@ def _blend_backward(
         x0, y0 = _start_tile(tile, columns, size, state)
         if not wide:
             _load_planes(x0, y0, size, v_image, state)
-        for y in range(y0, min(y0 + TILE, size[1])):
-            for x in range(x0, min(x0 + TILE, size[0])):
-                total = -v_alpha[y, x] * trans[y, x]
-                for d in range(v_image.shape[2]):
-                    total += image[y, x, d] * v_image[y, x, d]
-                state[REST + (y - y0) * TILE + x - x0] = total
-        last = starts[tile + 1] - 1
-        for k in range(starts[tile], starts[tile + 1]):
-            i = members[k]
-            _prefetch(splats, np.int64(members[min(k + AHEAD, last)]))
-            _prefetch(v_splats[part], np.int64(members[min(k + AHEAD, last)]))
-            splat = splats[i]
-            px, py, qy, opacity, reach, at_a, at_b = _load(splat, dtype(x0), dtype(y0))
-            p0, n = _rows_of(splat, dtype(y0))
-            if wide:
-                color = colors[index[i]]
-                for p in range(p0, p0 + n):
-                    dot = zero
-                    if state[LIGHT + p] > zero:
-                        pixel = v_image[y0 + p // TILE, x0 + p % TILE]
-                        for d in range(channels):
-                            dot += pixel[d] * color[d]
-                    state[DOT + p] = dot
-            else:
-                c0, c1, c2 = splat[C0], splat[C1], splat[C2]
-            t0, t1, t2 = zero, zero, zero
-            v0, va, vb, vaa, vab, vbb = zero, zero, zero, zero, zero, zero
-            for j in range(n):
-                p = p0 + j
-                a = px * state[X + p] + py * state[Y + p] + at_a
-                b = qy * state[Y + p] + at_b
-                s = a * a + b * b
-                before = state[LIGHT + p]
-                free, alpha, weight, after, drawn = _pass(
-                    s, before, opacity, reach, alpha_max, stop, zero
-                )
-                state[LIGHT + p] = after
-                state[WEIGHT + p] = weight
-                w0, w1, w2 = state[PLANE0 + p], state[PLANE1 + p], state[PLANE2 + p]
-                dot = state[DOT + p] + c0 * w0 + c1 * w1 + c2 * w2
-                rest = state[REST + p] - weight * dot
-                state[REST + p] = rest
-                t0 += weight * w0
-                t1 += weight * w1
-                t2 += weight * w2
-                v_s = alpha * (rest / (one - alpha) - before * dot)
-                v_s = v_s if drawn & (free <= alpha_max) else zero
-                v0 += v_s
-                va += v_s * a
-                vb += v_s * b
-                vaa += v_s * a * a
-                vab += v_s * a * b
-                vbb += v_s * b * b
-            sums = v_splats[part, i]
-            sums[0] += v0
-            sums[1] += va
-            sums[2] += vb
-            sums[3] += vaa
-            sums[4] += vab
-            sums[5] += vbb
-            if wide:
-                target = v_colors[part, index[i]]
-                _add_wide_gradient(state, p0, n, x0, y0, v_image, target)
-            else:
-                sums[6] += t0
-                sums[7] += t1
-                sums[8] += t2
-            if k % 16 == 0 and _all_done(state):
+        for v in range(min(TILE, size[1] - y0)):
+            for u in range(min(TILE, size[0] - x0)):
+                x, y = x0 + u, y0 + v
+                whole = -v_alpha[y, x] * trans[y, x]
+                if v_image.shape[2] == NARROW:
+                    whole += image[y, x, 0] * v_image[y, x, 0]
+                    whole += image[y, x, 1] * v_image[y, x, 1]
+                    whole += image[y, x, 2] * v_image[y, x, 2]
+                else:
+                    for d in range(v_image.shape[2]):
+                        whole += image[y, x, d] * v_image[y, x, d]
+                state[REST + _place(u, v)] = whole
+        for first in range(starts[tile], starts[tile + 1], BATCH):
+            alive = _alive(state)
+            if alive == 0:
                 break
+            end = min(first + BATCH, starts[tile + 1])
+            _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
+            for j in range(end - first):
+                prefetch(sums, np.int64(members[min(first + j + 4, end - 1)]))
+                if begins[j] == begins[j + 1]:
+                    continue
+                i = members[first + j]
+                t0, t1, t2 = zero, zero, zero
+                v0, va, vb, vaa, vab, vbb = zero, zero, zero, zero, zero, zero
+                for k in range(begins[j], begins[j + 1]):
+                    if wide:
+                        p = np.int64(items[k] % BLOCKS) * FIELDS
+                        color = colors[index[i]]
+                        dot = _wide_dot(state, p, x0, y0, v_image, color, dots)
+                    p, row, a, b, before, alpha, weight, moves = _pass(
+                        state, near, np.int64(items[k]), alpha_max, stop
+                    )
+                    if wide:
+                        target = v_colors[part, index[i]]
+                        _add_wide_gradient(weight, weights, p, x0, y0, v_image, target)
+                    else:
+                        w0, w1 = load(state, PLANE0 + p), load(state, PLANE1 + p)
+                        w2 = load(state, PLANE2 + p)
+                        dot = w0 * near[row + C0] + w1 * near[row + C1] + w2 * near[row + C2]
+                        t0 += weight * w0
+                        t1 += weight * w1
+                        t2 += weight * w2
+                    rest = load(state, REST + p) - weight * dot
+                    store(state, REST + p, rest)
+                    v_s = where(moves, alpha * (rest / (1 - alpha) - before * dot), 0)
+                    v_a, v_b = v_s * a, v_s * b
+                    v0 += v_s
+                    va += v_a
+                    vb += v_b
+                    vaa += v_a * a
+                    vab += v_a * b
+                    vbb += v_b * b
+                sums[i, 0] += total(v0)
+                sums[i, 1] += total(va)
+                sums[i, 2] += total(vb)
+                sums[i, 3] += total(vaa)
+                sums[i, 4] += total(vab)
+                sums[i, 5] += total(vbb)
+                if not wide:
+                    sums[i, 6] += total(t0)
+                    sums[i, 7] += total(t1)
+                    sums[i, 8] += total(t2)
+
+
+@_kernel
+def _summed(v_splats, rows, field):
+    """A field of v_splats [P, N, 9] at some rows, summed over the parts."""
+    result = gather(v_splats[0], rows, 0, field)
+    for part in range(1, v_splats.shape[0]):
+        result += gather(v_splats[part], rows, 0, field)
+    return result
 
 
 @_kernel
@@ -663,41 +832,35 @@ def _project_backward(
     v_opacities,
 ):
     """From sums over pixels (see _blend_backward) to the gradients of the Gaussians."""
-    fx, fy = K[0, 0], K[1, 1]
     begin = means.shape[0] * part // parts
-    for k in range(begin, begin + visible):
-        i = index[k]
-        v0, va, vb, vaa, vab, vbb = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for other in range(v_splats.shape[0]):
-            sums = v_splats[other, k]
-            v0 += sums[0]
-            va += sums[1]
-            vb += sums[2]
-            vaa += sums[3]
-            vab += sums[4]
-            vbb += sums[5]
-            if v_colors.shape[1] == NARROW:
-                v_colors[i, 0] += sums[6]
-                v_colors[i, 1] += sums[7]
-                v_colors[i, 2] += sums[8]
+    end = begin + visible
+    rows = np.empty(LANES, np.int32)
+    fields = np.empty(11 * LANES, means.dtype)  # gradients of the Gaussians at hand
+    for first in range(begin, end, LANES):
+        for lane in range(LANES):
+            rows[lane] = min(first + lane, end - 1)
+        v0 = _summed(v_splats, rows, 0)
+        va, vb = _summed(v_splats, rows, 1), _summed(v_splats, rows, 2)
+        vaa, vab = _summed(v_splats, rows, 3), _summed(v_splats, rows, 4)
+        vbb = _summed(v_splats, rows, 5)
         # The exponent is 8 (a² + b²), a = P dx + Q dy, b = R dy, dx = pixel - centre.
-        p, q, r = np.float64(splats[k, P]), np.float64(splats[k, Q]), np.float64(splats[k, R])
-        v_mx = -16 * p * va
-        v_my = -16 * (q * va + r * vb)
-        v_opacities[i] = -v0 / opacities[i]
+        p, q, r = gather(splats, rows, 0, P), gather(splats, rows, 0, Q), gather(splats, rows, 0, R)
+        v_mx = p * va * -16
+        v_my = (q * va + r * vb) * -16
         # With L = [P Q; 0 R] the inverse covariance is 16 LᵀL, and through the inverse
         # v_covariance = -128 Lᵀ (Σ v_s [a b]ᵀ [a b]) L.
-        v_xx = -128 * p * p * vaa
-        v_xy = -128 * p * (q * vaa + r * vab)
-        v_yy = -128 * (q * q * vaa + 2 * q * r * vab + r * r * vbb)
-        m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
-        x = view[0, 0] * m0 + view[0, 1] * m1 + view[0, 2] * m2 + view[0, 3]
-        y = view[1, 0] * m0 + view[1, 1] * m1 + view[1, 2] * m2 + view[1, 3]
-        z = view[2, 0] * m0 + view[2, 1] * m1 + view[2, 2] * m2 + view[2, 3]
-        tx, ty = _tangents(x / z, y / z, K, size)
+        v_xx = p * p * vaa * -128
+        v_xy = p * (q * vaa + r * vab) * -128
+        v_yy = (q * q * vaa + 2 * q * r * vab + r * r * vbb) * -128
+        for lane in range(LANES):
+            rows[lane] = index[rows[lane]]
+        x, y, z = _to_camera(_vector(means, rows, 0), view)
+        tx, ty = _tangents(x, y, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
-        g, h = _footprint(quats[i], scales[i], u, v)
-        r0, r1, r2, unit, inverse = _rotation(quats[i])
+        quat = _quat(quats, rows, 0)
+        s = _vector(scales, rows, 0)
+        g, h = _footprint(quat, s, u, v)
+        r0, r1, r2, unit, inverse = _rotation(quat)
         # cov2d = [g; h] [g; h]ᵀ
         v_g = (
             2 * (v_xx * g[0] + v_xy * h[0]),
@@ -709,15 +872,14 @@ def _project_backward(
             2 * (v_xy * g[1] + v_yy * h[1]),
             2 * (v_xy * g[2] + v_yy * h[2]),
         )
-        s = (np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2]))
         # g = (uᵀ R) S, h = (vᵀ R) S
-        v_scales[i, 0] = v_g[0] * (u[0] * r0[0] + u[1] * r1[0] + u[2] * r2[0]) + v_h[0] * (
+        v_s0 = v_g[0] * (u[0] * r0[0] + u[1] * r1[0] + u[2] * r2[0]) + v_h[0] * (
             v[0] * r0[0] + v[1] * r1[0] + v[2] * r2[0]
         )
-        v_scales[i, 1] = v_g[1] * (u[0] * r0[1] + u[1] * r1[1] + u[2] * r2[1]) + v_h[1] * (
+        v_s1 = v_g[1] * (u[0] * r0[1] + u[1] * r1[1] + u[2] * r2[1]) + v_h[1] * (
             v[0] * r0[1] + v[1] * r1[1] + v[2] * r2[1]
         )
-        v_scales[i, 2] = v_g[2] * (u[0] * r0[2] + u[1] * r1[2] + u[2] * r2[2]) + v_h[2] * (
+        v_s2 = v_g[2] * (u[0] * r0[2] + u[1] * r1[2] + u[2] * r2[2]) + v_h[2] * (
             v[0] * r0[2] + v[1] * r1[2] + v[2] * r2[2]
         )
         gs0, gs1, gs2 = v_g[0] * s[0], v_g[1] * s[1], v_g[2] * s[2]
@@ -728,14 +890,10 @@ def _project_backward(
         n20, n21, n22 = u[2] * gs0 + v[2] * hs0, u[2] * gs1 + v[2] * hs1, u[2] * gs2 + v[2] * hs2
         qw, qx, qy, qz = unit
         v_w = 2 * (qx * (n21 - n12) + qy * (n02 - n20) + qz * (n10 - n01))
-        v_x = 2 * (-2 * qx * (n11 + n22) + qy * (n01 + n10) + qz * (n02 + n20) + qw * (n21 - n12))
+        v_x = 2 * (qy * (n01 + n10) + qz * (n02 + n20) + qw * (n21 - n12) - 2 * qx * (n11 + n22))
         v_y = 2 * (qx * (n01 + n10) - 2 * qy * (n00 + n22) + qz * (n12 + n21) + qw * (n02 - n20))
         v_z = 2 * (qx * (n02 + n20) + qy * (n12 + n21) - 2 * qz * (n00 + n11) + qw * (n10 - n01))
         along = v_w * qw + v_x * qx + v_y * qy + v_z * qz
-        v_quats[i, 0] = (v_w - along * qw) * inverse
-        v_quats[i, 1] = (v_x - along * qx) * inverse
-        v_quats[i, 2] = (v_y - along * qy) * inverse
-        v_quats[i, 3] = (v_z - along * qz) * inverse
         # u = jx (V0 - tx V2), jx = fx / z, and so for v: gradients of jx, tx, jy, ty
         w_u0 = r0[0] * gs0 + r0[1] * gs1 + r0[2] * gs2
         w_u1 = r1[0] * gs0 + r1[1] * gs1 + r1[2] * gs2
@@ -743,23 +901,39 @@ def _project_backward(
         w_v0 = r0[0] * hs0 + r0[1] * hs1 + r0[2] * hs2
         w_v1 = r1[0] * hs0 + r1[1] * hs1 + r1[2] * hs2
         w_v2 = r2[0] * hs0 + r2[1] * hs1 + r2[2] * hs2
-        jx, jy = fx / z, fy / z
+        jx, jy = K[0, 0] / z, K[1, 1] / z
         v_tx = -jx * (w_u0 * view[2, 0] + w_u1 * view[2, 1] + w_u2 * view[2, 2])
         v_ty = -jy * (w_v0 * view[2, 0] + w_v1 * view[2, 1] + w_v2 * view[2, 2])
-        v_cz = -(u[0] * w_u0 + u[1] * w_u1 + u[2] * w_u2) / z
-        v_cz -= (v[0] * w_v0 + v[1] * w_v1 + v[2] * w_v2) / z
-        v_cx = fx / z * v_mx
-        v_cy = fy / z * v_my
-        v_cz -= (v_mx * fx * x + v_my * fy * y) / (z * z)
-        if tx == x / z:  # not held
-            v_cx += v_tx / z
-            v_cz -= v_tx * tx / z
-        if ty == y / z:
-            v_cy += v_ty / z
-            v_cz -= v_ty * ty / z
-        v_means[i, 0] = view[0, 0] * v_cx + view[1, 0] * v_cy + view[2, 0] * v_cz
-        v_means[i, 1] = view[0, 1] * v_cx + view[1, 1] * v_cy + view[2, 1] * v_cz
-        v_means[i, 2] = view[0, 2] * v_cx + view[1, 2] * v_cy + view[2, 2] * v_cz
+        # Through the centre, and where x / z is not held through the Jacobian.
+        v_px = v_mx * K[0, 0] + where(tx == x, v_tx, 0)
+        v_py = v_my * K[1, 1] + where(ty == y, v_ty, 0)
+        v_cx, v_cy = v_px / z, v_py / z
+        v_cz = (
+            -(_dot(u, (w_u0, w_u1, w_u2)) + _dot(v, (w_v0, w_v1, w_v2)) + v_px * x + v_py * y) / z
+        )
+        store(fields, 0, v_cx * view[0, 0] + v_cy * view[1, 0] + v_cz * view[2, 0])
+        store(fields, LANES, v_cx * view[0, 1] + v_cy * view[1, 1] + v_cz * view[2, 1])
+        store(fields, 2 * LANES, v_cx * view[0, 2] + v_cy * view[1, 2] + v_cz * view[2, 2])
+        store(fields, 3 * LANES, (v_w - along * qw) * inverse)
+        store(fields, 4 * LANES, (v_x - along * qx) * inverse)
+        store(fields, 5 * LANES, (v_y - along * qy) * inverse)
+        store(fields, 6 * LANES, (v_z - along * qz) * inverse)
+        store(fields, 7 * LANES, v_s0)
+        store(fields, 8 * LANES, v_s1)
+        store(fields, 9 * LANES, v_s2)
+        store(fields, 10 * LANES, -v0 / gather(opacities, rows, 0, 0))
+        for lane in range(min(LANES, end - first)):
+            i = rows[lane]
+            for k in range(3):
+                v_means[i, k] = fields[k * LANES + lane]
+                v_scales[i, k] = fields[(7 + k) * LANES + lane]
+            for k in range(4):
+                v_quats[i, k] = fields[(3 + k) * LANES + lane]
+            v_opacities[i, 0] = fields[10 * LANES + lane]
+            if v_colors.shape[1] == NARROW:
+                for k in range(NARROW):
+                    for other in range(v_splats.shape[0]):
+                        v_colors[i, k] += v_splats[other, first + lane, 6 + k]
 
 
 def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]:
@@ -810,25 +984,21 @@ def _prepare(
     parts = torch.get_num_threads()
     columns, rows = -(-width // TILE), -(-height // TILE)
     size, constants = np.array([width, height]), np.array(rules, np.float64)
-    world = (*gaussians, view, K, size, constants)
-    n = len(gaussians[0])
-    index, spans = np.empty(n, np.int32), np.empty((n, 2), np.int32)
-    splats = _empty_lines(n, gaussians[0].dtype)
-    counts = np.zeros((parts, columns * rows), np.int64)
-    seen = _in_threads(_project, parts, *world, colors, index, splats, spans, counts)
-    sorted_parts, tiles = zip(*seen, strict=True)
-    _in_threads(lambda part, parts, keys: keys.sort(), parts, list(sorted_parts))
-    keys = np.concatenate(sorted_parts)
-    keys.sort(kind="stable")  # merges what is sorted already
-    visible = [len(part) for part in sorted_parts]
-    for part in range(1, parts):  # from places in the part's tiles to places in all tiles
-        begin = n * part // parts
-        spans[begin : begin + visible[part]] += sum(map(len, tiles[:part]))
-    starts = np.zeros(columns * rows + 1, np.int64)
-    np.cumsum(counts.sum(0), out=starts[1:])
+    *geometry, opacities = gaussians
+    world = (*geometry, opacities[:, None], view, K, size, constants)
+    n = len(opacities)
+    index, splats = np.empty(n, np.int32), _empty_lines(n, opacities.dtype)
+    part_keys = _in_threads(_project, parts, *world, colors, index, splats)
+    visible = [len(part) for part in part_keys]
+    keys = np.concatenate(part_keys)
+    keys.sort()
+    ends, counts = np.empty(len(keys), np.int64), np.empty((parts, columns * rows), np.int64)
+    tiles = _in_threads(_list_tiles, parts, keys, splats, ends, counts, size)
+    # Every part fills its own places of a tile, behind those of the parts with nearer splats.
+    cursors = counts.T.cumsum().reshape(-1, parts).T - counts
+    starts = np.append(cursors[0], counts.sum())
     members = np.empty(starts[-1], np.int32)
-    every = np.concatenate(tiles)
-    _in_threads(_scatter, parts, keys, spans, every, starts, starts[:-1].copy(), members)
+    _in_threads(_scatter, parts, keys, ends, tiles, cursors, members)
     return _Frame(parts, view, K, size, constants, splats, index, visible, columns, starts, members)
 
 
@@ -855,7 +1025,7 @@ class _Rasterize(torch.autograd.Function):
         frame = _prepare(tuple(gaussians), values, view, K, width, height, rules)
         # numpy, not torch: torch's own threads would spin for work, for milliseconds, on our cores.
         image = np.zeros((height, width, colors.shape[1]), values.dtype)
-        alpha, trans = (np.empty((height, width), values.dtype) for _ in range(2))
+        trans = np.empty((height, width), values.dtype)
         _in_threads(
             _blend,
             frame.parts,
@@ -868,13 +1038,12 @@ class _Rasterize(torch.autograd.Function):
             frame.size,
             frame.rules,
             image,
-            alpha,
             trans,
         )
         ctx.frame = frame
         picture = torch.from_numpy(image)
         ctx.save_for_backward(*tensors, picture, torch.from_numpy(trans))
-        return picture, torch.from_numpy(alpha)[..., None]
+        return picture, torch.from_numpy(1 - trans)[..., None]
 
     @staticmethod
     @once_differentiable
@@ -913,10 +1082,13 @@ class _Rasterize(torch.autograd.Function):
             )
             v_colors = v_parts.sum(0) if wide_or_alone else np.zeros_like(colors)
             arrays = [np.zeros_like(t) for t in gaussians]
+            *geometry, opacities = gaussians
+            *v_geometry, v_opacities = arrays
             _in_threads(
                 _project_backward,
                 frame.parts,
-                *gaussians,
+                *geometry,
+                opacities[:, None],
                 frame.view,
                 frame.K,
                 frame.size,
@@ -925,7 +1097,8 @@ class _Rasterize(torch.autograd.Function):
                 frame.visible,
                 v_splats,
                 v_colors,
-                *arrays,
+                *v_geometry,
+                v_opacities[:, None],
             )
             grads = [torch.from_numpy(array) for array in arrays]
         else:

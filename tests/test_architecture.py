@@ -7,8 +7,8 @@ import sys
 from tests.conftest import ROOT
 
 LAYERS = [
-    {"progress", "codec", "metrics", "_rasterize_numba", "_codes_numba", "_lift_numba"}
-    | {"_rasterize_gsplat"},
+    {"progress", "codec", "metrics", "_lanes", "_rasterize_numba", "_rasterize_gsplat"}
+    | {"_codes_numba", "_lift_numba"},
     {"scene"},
     {"rasterize", "cameras", "masks", "sam", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},
@@ -83,7 +83,7 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 def test_the_tree_stays_small_enough_to_hold_in_mind() -> None:
     files = [*(ROOT / "langsplat").glob("*.py"), *(ROOT / "demo").glob("*.py")]
     files = [file for file in files if file.stat().st_size]  # an empty one holds nothing
-    assert len(files) <= 28
+    assert len(files) <= 29
     tracked = subprocess.run(
         ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False
     )

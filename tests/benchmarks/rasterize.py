@@ -127,14 +127,14 @@ def run(device: str = "cpu") -> list[Row]:
             blended / frame,
             "1/s",
             yardstick=yardstick,
-            bar=0.10,
+            bar=0.25,
         ),
         row(f"{name} {size}: forward", 1e3 * frame, "ms"),
         row(
             f"{name} {size}: forward + backward over forward",
             seconds(both, 9, device) / seconds(forward, 9, device),
             "x",
-            bar=4,
+            bar=3,
             higher_is_better=False,
         ),
     ]

@@ -10,7 +10,7 @@ from tests.conftest import real_data
 
 LONG_SIDE = 336
 TIME_LIMIT = 600.0
-SPEED_BAR = 3.5
+SPEED_BAR = 9.0
 PSNR_BAR = 25.0
 
 

@@ -1,0 +1,297 @@
+"""Sixteen numbers at once in numba kernels: a vector type that LLVM maps onto any CPU's registers.
+
+    a = load(array, at)                # Lanes: array[at : at + 16], of a flat array
+    s = min(a * a + 0.5, reach)        # lane by lane; a plain number stands on all lanes
+    store(array, at, where(s > 1, s, 0.0))
+
+On lanes work + += - * / abs min max math.sqrt, < <= == >= >, & between their results, and what is
+defined below. A loop that LLVM vectorises needs none of this: it is for rows of constant length,
+which LLVM unrolls and leaves scalar.
+
+numba keeps compiled kernels by the date of their own file, not of this one: after a change here
+touch the files that import it.
+"""
+
+import builtins
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+LANES = 16
+# No "nnan", "ninf": masked lanes may hold infinities.
+FAST = ("contract", "nsz", "arcp", "afn")
+_INT = ir.IntType(32)
+_LONG = ir.IntType(64)
+
+
+class Lanes(types.Type):
+    """LANES numbers of a dtype, float32 or float64; or of booleans, a mask."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+_MASK = Lanes(types.boolean)
+_ELEMENTS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.boolean: ir.IntType(1),
+}
+
+
+def _vector(dtype: types.Type) -> ir.VectorType:
+    return ir.VectorType(_ELEMENTS[dtype], LANES)
+
+
+@extending.register_model(Lanes)
+class _LanesModel(extending.models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, _vector(lanes.dtype))
+
+
+def _spread(context: Any, builder: Any, value: Any, source: types.Type, dtype: types.Type) -> Any:
+    """A number on all lanes; lanes as they are."""
+    if isinstance(source, Lanes):
+        return value
+    empty = ir.Constant(_vector(dtype), ir.Undefined)
+    one = builder.insert_element(empty, context.cast(builder, value, source, dtype), _INT(0))
+    return builder.shuffle_vector(one, empty, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+
+
+def _instruction(builder: Any, name: str, result: Any, *args: Any, **options: Any) -> Any:
+    """A call of the intrinsic function llvm.NAME."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    called = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}")
+    return builder.call(called, args, **options)
+
+
+def _operation(
+    function: Any, arity: int, emit: Callable[..., Any], *, compares: bool = False
+) -> None:
+    """Let an operator or function take lanes, and lanes beside numbers."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            lanes = next((t for t in args if isinstance(t, Lanes)), None)
+            if lanes is None or len(args) != arity:
+                return None
+            return signature(_MASK if compares else lanes, *map(types.unliteral, args))
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        dtype = next(t.dtype for t in sig.args if isinstance(t, Lanes))
+        kinds = zip(args, sig.args, strict=True)
+        return emit(builder, *(_spread(context, builder, v, t, dtype) for v, t in kinds))
+
+    infer_global(function)(Template)
+    for mix in (
+        [(Lanes,)] if arity == 1 else [(Lanes, Lanes), (Lanes, types.Number), (types.Number, Lanes)]
+    ):
+        extending.lower_builtin(function, *mix)(lower)
+
+
+def _named(name: str) -> Callable[..., Any]:
+    """Code for an intrinsic function over lanes of either precision."""
+
+    def emit(builder: Any, a: Any) -> Any:
+        size = 32 if a.type.element == ir.FloatType() else 64
+        return _instruction(builder, f"{name}.v{LANES}f{size}", a.type, a)
+
+    return emit
+
+
+for plus in (operator.add, operator.iadd):
+    _operation(plus, 2, lambda b, x, y: b.fadd(x, y, flags=FAST))
+_operation(operator.sub, 2, lambda b, x, y: b.fsub(x, y, flags=FAST))
+_operation(operator.mul, 2, lambda b, x, y: b.fmul(x, y, flags=FAST))
+_operation(operator.truediv, 2, lambda b, x, y: b.fdiv(x, y, flags=FAST))
+_operation(operator.neg, 1, lambda b, x: b.fneg(x))
+_operation(operator.and_, 2, lambda b, x, y: b.and_(x, y))
+_operation(operator.lt, 2, lambda b, x, y: b.fcmp_ordered("<", x, y), compares=True)
+_operation(operator.le, 2, lambda b, x, y: b.fcmp_ordered("<=", x, y), compares=True)
+_operation(operator.eq, 2, lambda b, x, y: b.fcmp_ordered("==", x, y), compares=True)
+_operation(operator.gt, 2, lambda b, x, y: b.fcmp_ordered(">", x, y), compares=True)
+_operation(operator.ge, 2, lambda b, x, y: b.fcmp_ordered(">=", x, y), compares=True)
+_operation(builtins.min, 2, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+_operation(builtins.max, 2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+_operation(builtins.abs, 1, _named("fabs"))
+_operation(math.sqrt, 1, _named("sqrt"))
+
+
+def _intrinsic(code: Callable[..., Any]) -> Callable[..., Any]:
+    return extending.intrinsic(code)
+
+
+def _place(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """Where LANES neighbours begin in a flat array."""
+    view = context.make_array(kind)(context, builder, array)
+    pointer = builder.gep(view.data, [at])
+    return builder.bitcast(pointer, _vector(kind.dtype).as_pointer())
+
+
+@_intrinsic
+def load(typingctx, array, at):  # type: ignore[no-untyped-def]
+    """array[at : at + LANES] of a contiguous array."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.load(_place(context, builder, array, *args), align=array.dtype.bitwidth // 8)
+
+    return Lanes(array.dtype)(array, types.int64), generate
+
+
+@_intrinsic
+def store(typingctx, array, at, lanes):  # type: ignore[no-untyped-def]
+    """array[at : at + LANES] = lanes, rounded to the array's dtype."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        value = args[2]
+        if lanes.dtype == types.float64 and array.dtype == types.float32:
+            value = builder.fptrunc(value, _vector(types.float32))
+        place = _place(context, builder, array, *args[:2])
+        builder.store(value, place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, lanes), generate
+
+
+@_intrinsic
+def gather(typingctx, table, rows, at, column):  # type: ignore[no-untyped-def]
+    """table[rows[at : at + LANES], column] as float64, of a table [.., ..] and integers [..]."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(table)(context, builder, args[0])
+        index = context.make_array(rows)(context, builder, args[1])
+        row_stride, column_stride = cgutils.unpack_tuple(builder, view.strides, 2)
+        start = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+        start = builder.gep(start, [builder.mul(args[3], column_stride)])
+        element = _ELEMENTS[table.dtype]
+        lanes = ir.Constant(_vector(table.dtype), ir.Undefined)
+        for lane in range(LANES):
+            row = builder.load(builder.gep(index.data, [builder.add(args[2], _LONG(lane))]))
+            row = context.cast(builder, row, rows.dtype, types.int64)
+            place = builder.gep(start, [builder.mul(row, row_stride)])
+            number = builder.load(builder.bitcast(place, element.as_pointer()))
+            lanes = builder.insert_element(lanes, number, _INT(lane))
+        if table.dtype == types.float64:
+            return lanes
+        return builder.fpext(lanes, _vector(types.float64))
+
+    return Lanes(types.float64)(table, rows, types.int64, types.int64), generate
+
+
+@_intrinsic
+def spread(typingctx, number):  # type: ignore[no-untyped-def]
+    """A float on all lanes."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _spread(context, builder, args[0], number, number)
+
+    return Lanes(number)(number), generate
+
+
+@_intrinsic
+def where(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
+    """Lane by lane the one or the other; one of them may be a number."""
+    lanes = yes if isinstance(yes, Lanes) else no
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        sides = zip(args[1:], (yes, no), strict=True)
+        return builder.select(
+            args[0], *(_spread(context, builder, v, t, lanes.dtype) for v, t in sides)
+        )
+
+    return lanes(mask, yes, no), generate
+
+
+@_intrinsic
+def bits(typingctx, mask):  # type: ignore[no-untyped-def]
+    """A mask as an integer, lane 0 its lowest bit."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), _LONG)
+
+    return types.int64(mask), generate
+
+
+def _places(byte: int) -> list[int]:
+    """The places of the bits that are set, then those of the others."""
+    return sorted(range(8), key=lambda place: not byte >> place & 1)
+
+
+_BYTE = ir.VectorType(ir.IntType(16), 8)
+_PLACES = ir.Constant(
+    ir.ArrayType(_BYTE, 256), [ir.Constant(_BYTE, _places(byte)) for byte in range(256)]
+)
+
+
+@_intrinsic
+def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untyped-def]
+    """numbers[used ...] = base + each place of a bit that is set in the LANES bits of mask.
+
+    Returns how many numbers [..] uint16 are used then; LANES more are overwritten. By table: a loop
+    over the bits ends where no processor foresees it, which costs more than the work.
+    """
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(numbers)(context, builder, args[0])
+        table = cgutils.global_constant(builder, "places_of_bits", _PLACES)
+        used, mask = args[1], args[2]
+        for part in range(2):
+            byte = builder.lshr(mask, _LONG(8 * part))
+            byte = builder.and_(byte, _LONG(255))
+            places = builder.load(builder.gep(table, [_LONG(0), byte]), align=2)
+            offset = builder.trunc(builder.add(args[3], _LONG(8 * part)), ir.IntType(16))
+            one = builder.insert_element(ir.Constant(_BYTE, ir.Undefined), offset, _INT(0))
+            zeros = ir.Constant(ir.VectorType(_INT, LANES // 2), [0] * (LANES // 2))
+            offsets = builder.shuffle_vector(one, ir.Constant(_BYTE, ir.Undefined), zeros)
+            place = builder.bitcast(builder.gep(view.data, [used]), _BYTE.as_pointer())
+            builder.store(builder.add(places, offsets), place, align=2)
+            used = builder.add(used, builder.ctpop(byte))
+        return used
+
+    return types.int64(numbers, types.int64, types.int64, types.int64), generate
+
+
+@_intrinsic
+def lowest_bit(typingctx, number):  # type: ignore[no-untyped-def]
+    """The place of the lowest bit that is set in an integer other than 0."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), generate
+
+
+@_intrinsic
+def total(typingctx, lanes):  # type: ignore[no-untyped-def]
+    """The sum over the lanes."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        element = args[0].type.element
+        name = f"vector.reduce.fadd.v{LANES}f{lanes.dtype.bitwidth}"
+        start = ir.Constant(element, -0.0)
+        return _instruction(builder, name, element, start, args[0], fastmath=("reassoc",))
+
+    return lanes.dtype(lanes), generate
+
+
+@_intrinsic
+def prefetch(typingctx, array, row):  # type: ignore[no-untyped-def]
+    """Begin to load a row of an array into the cache: rows are read in no order, memory is slow."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(array)(context, builder, args[0])
+        stride = builder.extract_value(view.strides, 0)
+        pointer = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+        pointer = builder.gep(pointer, [builder.mul(stride, args[1])])
+        void = ir.VoidType()
+        _instruction(builder, "prefetch.p0", void, pointer, _INT(0), _INT(3), _INT(1))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
