@@ -166,7 +166,7 @@ def write_cameras_json(path: Path) -> None:
 
 
 def write_cfg_args(path: Path, **settings: object) -> None:
-    values = {"sh_degree": 3, "source_path": "/root/data/teatime", "resolution": -1, **settings}
+    values = {"sh_degree": 3, "source_path": "/data/teatime", "resolution": -1, **settings}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"Namespace({', '.join(f'{key}={value!r}' for key, value in values.items())})")
 

@@ -43,8 +43,9 @@ from look import COLORS
 from safetensors.torch import load_file, save_file
 from things import KINDS
 from torch import Tensor
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vocabulary import NEGATIVES, UNSEEN, Vocabulary
+
+from langsplat.encoders import fold_norms
 
 TRUE_MARGIN, FALSE_MARGIN = 2.5, 1.5  # r = 0.92 and 0.18
 TEMPERATURE = 10.0  # of the relevancy; LERF's and LangSplat's
@@ -118,18 +119,11 @@ def last_stages(visual: torch.nn.Module, maps: Tensor) -> Tensor:
     return visual.head(trunk.forward_head(maps, pre_logits=True))
 
 
-def fused(module: torch.nn.Module) -> torch.nn.Module:
-    """The same, with every norm folded into the convolution before it: half the time."""
-    last = ""
-    for name, child in list(module.named_children()):
-        if isinstance(child, torch.nn.Conv2d):
-            last = name
-        elif isinstance(child, torch.nn.BatchNorm2d):
-            setattr(module, last, fuse_conv_bn_eval(getattr(module, last), child))
-            setattr(module, name, child.act)
-        else:
-            fused(child)
-    return module
+def fused(visual: torch.nn.Module) -> torch.nn.Module:
+    """A copy that is twice as fast and cannot be trained."""
+    visual = copy.deepcopy(visual)
+    fold_norms(visual)
+    return visual
 
 
 def read_trunk(visual: torch.nn.Module, file: Path) -> None:
@@ -161,7 +155,7 @@ def recalibrate(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -
 @torch.inference_mode()
 def maps_of(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
     """[B, C, S / 16, S / 16] float16 of crops that are each seen once, in their own way."""
-    visual = fused(copy.deepcopy(visual))
+    visual = fused(visual)
     out = []
     for chunk in images.split(16):  # small enough for the cache
         crops = normalised(augment(chunk, rng))
@@ -436,7 +430,7 @@ def _draw_captions(
 
 @torch.inference_mode()
 def embed(model: torch.nn.Module, images: Tensor) -> Tensor:
-    visual = fused(copy.deepcopy(model.visual))
+    visual = fused(model.visual)
     rows = [visual(normalised(chunk.float() / 255)) for chunk in images.split(16)]
     return F.normalize(torch.cat(rows), dim=1)
 
@@ -517,11 +511,9 @@ def new_model(config: dict, seed: int, vocabulary: Vocabulary) -> torch.nn.Modul
     text has are zero, not noise.
     """
     torch.manual_seed(seed)
-    config = dict(config)
-    vision = {k: v for k, v in config["vision_cfg"].items()}
     model = open_clip.model.CustomTextCLIP(
         embed_dim=config["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**vision),
+        vision_cfg=open_clip.CLIPVisionCfg(**config["vision_cfg"]),
         text_cfg=open_clip.CLIPTextCfg(**config["text_cfg"]),
         init_logit_scale=float(np.log(10.0)),
     )
