@@ -64,7 +64,7 @@ class BuildConfig:
     """What describes them; queries need the same one."""
     codec: str = "codebook"
     """How a Gaussian stores what it means: codebook, or the paper's autoencoder."""
-    codewords: int = 64
+    codewords: int = 256
     """Size of each level's codebook."""
     language: str = "lift"
     """lift: no training; quick: 500 steps of training after it; paper: 30 000."""

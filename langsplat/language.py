@@ -38,6 +38,9 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 from langsplat.rasterize import lift, lift_labels, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
+# Codewords of a Gaussian. Of those that lifting finds, the third and fourth are mostly neighbours
+# and mistakes; where weights are trained, they have something to choose from.
+KEPT, KEPT_TRAINED = 2, 4
 # Targets of views kept in memory while training; further ones are read again when their turn comes.
 _MAX_TARGET_BYTES = 1 << 30
 
@@ -72,8 +75,8 @@ def fit_language(
     encoder_name: str,
     *,
     codec: Codec | str = Codebook.kind,
-    codewords: int = 64,
-    keep: int = 4,
+    codewords: int = 256,
+    keep: int | None = None,
     autoencoder: AutoencoderConfig | None = None,
     training: LanguageTraining | None = None,
     seed: int = 0,
@@ -90,7 +93,8 @@ def fit_language(
         encoder_name: whose space the embeddings live in.
         codec: "codebook" or "autoencoder", fitted to these segments; or one that is ready.
         codewords: V, at most, of each level's codebook.
-        keep: how many codewords a Gaussian keeps.
+        keep: how many codewords a Gaussian keeps; None: KEPT, or as LangSplatV2 KEPT_TRAINED if
+            they are trained.
         autoencoder: its layers and training; None is the paper's, with this seed.
         training: None = lifting alone.
         seed: of the codec.
@@ -117,6 +121,7 @@ def fit_language(
                 state=state and state / "autoencoder.state",
                 progress=progress,
             )
+    keep = keep or (KEPT if training is None else KEPT_TRAINED)
     field = lift_language(
         gaussians, cameras, features, encoder_name, codec, keep=keep, progress=progress
     )
@@ -141,7 +146,7 @@ def lift_language(
     encoder_name: str,
     codec: Codec,
     *,
-    keep: int = 4,
+    keep: int = KEPT,
     progress: Progress = silent,
 ) -> LanguageField:
     """Codes as blending-weighted means, for a codec that is ready; arguments as `fit_language`."""

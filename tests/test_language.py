@@ -213,7 +213,9 @@ def test_a_view_without_any_segment_teaches_nothing() -> None:
 
 def test_training_refines_codeword_weights_and_keeps_their_codewords() -> None:
     words = torch.eye(8)[None].repeat(3, 1, 1)
-    field = lifted(Codebook(words))
+    field = lift_language(
+        two_balls(), [front_camera()], [halves()], "test", Codebook(words), keep=4
+    )
     assert field.rows is not None
     codes = torch.full_like(field.codes, 0.25) * (field.mass > 0)[..., None]
     start = replace(field, codes=codes)
@@ -231,6 +233,15 @@ def test_training_refines_codeword_weights_and_keeps_their_codewords() -> None:
     torch.testing.assert_close(trained.codes.sum(2), (field.mass > 0).float())
     solid = field.mass[0] > 5
     assert float(trained.codes[0, solid, 0].min()) > 0.8, "the codeword of its own segment"
+
+
+def test_lifted_codes_keep_two_codewords_and_trained_ones_four() -> None:
+    words = Codebook(torch.eye(8)[None].repeat(3, 1, 1))
+    scene = two_balls(), [front_camera()], [halves()], "test"
+    trained = fit_language(*scene, codec=words, training=LanguageTraining(steps=1))
+    assert fit_language(*scene, codec=words).codes.shape[2] == 2
+    assert trained.codes.shape[2] == 4
+    assert fit_language(*scene, codec=words, keep=3).codes.shape[2] == 3
 
 
 def test_the_same_seed_trains_the_same_codes() -> None:
