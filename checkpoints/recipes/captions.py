@@ -4,8 +4,9 @@ A caption names any of kind, part, color, object color and material; it is true 
 that it names fits. Letters: B crops, T captions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from look import COLORS, MATERIALS
@@ -24,12 +25,23 @@ ROOM_NAMES: dict[str, tuple[str, ...]] = {
 KIND_NAMES: dict[str, tuple[str, ...]] = {
     name: (name, *kind.names) for name, kind in KINDS.items()
 } | ROOM_NAMES
+# Of what they have, the parts that are not the thing itself, nearly.
+ROOM_PARTS: dict[str, tuple[str, ...]] = {
+    "table": ("edge", "leg"),
+    "shelf": ("side",),
+    "wall": ("skirting",),
+    "picture": ("frame", "painting"),
+}
 PART_NAMES: dict[str, tuple[str, ...]] = PART_WORDS | {
-    "frame": ("frame",),
+    "edge": ("edge",),
+    "side": ("side",),
+    "skirting": ("skirting", "skirting board", "baseboard"),
     "painting": ("painting",),
 }
-SAME_PART = {"leaves": "leaf", "stems": "stem"}  # parts that share their words
+# Parts that share their words.
+SAME_PART = {"leaves": "leaf", "stems": "stem", "leg": "legs"}
 BARE_NOT = {"body", "case", "box", "walls", "dough", "tip", "navel", "head", "foot", "rose"}
+BARE_NOT |= {"edge", "side"}
 COLOR_NAMES = {name: (name,) for name in COLORS} | {
     "grey": ("grey", "gray"),
     "turquoise": ("turquoise", "teal", "cyan"),
@@ -85,6 +97,11 @@ WHOLE, GROUP = -1, -2
 
 def part_id(name: str) -> int:
     return PART_IDS[SAME_PART.get(name, name)]
+
+
+def is_named_part(label: Mapping[str, Any]) -> bool:
+    """Whether a world's label is of a part with a name of its own, not of a room's main surface."""
+    return bool(label["instance"]) or label["part"] in ROOM_PARTS.get(label["object"], ())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from captions import COLOR_IDS, GROUP, KIND_IDS, MATERIAL_IDS, WHOLE, Facts, part_id
+from captions import COLOR_IDS, GROUP, KIND_IDS, MATERIAL_IDS, WHOLE, Facts, is_named_part, part_id
 from look import mottle
 from PIL import Image
 from things import KINDS
@@ -41,7 +41,7 @@ class LabelledView:
         for n in names:
             i = n["index"]
             self.kind[i] = KIND_IDS[n["object"]]
-            self.part[i] = part_id(n["part"]) if n["instance"] else -1
+            self.part[i] = part_id(n["part"]) if is_named_part(n) else -1
             self.color[i] = COLOR_IDS[n["part_color"]]
             self.owner[i] = COLOR_IDS[n["object_color"]]
             self.material[i] = MATERIAL_IDS[n["material"]]
@@ -148,7 +148,9 @@ def _named(view: LabelledView, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         label, most = labels[of_label.argmax()], of_label.max()
         if count < 0.8 * area:
             level[k] = GROUP
-        elif count > 0.65 * whole or best >= 500:
+        elif best >= 500:  # of a room one sees pieces
+            level[k] = 0 if view.part[label] >= 0 and most > 0.85 * area else WHOLE
+        elif count > 0.65 * whole:
             level[k] = WHOLE
         elif most > 0.85 * area and most > 0.5 * (view.labels == label).sum():
             level[k] = 0

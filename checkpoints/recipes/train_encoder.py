@@ -271,6 +271,39 @@ def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
     return weight / weight.sum()
 
 
+class Draws:
+    """Which crops make a batch.
+
+    Half of them are of anything. The others are of a few kinds, several each: what a handle is,
+    beside the mug it belongs to, is learned from both in one batch.
+    """
+
+    KINDS = 8
+
+    def __init__(self, facts: Facts, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._weight = draw_crops(facts, rng).cumsum()
+        alone = np.where(facts.part == GROUP, -1, facts.kind)
+        weight = np.diff(self._weight, prepend=0)
+        self._of_kind = []
+        for kind in np.unique(alone[alone >= 0]):
+            rows = np.flatnonzero(alone == kind)
+            self._of_kind.append((rows, weight[rows].cumsum()))
+
+    def __call__(self, batch: int) -> np.ndarray:
+        """Rows [B], in order."""
+        each = batch // 2 // self.KINDS
+        chosen = self._rng.choice(len(self._of_kind), self.KINDS, replace=False)
+        kinds = [self._of_kind[k] for k in chosen]
+        drawn = [rows[self._drawn(weight, each)] for rows, weight in kinds]
+        drawn.append(self._drawn(self._weight, batch - each * self.KINDS))
+        return np.sort(np.concatenate(drawn))
+
+    def _drawn(self, weight: np.ndarray, count: int) -> np.ndarray:
+        """`count` positions, as likely as the running sum `weight` says."""
+        return np.searchsorted(weight[:-1], self._rng.random(count) * weight[-1], side="right")
+
+
 def train(
     model: torch.nn.Module,
     vocabulary: Vocabulary,
@@ -312,8 +345,7 @@ def train(
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
-    weight = draw_crops(facts, rng)
-    queue = rng.choice(len(maps), steps * batch, p=weight)
+    draws = Draws(facts, rng)
     talk = Talk(model, vocabulary, captions=18, pool=96)
     model.eval()
     for part in (*trunk.blocks[FIRST:], trunk.bn2, model.text):
@@ -321,7 +353,7 @@ def train(
     began = time.perf_counter()
     mean_loss = np.zeros(4)
     for step in range(steps):
-        rows = np.sort(queue[step * batch : (step + 1) * batch])
+        rows = draws(batch)
         texts, negative, target, nearness = talk(facts.rows(rows), rng)
         crop_rows = last_stages(model.visual, maps[rows].float())
         taught = tutor.loss(crop_rows, facts.rows(rows))
@@ -550,7 +582,11 @@ def load(model: torch.nn.Module, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", type=Path, help="only write the texts there, as JSON")
-    parser.add_argument("--trunk", type=Path, help="ImageNet's weights of EfficientNet-Lite0")
+    parser.add_argument(
+        "--trunk",
+        type=Path,
+        help="ImageNet's weights of EfficientNet-Lite0; without them training goes on from --out",
+    )
     parser.add_argument("--crops", type=Path, nargs="+")
     parser.add_argument("--held-out", type=Path)
     parser.add_argument("--sentences", type=Path)
@@ -582,12 +618,15 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     began = time.perf_counter()
     if args.steps:
-        read_trunk(model.visual, args.trunk)
+        if args.trunk:
+            read_trunk(model.visual, args.trunk)
+        else:
+            load(model, args.out)
         maps, known = [], []
         for number, file in enumerate(args.crops):
             images, facts = load_crops(file)
             keep = np.flatnonzero(~is_unseen(facts))
-            if number == 0:
+            if number == 0 and args.trunk:
                 recalibrate(model.visual, images[rng.choice(keep, 3000)], generator)
             for _ in range(args.looks):
                 keep = rng.permutation(keep)

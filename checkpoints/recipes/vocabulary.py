@@ -24,6 +24,7 @@ from captions import (
     KIND_NAMES,
     MATERIAL_NAMES,
     PART_NAMES,
+    ROOM_PARTS,
     Caption,
     attribute_captions,
     color_kind_captions,
@@ -57,10 +58,11 @@ FOREIGN = 0.42
 
 
 def parts_of_kinds() -> dict[str, list[str]]:
-    """The named parts of every kind, from building one of each."""
+    """The named parts of every kind, from building one of each, and of what a room has."""
     rng = np.random.default_rng(0)
     built = {k: kind.build(Look(rng, kind.colors[0])) for k, kind in KINDS.items()}
-    return {k: [part.name for part in parts] for k, parts in built.items() if len(parts) > 1}
+    named = {k: [part.name for part in parts] for k, parts in built.items() if len(parts) > 1}
+    return named | {k: list(parts) for k, parts in ROOM_PARTS.items()}
 
 
 def pool_of(tokenizer: open_clip.SimpleTokenizer, seed: int = 0) -> list[str]:

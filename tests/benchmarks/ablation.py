@@ -48,7 +48,7 @@ from langsplat.progress import Progress, digest_of, terminal_progress
 from langsplat.query import MIN_SUPPORT, NEGATIVES, SHARPNESS, SceneQuery, render_rgb
 from langsplat.rasterize import lift, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, load_scene
-from tests.benchmarks.accuracy import HELD_OUT, PROFILE, _labels
+from tests.benchmarks.accuracy import HELD_OUT, PROFILE, _colored, _labels
 from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
 
@@ -131,7 +131,7 @@ def ideal() -> Source:
     encoder = Ideal()
     scene = load_scene(HELD_OUT / "scene")
     entries = json.loads((HELD_OUT / "labels.json").read_text())["labels"]
-    queries = world_queries(entries)
+    queries = _colored(entries, HELD_OUT) | world_queries(entries)
     count = max(int(entry["index"]) for entry in entries) + 1
     owner = np.full(count, -1)
     rooms = {name: k for k, name in enumerate(sorted({str(e["object"]) for e in entries}))}
