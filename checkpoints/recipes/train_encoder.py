@@ -74,7 +74,10 @@ def is_unseen(facts: Facts) -> np.ndarray:
 
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Crops [B, 3, S, S] uint8 -> float in [0, 1]: flipped, turned, rescaled, re-lit, blurred."""
+    """Crops [B, 3, S, S] uint8 -> float in [0, 1].
+
+    Flipped, turned, rescaled, re-lit, blurred, and some with a side cut off.
+    """
     b, _, side, _ = images.shape
     x = images.float() / 255
 
@@ -88,12 +91,17 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
     x = x + torch.randn(x.shape, generator=rng) * uniform(0, 0.035, 1, 1, 1)
     x = x.clamp(0, 1) * inside
     angle, zoom = uniform(-0.22, 0.22), uniform(0.95, 1.22)
-    stretch, flip = uniform(0.92, 1.08), uniform(-1, 1).sign()
+    stretch, flip = uniform(0.85, 1.18), uniform(-1, 1).sign()
     c, s = angle.cos() * zoom, angle.sin() * zoom
     rows = [torch.stack([c * flip * stretch, -s, uniform(-0.08, 0.08)], 1)]
     rows += [torch.stack([s * flip * stretch, c, uniform(-0.08, 0.08)], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), [b, 3, side, side], align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
+    # What stands in front of a thing hides a side of it.
+    toward, least = uniform(-np.pi, np.pi, 1, 1), uniform(-0.9, -0.25, 1, 1)
+    y, across = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
+    kept = across * toward.cos() + y * toward.sin() > least
+    x = x * (kept | (uniform(0, 1, 1, 1) > 0.25))[:, None]
     small = int(torch.randint(12, side, (1,), generator=rng))
     some = torch.rand(b, generator=rng) < 0.35
     if bool(some.any()):
@@ -176,16 +184,21 @@ def contrastive(similarity: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     return total / 2
 
 
-def relevancy_loss(margin: Tensor, target: Tensor) -> Tensor:
-    """True: r well above 0.5; false: r well below it, and the worst of them count again.
+def relevancy_loss(margin: Tensor, target: Tensor, own: Tensor) -> Tensor:
+    """True: r well above 0.5; false: r well below it, and two sorts of them count again.
 
-    The further above the better: masks are cut at a share of the highest r of a view.
+    The worst; and what is said of other pieces of the crop's own thing (`own` [B, T]), since of
+    the levels that lie over a pixel the loudest answers, and a small part is never as loud as a
+    whole. Of what is true, the further above the better: masks are cut at a share of the highest
+    r of a view.
     """
     true, false = target == 1, target == 0
     wrong_low = F.softplus(TRUE_MARGIN - margin)[true]
-    wrong_high = F.softplus(margin + FALSE_MARGIN)[false]
+    wrong = F.softplus(margin + FALSE_MARGIN)
+    wrong_high, of_own = wrong[false], wrong[false & own]
     hard = wrong_high.topk(max(1, len(wrong_high) // 25)).values
-    return wrong_low.mean() + 0.5 * wrong_high.mean() + 0.5 * hard.mean()
+    loss = wrong_low.mean() + 0.5 * wrong_high.mean() + 0.5 * hard.mean()
+    return loss + 0.5 * of_own.sum() / max(1, len(of_own))
 
 
 class Tutor(torch.nn.Module):
@@ -240,14 +253,16 @@ class Talk:
 
     def __call__(
         self, facts: Facts, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Texts [T, E], negatives [., E], what is true of the crops [B, T] (see `truth`), and
-        how far the pool's words are from choosing among the kinds as the sentence encoder does."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Texts [T, E], negatives [., E], what is true of the crops [B, T] (see `truth`), which
+        texts name the crop's own kind [B, T], and how far the pool's words are from choosing
+        among the kinds as the sentence encoder does."""
         vocabulary = self._vocabulary
         captions = _draw_captions(self._claims, facts, self._captions, rng)
         strange = [vocabulary.strange(rng) for _ in range(24)]
         target = torch.from_numpy(truth(facts, captions))
-        target = torch.cat([target, target.new_zeros(len(target), len(strange))], 1)
+        own = torch.from_numpy(facts.kind[:, None] == np.array([c.kind for c in captions]))
+        target, own = (F.pad(told, (0, len(strange))) for told in (target, own))
         said = vocabulary.tokens([*(vocabulary.said(c, rng) for c in captions), *strange])
         pool = torch.from_numpy(rng.integers(len(vocabulary.pool), size=self._pool))
         tokens = torch.cat([said, self._fixed, vocabulary.pool_tokens[pool]])
@@ -257,7 +272,7 @@ class Talk:
         )
         goal = (SHARPNESS * vocabulary.pool_kinds[pool]).softmax(1)
         chosen = (10 * pooled @ kinds.T).log_softmax(1)
-        return texts, negative, target, F.kl_div(chosen, goal, reduction="batchmean")
+        return texts, negative, target, own, F.kl_div(chosen, goal, reduction="batchmean")
 
 
 def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
@@ -354,13 +369,13 @@ def train(
     mean_loss = np.zeros(4)
     for step in range(steps):
         rows = draws(batch)
-        texts, negative, target, nearness = talk(facts.rows(rows), rng)
+        texts, negative, target, own, nearness = talk(facts.rows(rows), rng)
         crop_rows = last_stages(model.visual, maps[rows].float())
         taught = tutor.loss(crop_rows, facts.rows(rows))
         crop_rows = F.normalize(crop_rows, dim=1)
         scale = model.logit_scale.exp().clamp(max=30)
         first = contrastive(crop_rows @ texts.T, target, scale)
-        second = relevancy_loss(margins(crop_rows, texts, negative), target)
+        second = relevancy_loss(margins(crop_rows, texts, negative), target, own)
         loss = first + second + taught + 0.5 * nearness
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -408,9 +423,9 @@ def polish(
     mean_loss = np.zeros(3)
     for step in range(steps):
         drawn = rng.integers(len(rows), size=256)
-        texts, negative, target, nearness = talk(facts.rows(drawn), rng)
+        texts, negative, target, own, nearness = talk(facts.rows(drawn), rng)
         first = contrastive(rows[drawn] @ texts.T, target, scale)
-        second = relevancy_loss(margins(rows[drawn], texts, negative), target)
+        second = relevancy_loss(margins(rows[drawn], texts, negative), target, own)
         loss = first + second + 0.5 * nearness
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
