@@ -519,6 +519,26 @@ def test_official_renders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(ValueError, match=r"case_2 .*render.py --include_feature"):
         OfficialRenders(case, autoencoder, TableEncoder())
+    for content in ({"epoch": 3}, {1: torch.zeros(2)}, (torch.zeros(2), 30000)):
+        torch.save(content, autoencoder)
+        with pytest.raises(ValueError, match=r"best_ckpt\.pth (is not an autoencoder|cannot be)"):
+            OfficialRenders(case, autoencoder, TableEncoder())
+
+
+def test_the_command_evaluates_official_renders_without_a_scene(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langsplat.encoders.load_encoder", lambda spec: TableEncoder())
+    case, autoencoder = official_run(tmp_path, [Path(name).stem for name in NAMES], 2)
+    labels = official_labels(tmp_path / "labels", NAMES, np.random.default_rng(9))
+    command = ["eval", str(case), str(tmp_path / "labels"), "--autoencoder", str(autoencoder)]
+    assert main(command) == 0
+    want = evaluate(OfficialRenders(case, autoencoder, TableEncoder()), labels)
+    assert capsys.readouterr().out == want.markdown()
+    assert main([*command, "--profile", "3d-selection"]) == 1
+    assert "needs the Gaussians: give a scene" in capsys.readouterr().err
+    assert main([*command, str(case), str(tmp_path / "labels")]) == 1
+    assert "Give --autoencoder once for every scene" in capsys.readouterr().err
 
 
 def test_views_the_scene_was_built_without_are_reported_by_themselves(tmp_path: Path) -> None:

@@ -141,7 +141,9 @@ def test_corners_of_boxes_are_put_in_order_and_objects_of_a_category_joined(tmp_
         ({"category": " "}, "lacks its category, outline or box"),
         ({"segmentation": [[1, float("nan")]]}, "'cup' is not finite"),
         ({"segmentation": [[1, 1e9]]}, "far outside"),
-        ({"segmentation": "here"}, "a.json is not a LERF-OVS label"),
+        ({"segmentation": "here"}, "a.json is not a LERF-OVS label, which has info"),
+        ({"segmentation": [[1, 10**400]]}, "a.json is not a LERF-OVS label, which has info"),
+        ({"bbox": None}, r"objects \(category, segmentation, bbox\): correct or remove"),
     ],
 )
 def test_a_damaged_label_is_named_in_a_sentence(
@@ -149,6 +151,26 @@ def test_a_damaged_label_is_named_in_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         read_labels(lerf_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "{}",
+        "[" * 100_000,
+        '{"info": {"width": Infinity, "height": 7}, "objects": []}',
+        '{"labels": [{"index": Infinity, "object": "a", "instance": 1, "part": "b"}]}',
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "labels.json"])
+def test_a_file_that_is_no_label_is_refused_in_a_sentence(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} .*(correct or remove the file|render it)"):
+        read_labels(tmp_path)
 
 
 def test_folders_without_labels_and_doubled_names_are_refused(tmp_path: Path) -> None:
