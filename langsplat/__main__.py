@@ -29,14 +29,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except ValueError as error:
-        if getattr(args, "progress", "") == "json":
-            print(json.dumps({"error": str(error)}), flush=True)
-        else:
-            print(f"\nlangsplat: {error}", file=sys.stderr)
-        return 1
+        sentence = str(error)
+    except OSError as error:  # a disk that is full, a folder that is closed, or is a file
+        sentence = (
+            f"{error.filename or 'A file'} cannot be used ({error.strerror or error}): choose "
+            "another path, or check its permissions and the space left on the disk."
+        )
     except KeyboardInterrupt:
         print("\nlangsplat: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
+    if getattr(args, "progress", "") == "json":
+        print(json.dumps({"error": sentence}), flush=True)
+    else:
+        print(f"\nlangsplat: {sentence}", file=sys.stderr)
+    return 1
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:

@@ -136,6 +136,7 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
         (["query", "{scene}", " ", "--out", "{tmp}/x"], "Type what to look for"),
         (["query", "{scene}", "y" * 10_000, "--out", "{tmp}/x"], "10,000"),
         (["query", "{scene}", "cup", "--view", "99", "--out", "{tmp}/x"], "number from 0 to 15"),
+        (["query", "{scene}", "cup", "--out", "{scene}/README.md"], "README.md cannot be used (Fi"),
         (["render", "{scene}", "--out", "{tmp}/x.exe"], "must end in"),
         (["render", "{scene}", "--width", "0", "--out", "{tmp}/x.png"], "pixels"),
         (["render", "{tmp}/nowhere", "--out", "{tmp}/x.png"], "nowhere"),
