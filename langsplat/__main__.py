@@ -197,7 +197,8 @@ def _query(args: argparse.Namespace) -> int:
     engine = _engine(scene)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
-    print(answer.sentence())
+    assert scene.language is not None  # or there were no engine
+    print(scene.language.silence(args.level) or answer.sentence())
     return 0
 
 
