@@ -45,7 +45,8 @@ class Scripted:
     """A predictor that knows the answer: a point on an object gets that object's three masks.
 
     `objects` are (subpart, part, whole) masks of the picture, each with a predicted IoU. The last
-    object under a point wins. Crops are found by their size and the picture's content.
+    object under a point wins. Masks may be logits, where it is not sure of every pixel. Crops are
+    found by their size and the picture's content.
     """
 
     device = torch.device("cpu")
@@ -73,10 +74,11 @@ class Scripted:
         quality = torch.zeros(len(points), 3)
         for row, (x, y) in enumerate(points[:, 0].tolist()):
             for masks, ious in self.objects:
-                if masks[0][int(y) + top, int(x) + left]:
+                if masks[0][int(y) + top, int(x) + left] > 0:
                     for level in range(3):
                         seen = masks[level][top : top + height, left : left + width]
-                        logits[row, level] = torch.from_numpy(np.where(seen, 9.0, -9.0))
+                        seen = np.where(seen, 9.0, -9.0) if seen.dtype == bool else seen
+                        logits[row, level] = torch.from_numpy(seen)
                     quality[row] = torch.tensor(ious)
         return logits, quality, None
 
@@ -152,6 +154,33 @@ def test_specks_go_before_the_masks_are_compared():
     settings = replace(PLAIN, smallest=10)
     segments, _, _ = segment([([speckled] * 3, [0.9] * 3)], settings)
     assert np.array_equal(segments[0] == 0, MUG)
+
+
+def unsure(core: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Logits: certain of `core`, undecided about the rest of `around`."""
+    return np.where(core, 9.0, np.where(around, 0.5, -9.0))
+
+
+def test_masks_that_are_unsure_of_their_pixels_or_of_themselves_go():
+    core = box(20, 14, 40, 34)  # 400 pixels
+    wide, narrow = (unsure(core, box(20, 14, 40, bottom)) for bottom in (38, 37))  # 80, 60 more
+    for logits, quality, score, stays in (
+        (wide, 1.0, 0.7, False),  # stability 400 / 480
+        (narrow, 1.0, 0.7, True),  # 400 / 460 = 0.87
+        (narrow, 0.8, 0.7, False),  # times 0.8 = 0.696
+        (narrow, 0.81, 0.7, True),
+        (core, 0.7, 0.0, False),
+        (core, 0.71, 0.0, True),
+    ):
+        segments, _, _ = segment([([logits] * 3, [quality] * 3)], replace(PLAIN, score=score))
+        assert bool((segments[0] == 0).any()) == stays, (quality, score)
+
+
+def test_of_masks_that_cleaning_made_alike_the_one_it_did_not_touch_stays():
+    clean, other = box(20, 14, 40, 34), box(20, 14, 40, 32) | box(60, 50, 62, 52)
+    objects = [([clean] * 3, [0.9] * 3), ([other] * 3, [0.95] * 3)]
+    segments, _, _ = segment(objects, replace(PLAIN, smallest=10))
+    assert np.array_equal(segments[0] == 0, clean)
 
 
 def naive_keep(masks: np.ndarray, scores: np.ndarray, settings: SamSettings) -> list[bool]:
