@@ -1187,7 +1187,8 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     `point_cloud/iteration_30000/point_cloud.ply`, `cameras.json` and `cfg_args` are a model folder
     of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold what it
     says at each pixel of each of its views: the codeword that weighs most there, or the decoded
-    latent; -1 where described Gaussians do not paint most of the pixel.
+    latent; -1 where described Gaussians do not paint most of the pixel. An autoencoder, where the
+    scene has one, is `autoencoder/best_ckpt.pth`.
 
     Args:
         out: a new or empty folder; it appears whole or not at all.
@@ -1214,6 +1215,9 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         (partial / "cfg_args").write_text(
             f"Namespace({settings}, white_background=False, data_device='cpu', eval=False)"
         )
+        if scene.language is not None and isinstance(scene.language.codec, Autoencoder):
+            (partial / "autoencoder").mkdir()
+            torch.save(scene.language.codec.tensors(), partial / "autoencoder/best_ckpt.pth")
         if scene.language is not None:
             for index, (stem, camera) in enumerate(zip(stems, scene.cameras, strict=True)):
                 write_features(partial / FEATURES[0], stem, _said_in(scene, camera))

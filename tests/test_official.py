@@ -411,6 +411,10 @@ def test_three_level_runs_and_their_autoencoder_become_a_scene_that_answers(
         assert ids[0, 0] == -1 and len(rows) < 40
         cosines = (rows[[ids[24, 18], ids[24, 45]]] * EMBEDDINGS).sum(1)
         assert cosines.min() > 0.95
+    state = torch.load(tmp_path / "files/autoencoder/best_ckpt.pth", weights_only=True)
+    assert state.keys() == files.autoencoder_state().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in autoencoder.tensors().items())
+    assert_answers(import_official(find_official([tmp_path / "files"]), tmp_path / "again"))
 
 
 def test_an_autoencoder_of_other_latents_is_refused_in_a_sentence(tmp_path, autoencoder):
