@@ -366,6 +366,29 @@ def test_three_runs_of_langsplat_v2_become_a_scene_that_answers(tmp_path, capsys
     assert_answers(out)
 
 
+def test_residual_codebooks_are_added_up_each_with_the_softmax_of_its_top_four(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    books = torch.randn(2, 6, 512, generator=generator)
+    params = list(files.elements("LangSplatV2", codebook=books))
+    params[7] = 3 * torch.randn(200, 12, generator=generator)
+    for level in (1, 2, 3):
+        run = tmp_path / f"project/output/teatime_{level}"
+        files.write_cameras_json(run / "cameras.json")
+        torch.save((tuple(params), 10000), run / "chkpnt10000.pth")
+    found = find_official([tmp_path / "project"])
+    field = load_scene(import_official(found, tmp_path / "scene")).language
+    want = torch.zeros(200, 512)
+    for layer in range(2):
+        weights = params[7][:, 6 * layer : 6 * layer + 6].softmax(dim=1)
+        weights = torch.where(weights >= weights.topk(4).values[:, 3:], weights, 0)
+        want += (weights / weights.sum(dim=1, keepdim=True)) @ books[layer]
+    for level in range(3):
+        got = field.dense(level) @ field.codec.codewords[level]
+        # Half of each, so that a Gaussian's weights have the sum 1; only directions count.
+        assert torch.allclose(2 * got, want, atol=2e-2), (2 * got - want).abs().max()
+        assert torch.allclose(field.codes[level].float().sum(dim=1), torch.ones(200), atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def autoencoder() -> Autoencoder:
     """Trained to carry the two balls' embeddings and little else."""
@@ -404,6 +427,8 @@ def test_three_level_runs_and_their_autoencoder_become_a_scene_that_answers(
     scene = load_scene(out)
     assert scene.name == "tea" and scene.gaussians.near == 0.2
     assert scene.language.codec.kind == "autoencoder" and scene.language.encoder == ENCODER
+    lengths = scene.language.codes.float().norm(dim=2)  # unit ones are blended, as in training
+    assert torch.allclose(lengths, torch.ones(3, 200), atol=1e-3)
     assert_answers(out)
     assert main(["export", str(out), "--out", str(tmp_path / "files")]) == 0
     view = read_features(tmp_path / "files/language_features", "frame_00005")
