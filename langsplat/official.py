@@ -98,23 +98,28 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no {what} at {path}: check the path.")
+    zipped = zipfile.is_zipfile(path)
     try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders at pickles that it did not write
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch's reader raises nearly anything for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
+        if asked or (not zipped and _begins_as_pickle(path)):
+            holds = f"more than numbers ({asked[1]})" if asked else "a pickle of unknown content"
             raise ValueError(
-                f"{path} holds more than numbers ({asked[1]}), which could run code, so it was "
-                f"not opened: get the {what} from a source you trust, as the official code "
-                "writes it."
+                f"{path} holds {holds}, which could run code, so it was not opened: get the "
+                f"{what} from a source you trust, as the official code writes it."
             ) from None
         raise ValueError(
             f"{path} is not a readable {what}, it is damaged or incomplete: copy or download it "
             "again."
         ) from error
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 # ---------------------------------------------------------------------------- checkpoints

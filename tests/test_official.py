@@ -1,6 +1,8 @@
 """Official LangSplat files: what is read, what is refused, and in which words."""
 
+import pickle  # noqa: TID251  what a stranger may have written
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +80,18 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         def __reduce__(self):
             return (Path.touch, (trap,))
 
-    path = tmp_path / "chkpnt1.pth"
-    torch.save(((3, Trap()), 1), path)
-    for opened in (read_checkpoint, load_untrusted):
-        with pytest.raises(ValueError, match="could run code, so it was not opened: get"):
-            opened(path)
-    assert not trap.exists() and b"touch" in path.read_bytes()
+    paths = [tmp_path / name for name in ("chkpnt1.pth", "chkpnt2.pth", "chkpnt3.pth")]
+    torch.save(((3, Trap()), 1), paths[0])
+    torch.save(((3, Trap()), 1), paths[1], _use_new_zipfile_serialization=False)
+    paths[2].write_bytes(pickle.dumps(((3, Trap()), 1)))
+    for path in paths:
+        for opened in (read_checkpoint, read_autoencoder, load_untrusted):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                with pytest.raises(ValueError, match="could run code, so it was not opened: get"):
+                    opened(path)
+            assert not told
+        assert not trap.exists() and b"touch" in path.read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["half", "text", "empty", "other", "short", "nan"])
