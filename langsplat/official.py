@@ -185,7 +185,10 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
     degree, means, dc, rest, log_scales, quats, logit_opacities = params[:7]
     n = len(means) if isinstance(means, Tensor) else 0
     if not isinstance(degree, int) or not 0 <= degree <= 3:
-        raise ValueError(f"{path} is damaged: its SH degree is {degree!r:.40}, not 0 to 3.")
+        raise ValueError(
+            f"{path} is damaged: its SH degree is {degree!s:.40}, not 0 to 3: copy or download "
+            "it again."
+        )
     means = _part(path, "positions", means, (n, 3))
     dc = _part(path, "colors", dc, (n, 1, 3))
     rest = _part(path, "harmonics", rest, (n, None, 3))
@@ -198,7 +201,10 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
         _part(path, "opacities", logit_opacities, (n, 1)),
     )
     if 1 + raw[2].shape[1] != (degree + 1) ** 2:
-        raise ValueError(f"{path} is damaged: it has too few harmonics for degree {degree}.")
+        raise ValueError(
+            f"{path} is damaged: it has too few harmonics for degree {degree}: copy or download "
+            "it again."
+        )
     iteration = content[1] if isinstance(content[1], int) else 0
     language = logits = codebooks = None
     if found == LANGUAGE:
@@ -209,7 +215,7 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
         if codebooks.shape[0] * codebooks.shape[1] != logits.shape[1] or not logits.shape[1]:
             raise ValueError(
                 f"{path} is damaged: {logits.shape[1]} logits a Gaussian do not fit codebooks of "
-                f"{list(codebooks.shape)}."
+                f"{list(codebooks.shape)}: copy or download it again."
             )
     return Checkpoint(path, found, iteration, raw, language, logits, codebooks)
 

@@ -3,6 +3,7 @@
 import pickle  # noqa: TID251  what a stranger may have written
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from langsplat.codec import Autoencoder, AutoencoderConfig, fit_autoencoder
 from langsplat.official import (
     ENCODER,
     colmap_cameras,
+    export_official,
     find_official,
     import_official,
     load_untrusted,
@@ -94,7 +96,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         assert not trap.exists() and b"touch" in path.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["half", "text", "empty", "other", "short", "nan"])
+@pytest.mark.parametrize(
+    "damage", ["half", "text", "empty", "other", "short", "nan", "degree", "harmonics", "logits"]
+)
 def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
     path = files.write_checkpoint(tmp_path / "c.pth", "language")
     if damage == "half":
@@ -104,9 +108,16 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
     elif damage == "other":
         torch.save({"a": torch.ones(2)}, path)
     else:
-        params = list(files.elements("language"))
+        stage = "LangSplatV2" if damage == "logits" else "language"
+        params = list(files.elements(stage, codebook=EMBEDDINGS[None]))
         if damage == "short":
             params[4] = params[4][:100]
+        elif damage == "degree":
+            params[0] = 4
+        elif damage == "harmonics":
+            params[3] = params[3][:, :8]
+        elif damage == "logits":
+            params[7] = params[7][:, :1]
         else:
             params[7] = params[7].detach().clone()
             params[7][3, 1] = float("nan")
@@ -115,6 +126,9 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
         "other": "is not a checkpoint of a LangSplat training: give",
         "short": r"its scales must be \[200, 3\], got \[100, 3\]",
         "nan": "not finite in 1 of 200 rows: train",
+        "degree": "its SH degree is 4, not 0 to 3: copy",
+        "harmonics": "it has too few harmonics for degree 3: copy",
+        "logits": r"1 logits a Gaussian do not fit codebooks of \[1, 2, 512\]: copy",
     }
     with pytest.raises(ValueError, match=says.get(damage, "is damaged or incomplete: copy")):
         read_checkpoint(path)
@@ -591,6 +605,8 @@ def test_gaussians_that_are_not_finite_are_left_out_with_their_language(tmp_path
             r"several COLMAP models \(project/a/sparse/0, project/b/sparse/0\): give only",
         ),
         ("no folder", r"There is no folder .*absent: give"),
+        ("two stages", r"of different stages \(LangSplat and LangSplatV2\): give the folders of"),
+        ("level twice", r"teatime/chk.* and .*teatime_1/.* are both of level 1 \(subpart\): give"),
     ],
 )
 def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, says):
@@ -611,6 +627,12 @@ def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, 
         files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", 100, codebook=book)
     elif spoil == "no cameras":
         (root / "output/teatime_1/cameras.json").unlink()
+    elif spoil == "two stages":
+        files.write_checkpoint(run / "chkpnt10000.pth", "language")
+        torch.save(files.autoencoder_state(), root / "best_ckpt.pth")
+    elif spoil == "level twice":
+        files.write_cfg_args(run / "cfg_args", feature_level=1)
+        run.rename(root / "output/teatime")
     elif spoil in ("RGB alone", "nothing"):
         shutil.rmtree(root)
         root.mkdir()
@@ -621,6 +643,50 @@ def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, 
         files.write_colmap(root / "b/sparse/0")
     with pytest.raises(ValueError, match=says):
         find_official([root / "absent" if spoil == "no folder" else root])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("no camera", r"cameras\.json lists no camera: give the data the model was"),
+        ("other photos", r"language_features has no features of frame_00001 .*: give the features"),
+        ("not finite", "No Gaussian of teatime has finite values: use an earlier checkpoint"),
+        ("sizes", r"embeddings of different sizes \(\[256, 512\]\): give runs of one training"),
+    ],
+)
+def test_projects_whose_parts_do_not_fit_are_refused_in_a_sentence(tmp_path, spoil, says):
+    root = tmp_path / "teatime" if spoil == "other photos" else v2_runs(tmp_path / "project")
+    run = root / "output/teatime_1"
+    files.write_cameras_json(run / "cameras.json")
+    if spoil == "no camera":
+        (run / "cameras.json").write_text("[]")
+    elif spoil == "other photos":
+        files.write_ply(run / "point_cloud.ply")
+        files.write_features(root / "language_features", EMBEDDINGS)
+        for path in sorted((root / "language_features").iterdir()):
+            path.rename(path.with_name(f"other_{path.name}"))
+    elif spoil == "not finite":
+        params = list(files.elements("LangSplatV2", codebook=EMBEDDINGS[None]))
+        params[1] = torch.full_like(params[1], float("nan"))
+        for level in (1, 2, 3):
+            torch.save((tuple(params), 1), root / f"output/teatime_{level}/chkpnt10000.pth")
+    else:
+        book = EMBEDDINGS[None, :, :256]
+        files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", codebook=book)
+    with pytest.raises(ValueError, match=says):
+        import_official(find_official([root]), tmp_path / "scene")
+    assert not (tmp_path / "scene").exists()
+
+
+def test_views_the_official_code_cannot_tell_apart_are_not_exported(tmp_path):
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    names = ("a.left.png", "a.right.png")
+    cameras = tuple(replace(scene.cameras[0], name=name) for name in names)
+    with pytest.raises(ValueError, match="Two views are called 'a' up to the first dot"):
+        export_official(replace(scene, cameras=cameras), tmp_path / "files")
+    assert not (tmp_path / "files").exists()
 
 
 def test_runs_are_found_through_links_and_in_folders_given_one_by_one(tmp_path):
