@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
 from langsplat.encoders import Encoder
@@ -454,13 +454,16 @@ def _corners(path: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _picture(file: Path) -> np.ndarray:
+    problem = ValueError(
+        f"{file} is no readable PNG of at most {MAX_IMAGE_PIXELS:,} pixels: replace or remove it."
+    )
     try:
         with Image.open(file, formats=["PNG"]) as picture:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                raise ValueError("it is too large")
+                raise problem
             return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file} is not a readable mask: {error}.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise problem from error
 
 
 class Prediction(NamedTuple):

@@ -1,6 +1,8 @@
 """Labels are read as the evaluators of the papers read them, and written so that they come back."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +114,15 @@ def test_3d_ovs_masks_are_read_by_folder_and_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame.mask("wood wall"), mask == 0)
         assert labels.asked_together == {"wood wall": "wood table"}
     Image.fromarray(mask[:3]).save(place / "04" / "cup.png")
-    with pytest.raises(ValueError, match="differ in size"):
+    with pytest.raises(ValueError, match="differ in size: correct or remove the frame"):
         read_labels(place)
+    png = (place / "04" / "rabbit.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + png[24:29]
+    huge = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    for content in (b"", huge):
+        (place / "04" / "cup.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cup\.png is no readable PNG .*: replace or remove"):
+            read_labels(place)
 
 
 def lerf_file(folder: Path, **changes: object) -> Path:
