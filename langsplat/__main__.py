@@ -265,6 +265,11 @@ def _eval(args: argparse.Namespace) -> int:
             encoder = load_encoder(args.encoder or ENCODER)
             images = args.images[number] if args.images else None
             source = OfficialRenders(scene, args.autoencoder[number], encoder, images=images)
+        elif Path(f"{scene}_1").is_dir() and not Path(scene).exists():
+            raise ValueError(
+                f"{scene}_1 is a run of the official code, and its renders mean nothing without "
+                "their autoencoder: give its best_ckpt.pth with --autoencoder."
+            )
         else:
             source = _engine(_open(scene), exact=True)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))

@@ -555,6 +555,8 @@ def test_the_command_evaluates_official_renders_without_a_scene(
     assert main(command) == 0
     want = evaluate(OfficialRenders(case, autoencoder, TableEncoder()), labels)
     assert capsys.readouterr().out == want.markdown()
+    assert main(command[:3]) == 1
+    assert "case_1 is a run of the official code" in capsys.readouterr().err
     assert main([*command, "--profile", "3d-selection"]) == 1
     assert "needs the Gaussians: give a scene" in capsys.readouterr().err
     assert main([*command, str(case), str(tmp_path / "labels")]) == 1
