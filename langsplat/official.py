@@ -24,7 +24,6 @@ import re
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +97,16 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no {what} at {path}: check the path.")
-    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        head = file.read(4)
+    zipped = head == b"PK\x03\x04"  # which is how torch tells its two formats apart
     try:
         with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at pickles that it did not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch's reader raises nearly anything for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked or (not zipped and _begins_as_pickle(path)):
+        if asked or head.startswith(b"\x80"):
             holds = f"more than numbers ({asked[1]})" if asked else "a pickle of unknown content"
             raise ValueError(
                 f"{path} holds {holds}, which could run code, so it was not opened: get the "
@@ -115,11 +116,6 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
             f"{path} is not a readable {what}, it is damaged or incomplete: copy or download it "
             "again."
         ) from error
-
-
-def _begins_as_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80"
 
 
 # ---------------------------------------------------------------------------- checkpoints

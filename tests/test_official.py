@@ -2,6 +2,7 @@
 
 import pickle  # noqa: TID251  what a stranger may have written
 import shutil
+import struct
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["half", "text", "empty", "other", "short", "nan", "degree", "harmonics", "logits"]
+    "damage",
+    ["half", "text", "empty", "disks", "other", "short", "nan", "degree", "harmonics", "logits"],
 )
 def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
     path = files.write_checkpoint(tmp_path / "c.pth", "language")
@@ -105,6 +107,10 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif damage in ("text", "empty"):
         path.write_text("hello" if damage == "text" else "")
+    elif damage == "disks":  # an archive that says it goes on in another file
+        start = path.read_bytes().rindex(b"PK\x05\x06")
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, start, 2)
+        path.write_bytes(path.read_bytes()[: start - 20] + locator + path.read_bytes()[start:])
     elif damage == "other":
         torch.save({"a": torch.ones(2)}, path)
     else:

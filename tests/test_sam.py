@@ -442,8 +442,10 @@ def test_weights_that_cannot_be_used_are_refused_in_words(weights: Path, tmp_pat
     cut = tmp_path / "cut.pth"
     with weights.open("rb") as file:
         cut.write_bytes(file.read(100_000))
-    with pytest.raises(ValueError, match="damaged or hold more than tensors"):
-        load_segmenter(f"sam_vit_b:{cut}")
+    for content in (cut.read_bytes(), b"", b"\x80\x02h\x05.", b"\x80\x02X\x01\x00\x00\x00\xff."):
+        cut.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or hold more than tensors: download them"):
+            load_segmenter(f"sam_vit_b:{cut}")
 
 
 def test_weights_that_would_run_code_are_refused(tmp_path: Path):
