@@ -367,7 +367,8 @@ class Explore:
                 self.found: None,
                 self.points: point_payload(visit.scene, room.cloud, None),
             }
-        sentence = answer.sentence()
+        assert room.scene.language is not None  # or there were no answer
+        sentence = room.scene.language.silence(level) or answer.sentence()
         return idle | {
             self.line: status(sentence, "found" if answer.found else "none"),
             self.found: gr.Image(_drawn(display, rgb, answer), alt_text=f"{display}: {sentence}"),

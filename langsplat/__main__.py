@@ -29,14 +29,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except ValueError as error:
-        if getattr(args, "progress", "") == "json":
-            print(json.dumps({"error": str(error)}), flush=True)
-        else:
-            print(f"\nlangsplat: {error}", file=sys.stderr)
-        return 1
+        sentence = str(error)
+    except OSError as error:  # a disk that is full, a folder that is closed, or is a file
+        sentence = (
+            f"{error.filename or 'A file'} cannot be used ({error.strerror or error}): choose "
+            "another path, or check its permissions and the space left on the disk."
+        )
     except KeyboardInterrupt:
         print("\nlangsplat: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
+    if getattr(args, "progress", "") == "json":
+        print(json.dumps({"error": sentence}), flush=True)
+    else:
+        print(f"\nlangsplat: {sentence}", file=sys.stderr)
+    return 1
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
@@ -191,7 +197,8 @@ def _query(args: argparse.Namespace) -> int:
     engine = _engine(scene)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
-    print(answer.sentence())
+    assert scene.language is not None  # or there were no engine
+    print(scene.language.silence(args.level) or answer.sentence())
     return 0
 
 
@@ -258,6 +265,11 @@ def _eval(args: argparse.Namespace) -> int:
             encoder = load_encoder(args.encoder or ENCODER)
             images = args.images[number] if args.images else None
             source = OfficialRenders(scene, args.autoencoder[number], encoder, images=images)
+        elif Path(f"{scene}_1").is_dir() and not Path(scene).exists():
+            raise ValueError(
+                f"{scene}_1 is a run of the official code, and its renders mean nothing without "
+                "their autoencoder: give its best_ckpt.pth with --autoencoder."
+            )
         else:
             source = _engine(_open(scene), exact=True)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))

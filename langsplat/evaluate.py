@@ -33,13 +33,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
-from langsplat.codec import Autoencoder
 from langsplat.encoders import Encoder
 from langsplat.metrics import mask_iou
-from langsplat.official import load_untrusted, read_cameras, read_cfg_args
+from langsplat.official import read_autoencoder, read_cameras, read_cfg_args
 from langsplat.progress import Progress, silent
 from langsplat.query import NEGATIVES, SHARPNESS, SceneQuery
 from langsplat.rasterize import render
@@ -54,6 +53,16 @@ MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at le
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
 _PHOTOS = {".jpg", ".jpeg", ".png"}
 _FRACTION = 16  # bits after the point when edges are followed down the rows
+# What reading JSON raises that is torn, or not built as it should be.
+_NOT_AS_MEANT = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    OSError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,36 +187,45 @@ def _read_lerf(folder: Path) -> Labels:
 def _lerf_frame(file: Path) -> LabelledFrame:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        info, things = content["info"], content["objects"]
+        info = content["info"]
         name = str(info.get("name") or file.stem)
         width, height = int(info["width"]), int(info["height"])
-        _check_size(file, width, height)
-        objects = []
-        for thing in things:
-            corners = np.array(thing["segmentation"], dtype=np.float64).reshape(-1, 2)
-            box = [float(value) for value in thing["bbox"]]
-            category = str(thing["category"]).strip()
-            if not (category and len(corners) and len(box) == 4):
-                raise ValueError("an object lacks its category, outline or box")
-            reach = np.array([width, height])
-            if not (np.isfinite(corners).all() and np.isfinite(box).all()):
-                raise ValueError(f"the outline or box of {category!r} is not finite")
-            if (corners < -reach).any() or (corners > 2 * reach).any():
-                raise ValueError(f"the outline of {category!r} lies far outside the picture")
-            left, right = sorted(box[0::2])
-            top, bottom = sorted(box[1::2])
-            mask = fill_polygon(corners, width, height)
-            objects.append(LabelledObject.of(category, mask, (left, top, right, bottom)))
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        things = [
+            (
+                str(thing["category"]).strip(),
+                np.array(thing["segmentation"], dtype=np.float64).reshape(-1, 2),
+                [float(value) for value in thing["bbox"]],
+            )
+            for thing in content["objects"]
+        ]
+    except _NOT_AS_MEANT as error:
         raise ValueError(
-            f"{file} is not a LERF-OVS label: {error}. Correct or remove the file."
+            f"{file} is not a LERF-OVS label, which has info (name, width, height) and objects "
+            "(category, segmentation, bbox): correct or remove the file."
         ) from error
+
+    def check(good: bool, otherwise: str) -> None:
+        if not good:
+            raise ValueError(
+                f"{file} is not a LERF-OVS label: {otherwise}. Correct or remove the file."
+            )
+
+    good = min(width, height) >= 1 and width * height <= MAX_IMAGE_PIXELS
+    check(good, f"the size {width} x {height} is not a picture's")
+    reach = np.array([width, height])
+    objects = []
+    for category, corners, box in things:
+        good = bool(category) and len(corners) > 0 and len(box) == 4
+        check(good, "an object lacks its category, outline or box")
+        good = bool(np.isfinite(corners).all() and np.isfinite(box).all())
+        check(good, f"the outline or box of {category!r} is not finite")
+        good = bool((corners >= -reach).all() and (corners <= 2 * reach).all())
+        check(good, f"the outline of {category!r} lies far outside the picture")
+        left, right = sorted(box[0::2])
+        top, bottom = sorted(box[1::2])
+        mask = fill_polygon(corners, width, height)
+        objects.append(LabelledObject.of(category, mask, (left, top, right, bottom)))
     return LabelledFrame(name, width, height, tuple(objects))
-
-
-def _check_size(file: Path, width: int, height: int) -> None:
-    if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:
-        raise ValueError(f"the size {width} x {height} is not a picture's")
 
 
 def _read_3dovs(folder: Path) -> Labels:
@@ -236,9 +254,10 @@ def _read_world(folder: Path) -> Labels:
         things = json.loads(file.read_text(encoding="utf-8"))["labels"]
         queries = world_queries(things)
         size = max(int(thing["index"]) for thing in things) + 1
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except _NOT_AS_MEANT as error:
         raise ValueError(
-            f"{file} does not explain a world's labels (it lacks {error}): render it again."
+            f"{file} does not explain a world's labels (index, instance, object, object_color and "
+            "part of each): render it again."
         ) from error
     inside = folder / "labels" if (folder / "labels").is_dir() else folder
     frames = []
@@ -435,13 +454,16 @@ def _corners(path: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _picture(file: Path) -> np.ndarray:
+    problem = ValueError(
+        f"{file} is no readable PNG of at most {MAX_IMAGE_PIXELS:,} pixels: replace or remove it."
+    )
     try:
         with Image.open(file, formats=["PNG"]) as picture:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                raise ValueError("it is too large")
+                raise problem
             return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file} is not a readable mask: {error}.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise problem from error
 
 
 class Prediction(NamedTuple):
@@ -831,10 +853,7 @@ class OfficialRenders:
     ) -> None:
         case = Path(case)
         self.name = case.name
-        weights = load_untrusted(autoencoder, "autoencoder")
-        if not isinstance(weights, Mapping):
-            raise ValueError(f"{autoencoder} is not an autoencoder: give its best_ckpt.pth.")
-        self._codec = Autoencoder.from_tensors(weights)
+        self._codec = read_autoencoder(autoencoder)
         if self._codec.dim != encoder.dim:
             raise ValueError(
                 f"The autoencoder {autoencoder} makes embeddings of {self._codec.dim} numbers but "

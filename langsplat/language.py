@@ -176,8 +176,8 @@ def level_notes(field: LanguageField) -> list[str]:
     return [
         f"No view has a segment at the level {name}, so queries are not answered at it: choose "
         "another segmenter if you need it."
-        for name, mass in zip(field.levels, field.mass, strict=True)
-        if not bool((mass > 0).any())
+        for name in field.levels
+        if name not in field.described
     ]
 
 

@@ -24,7 +24,6 @@ import re
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,18 +97,20 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no {what} at {path}: check the path.")
+    with path.open("rb") as file:
+        head = file.read(4)
+    zipped = head == b"PK\x03\x04"  # which is how torch tells its two formats apart
     try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders at pickles that it did not write
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch's reader raises nearly anything for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
+        if asked or head.startswith(b"\x80"):
+            holds = f"more than numbers ({asked[1]})" if asked else "a pickle of unknown content"
             raise ValueError(
-                f"{path} holds more than numbers ({asked[1]}), which could run code, so it was "
-                f"not opened: get the {what} from a source you trust, as the official code "
-                "writes it."
+                f"{path} holds {holds}, which could run code, so it was not opened: get the "
+                f"{what} from a source you trust, as the official code writes it."
             ) from None
         raise ValueError(
             f"{path} is not a readable {what}, it is damaged or incomplete: copy or download it "
@@ -180,7 +181,10 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
     degree, means, dc, rest, log_scales, quats, logit_opacities = params[:7]
     n = len(means) if isinstance(means, Tensor) else 0
     if not isinstance(degree, int) or not 0 <= degree <= 3:
-        raise ValueError(f"{path} is damaged: its SH degree is {degree!r:.40}, not 0 to 3.")
+        raise ValueError(
+            f"{path} is damaged: its SH degree is {degree!s:.40}, not 0 to 3: copy or download "
+            "it again."
+        )
     means = _part(path, "positions", means, (n, 3))
     dc = _part(path, "colors", dc, (n, 1, 3))
     rest = _part(path, "harmonics", rest, (n, None, 3))
@@ -193,7 +197,10 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
         _part(path, "opacities", logit_opacities, (n, 1)),
     )
     if 1 + raw[2].shape[1] != (degree + 1) ** 2:
-        raise ValueError(f"{path} is damaged: it has too few harmonics for degree {degree}.")
+        raise ValueError(
+            f"{path} is damaged: it has too few harmonics for degree {degree}: copy or download "
+            "it again."
+        )
     iteration = content[1] if isinstance(content[1], int) else 0
     language = logits = codebooks = None
     if found == LANGUAGE:
@@ -204,7 +211,7 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
         if codebooks.shape[0] * codebooks.shape[1] != logits.shape[1] or not logits.shape[1]:
             raise ValueError(
                 f"{path} is damaged: {logits.shape[1]} logits a Gaussian do not fit codebooks of "
-                f"{list(codebooks.shape)}."
+                f"{list(codebooks.shape)}: copy or download it again."
             )
     return Checkpoint(path, found, iteration, raw, language, logits, codebooks)
 
@@ -1187,7 +1194,8 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     `point_cloud/iteration_30000/point_cloud.ply`, `cameras.json` and `cfg_args` are a model folder
     of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold what it
     says at each pixel of each of its views: the codeword that weighs most there, or the decoded
-    latent; -1 where described Gaussians do not paint most of the pixel.
+    latent; -1 where described Gaussians do not paint most of the pixel. An autoencoder, where the
+    scene has one, is `autoencoder/best_ckpt.pth`.
 
     Args:
         out: a new or empty folder; it appears whole or not at all.
@@ -1214,6 +1222,9 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         (partial / "cfg_args").write_text(
             f"Namespace({settings}, white_background=False, data_device='cpu', eval=False)"
         )
+        if scene.language is not None and isinstance(scene.language.codec, Autoencoder):
+            (partial / "autoencoder").mkdir()
+            torch.save(scene.language.codec.tensors(), partial / "autoencoder/best_ckpt.pth")
         if scene.language is not None:
             for index, (stem, camera) in enumerate(zip(stems, scene.cameras, strict=True)):
                 write_features(partial / FEATURES[0], stem, _said_in(scene, camera))

@@ -226,6 +226,21 @@ class LanguageField:
     def levels(self) -> tuple[str, ...]:
         return LEVELS[: self.codes.shape[0]]
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """The levels at which some Gaussian was described, so that words can be found."""
+        found = (self.mass > 0).any(dim=1).tolist()
+        return tuple(name for name, some in zip(self.levels, found, strict=True) if some)
+
+    def silence(self, level: str | None) -> str:
+        """Why nothing is ever found at a level; empty where something can be, or for no level."""
+        if level not in self.levels or level in self.described:
+            return ""
+        return (
+            f"Nothing can be found at the level {level}, because no part of this scene was ever "
+            f"described there: ask at another one ({', '.join(self.described) or 'there is none'})."
+        )
+
     def values(self, level: int) -> Tensor:
         """What to render to get the codes that pixels blend to, [N, D'] float32.
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from PIL import Image
 from langsplat.__main__ import main
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Autoencoder, AutoencoderConfig
+from langsplat.masks import RegionSegmenter
 from langsplat.rasterize import render
+from langsplat.sam import SamSegmenter
 from langsplat.scene import SCENE_FILE, Gaussians, load_scene
 from tests.conftest import ROOT
 
@@ -122,6 +126,79 @@ def test_a_scene_of_latents_is_built_and_asked(
     assert json.loads((answer / "result.json").read_text())["text"] == "red ball"
 
 
+class NoWholes(RegionSegmenter):
+    """The bundled segmenter, but without the level whole."""
+
+    name = "no wholes"
+
+    def __call__(self, image: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
+        levels = super().__call__(image, surface)
+        levels[2] = -1
+        return levels
+
+
+def test_a_level_without_segments_is_told_by_the_build_and_by_a_query_at_it(
+    capture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("langsplat.build.load_segmenter", lambda spec, *, device: NoWholes())
+    out = tmp_path / "scene"
+    assert main(["build", str(capture), "--out", str(out), *QUICK, "--iterations", "30"]) == 0
+    note = "No view has a segment at the level whole, so queries are not answered at it: choose"
+    assert note in capsys.readouterr().err
+    assert [line.startswith(note) for line in load_scene(out).provenance["notes"]] == [True]
+    query = ["query", str(out), "red ball", "--out", str(tmp_path / "answer"), "--level"]
+    assert main([*query, "whole"]) == 0
+    assert capsys.readouterr().out == (
+        "Nothing can be found at the level whole, because no part of this scene was ever "
+        "described there: ask at another one (subpart, part).\n"
+    )
+    assert not np.asarray(Image.open(tmp_path / "answer" / "mask.png")).any()
+    assert main([*query, "part"]) == 0
+    assert "red ball" in capsys.readouterr().out
+
+
+class Halves(SamSegmenter):
+    """Stands in for SAM: two halves at every level; remembers what it handed out."""
+
+    def __init__(self, stop_after: int) -> None:
+        self.name, self.left, self.handed = "sam_vit_b:cpu", stop_after, list[weakref.ref]()
+
+    def segments_and_masks(self, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        assert sum(ref() is not None for ref in self.handed) <= 2, "the view before, no more"
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        half = np.zeros(image.shape[:2], np.int32)
+        half[:, half.shape[1] // 2 :] = 1
+        segments, masks = np.stack([half] * 3), np.stack([half == 0, half == 1])
+        self.handed += [weakref.ref(segments), weakref.ref(masks)]
+        return segments, [masks] * 3
+
+
+def test_masks_of_sam_are_made_view_by_view_and_go_on_where_they_stopped(
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["describe", str(built), "--out", str(tmp_path / "out"), "--progress", "json"]
+    notes, asked = [], []
+    for stop_after, code in ((5, 130), (99, 0)):
+        sam = Halves(stop_after)
+        monkeypatch.setattr("langsplat.build.load_segmenter", lambda spec, *, device, sam=sam: sam)
+        assert main(command) == code
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        notes.append([k["note"] for k in lines if k.get("stage") == "Describe segments"])
+        asked.append(len(sam.handed) // 2)
+    assert asked == [5, 11] and len(notes[0]) == 5
+    assert notes[1][:5] == ["from an earlier run"] * 5
+    for done, note in enumerate(notes[0] + notes[1][5:]):
+        assert re.fullmatch(rf"6 segments in images/{done:02d}\.png, \d+\.\d s", note), note
+
+
 def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
     file = tmp_path / "image.png"
     command = ["render", str(built), "--view", "02.png", "--width", "48", "--out", str(file)]
@@ -136,6 +213,7 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
         (["query", "{scene}", " ", "--out", "{tmp}/x"], "Type what to look for"),
         (["query", "{scene}", "y" * 10_000, "--out", "{tmp}/x"], "10,000"),
         (["query", "{scene}", "cup", "--view", "99", "--out", "{tmp}/x"], "number from 0 to 15"),
+        (["query", "{scene}", "cup", "--out", "{scene}/README.md"], "README.md cannot be used (Fi"),
         (["render", "{scene}", "--out", "{tmp}/x.exe"], "must end in"),
         (["render", "{scene}", "--width", "0", "--out", "{tmp}/x.png"], "pixels"),
         (["render", "{tmp}/nowhere", "--out", "{tmp}/x.png"], "nowhere"),
@@ -199,6 +277,7 @@ def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
 # The command line, with a checkpoint after every step and an autoencoder of few rounds.
 HASTY = """
 import sys
+import weakref
 from functools import partial
 import langsplat.progress
 from langsplat import language

@@ -155,8 +155,19 @@ def test_training_an_autoencoder_keeps_apart_what_was_apart() -> None:
     assert len(notes) == 30 and notes[-1] == max(notes) == f"held-out cosine {cosine:.4f}"
     back = codec.decode(codec.encode(rows))
     assert float((back * rows).sum(1).mean()) > 0.95
-    # It is the best round that is kept, not the last.
     torch.testing.assert_close(codec.encode(rows).norm(dim=1), torch.ones(len(rows)))
+
+
+def test_the_weights_of_the_best_round_are_kept_and_not_the_last() -> None:
+    rows, told = clusters(6, 30, dim=24), []
+    # So fast that rounds get worse, too.
+    config = AutoencoderConfig(encoder=(16, 3), decoder=(16,), rounds=12, learning_rate=0.1)
+    codec, best = fit_autoencoder(rows, config, progress=lambda *report: told.append(report[3]))
+    assert told[-2] == told[-1], "the last round was not the best"
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    held_out = rows[order][config.holdout_every - 1 :: config.holdout_every]
+    cosines = (codec.decode(codec.encode(held_out)) * held_out).sum(1)
+    assert float(cosines.mean()) == pytest.approx(best, abs=1e-5)
 
 
 def test_the_same_seed_gives_the_same_autoencoder() -> None:

@@ -311,6 +311,21 @@ def test_nothing_like_it_gives_words_an_empty_mask_and_no_download(explore: Expl
     assert files[explore.scores_file].interactive
 
 
+def test_a_level_at_which_nothing_was_described_says_so(tmp_path: Path) -> None:
+    scene = three_balls()
+    assert scene.language is not None
+    scene.language.mass[2] = 0
+    save_scene(scene, tmp_path / "balls")
+    shelf = Shelf(tmp_path / "results", {"balls": tmp_path / "balls"}, lambda spec: TableEncoder())
+    with gr.Blocks():
+        explore = Explore(shelf)
+    visit = explore.ask(Visit("balls"), "red ball")[explore.visit]
+    line = explore.answer(visit, "whole", 0.5, "Overlay")[explore.line]
+    assert line["kind"] == "none" and "ask at another one (subpart, part)" in line["text"]
+    for level in ("part", AUTO):
+        assert explore.answer(visit, level, 0.5, "Overlay")[explore.line]["kind"] == "found"
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [("", "Type what to look for"), ("x" * 10_000, "200 characters")]
 )

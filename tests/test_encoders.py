@@ -1,8 +1,10 @@
 """Encoders: real open_clip models, with weights made here and with the bundled ones."""
 
 import json
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +127,19 @@ def test_truncated_torch_weights_are_refused(weights: Path, tmp_path: Path) -> N
     whole, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
     torch.save(load_file(weights), whole)
     assert load_encoder(f"open_clip:{SMALL}/{whole}").dim == 256
-    broken.write_bytes(whole.read_bytes()[:-5000])
-    with pytest.raises(ValueError, match="damaged or incomplete"):
+    end = whole.read_bytes().rindex(b"PK\x05\x06")
+    other_disk = struct.pack("<4sLQL", b"PK\x06\x07", 1, end, 2)
+    for content in (
+        whole.read_bytes()[:-5000],
+        whole.read_bytes()[: end - 20] + other_disk + whole.read_bytes()[end:],
+    ):
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or incomplete"):
+            load_encoder(f"open_clip:{SMALL}/{broken}")
+    with zipfile.ZipFile(broken, "w") as archive:
+        archive.writestr("broken/data.pkl", b"\x80\x02s.")  # an IndexError of torch's reader
+        archive.writestr("broken/version", b"3\n")
+    with pytest.raises(ValueError, match="do not fit the model"):
         load_encoder(f"open_clip:{SMALL}/{broken}")
 
 

@@ -25,6 +25,7 @@ from langsplat.metrics import mask_iou
 from langsplat.query import NEGATIVES, SceneQuery
 from langsplat.rasterize import render
 from tests.conftest import ROOT
+from tests.official_files import autoencoder_state
 from tests.test_query import TableEncoder, asked_scene
 
 WIDTH, HEIGHT = 46, 33
@@ -323,6 +324,15 @@ def test_labels_of_another_size_are_resized_and_both_sizes_told(tmp_path: Path) 
     assert not evaluate(Maps(NAMES[:1], maps), labels).notes
 
 
+def test_labels_that_ask_for_nothing_are_refused(tmp_path: Path) -> None:
+    info = {"name": "a.png", "width": WIDTH, "height": HEIGHT}
+    (tmp_path / "a.json").write_text(json.dumps({"info": info, "objects": []}))
+    with pytest.raises(ValueError, match="name nothing to ask for: add objects"):
+        evaluate(
+            Maps(["a.png"], [{"it": random_map(np.random.default_rng(0))}]), read_labels(tmp_path)
+        )
+
+
 def a_row(scene: str, iou: float, hit: bool | None, ious: tuple[float, ...] = (0, 0, 0)) -> Row:
     return Row(scene, "f", f"query {iou}", "part", iou, ious, "part", hit, (hit,) * 3)  # type: ignore[arg-type]
 
@@ -516,9 +526,41 @@ def test_official_renders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         np.save(file, array)
         with pytest.raises(ValueError, match=sentence):
             evaluate(renders, labels)
+    file.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"case_2.* is not a readable render: render it again"):
+        evaluate(renders, labels)
+    np.save(file.with_name("00001.npy"), good)
+    with pytest.raises(ValueError, match=r"The runs of .*case have 1, 2, 1 renders: render all"):
+        OfficialRenders(case, autoencoder, TableEncoder())
+    file.with_name("00001.npy").unlink()
     file.unlink()
     with pytest.raises(ValueError, match=r"case_2 .*render.py --include_feature"):
         OfficialRenders(case, autoencoder, TableEncoder())
+    torch.save(autoencoder_state(embedding=9), autoencoder)
+    with pytest.raises(ValueError, match=r"embeddings of 9 numbers but those of table have 8: ch"):
+        OfficialRenders(case, autoencoder, TableEncoder())
+    for content in ({"epoch": 3}, {1: torch.zeros(2)}, (torch.zeros(2), 30000)):
+        torch.save(content, autoencoder)
+        with pytest.raises(ValueError, match=r"best_ckpt\.pth (is not an autoencoder|cannot be)"):
+            OfficialRenders(case, autoencoder, TableEncoder())
+
+
+def test_the_command_evaluates_official_renders_without_a_scene(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langsplat.encoders.load_encoder", lambda spec: TableEncoder())
+    case, autoencoder = official_run(tmp_path, [Path(name).stem for name in NAMES], 2)
+    labels = official_labels(tmp_path / "labels", NAMES, np.random.default_rng(9))
+    command = ["eval", str(case), str(tmp_path / "labels"), "--autoencoder", str(autoencoder)]
+    assert main(command) == 0
+    want = evaluate(OfficialRenders(case, autoencoder, TableEncoder()), labels)
+    assert capsys.readouterr().out == want.markdown()
+    assert main(command[:3]) == 1
+    assert "case_1 is a run of the official code" in capsys.readouterr().err
+    assert main([*command, "--profile", "3d-selection"]) == 1
+    assert "needs the Gaussians: give a scene" in capsys.readouterr().err
+    assert main([*command, str(case), str(tmp_path / "labels")]) == 1
+    assert "Give --autoencoder once for every scene" in capsys.readouterr().err
 
 
 def test_views_the_scene_was_built_without_are_reported_by_themselves(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Labels are read as the evaluators of the papers read them, and written so that they come back."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +114,15 @@ def test_3d_ovs_masks_are_read_by_folder_and_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame.mask("wood wall"), mask == 0)
         assert labels.asked_together == {"wood wall": "wood table"}
     Image.fromarray(mask[:3]).save(place / "04" / "cup.png")
-    with pytest.raises(ValueError, match="differ in size"):
+    with pytest.raises(ValueError, match="differ in size: correct or remove the frame"):
         read_labels(place)
+    png = (place / "04" / "rabbit.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 30_000, 30_000) + png[24:29]
+    huge = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    for content in (b"", huge):
+        (place / "04" / "cup.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cup\.png is no readable PNG .*: replace or remove"):
+            read_labels(place)
 
 
 def lerf_file(folder: Path, **changes: object) -> Path:
@@ -141,7 +150,9 @@ def test_corners_of_boxes_are_put_in_order_and_objects_of_a_category_joined(tmp_
         ({"category": " "}, "lacks its category, outline or box"),
         ({"segmentation": [[1, float("nan")]]}, "'cup' is not finite"),
         ({"segmentation": [[1, 1e9]]}, "far outside"),
-        ({"segmentation": "here"}, "a.json is not a LERF-OVS label"),
+        ({"segmentation": "here"}, "a.json is not a LERF-OVS label, which has info"),
+        ({"segmentation": [[1, 10**400]]}, "a.json is not a LERF-OVS label, which has info"),
+        ({"bbox": None}, r"objects \(category, segmentation, bbox\): correct or remove"),
     ],
 )
 def test_a_damaged_label_is_named_in_a_sentence(
@@ -149,6 +160,26 @@ def test_a_damaged_label_is_named_in_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         read_labels(lerf_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "{}",
+        "[" * 100_000,
+        '{"info": {"width": Infinity, "height": 7}, "objects": []}',
+        '{"labels": [{"index": Infinity, "object": "a", "instance": 1, "part": "b"}]}',
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "labels.json"])
+def test_a_file_that_is_no_label_is_refused_in_a_sentence(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} .*(correct or remove the file|render it)"):
+        read_labels(tmp_path)
 
 
 def test_folders_without_labels_and_doubled_names_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """Official LangSplat files: what is read, what is refused, and in which words."""
 
+import pickle  # noqa: TID251  what a stranger may have written
 import shutil
+import struct
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from langsplat.codec import Autoencoder, AutoencoderConfig, fit_autoencoder
 from langsplat.official import (
     ENCODER,
     colmap_cameras,
+    export_official,
     find_official,
     import_official,
     load_untrusted,
@@ -78,27 +83,47 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         def __reduce__(self):
             return (Path.touch, (trap,))
 
-    path = tmp_path / "chkpnt1.pth"
-    torch.save(((3, Trap()), 1), path)
-    for opened in (read_checkpoint, load_untrusted):
-        with pytest.raises(ValueError, match="could run code, so it was not opened: get"):
-            opened(path)
-    assert not trap.exists() and b"touch" in path.read_bytes()
+    paths = [tmp_path / name for name in ("chkpnt1.pth", "chkpnt2.pth", "chkpnt3.pth")]
+    torch.save(((3, Trap()), 1), paths[0])
+    torch.save(((3, Trap()), 1), paths[1], _use_new_zipfile_serialization=False)
+    paths[2].write_bytes(pickle.dumps(((3, Trap()), 1)))
+    for path in paths:
+        for opened in (read_checkpoint, read_autoencoder, load_untrusted):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                with pytest.raises(ValueError, match="could run code, so it was not opened: get"):
+                    opened(path)
+            assert not told
+        assert not trap.exists() and b"touch" in path.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["half", "text", "empty", "other", "short", "nan"])
+@pytest.mark.parametrize(
+    "damage",
+    ["half", "text", "empty", "disks", "other", "short", "nan", "degree", "harmonics", "logits"],
+)
 def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
     path = files.write_checkpoint(tmp_path / "c.pth", "language")
     if damage == "half":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif damage in ("text", "empty"):
         path.write_text("hello" if damage == "text" else "")
+    elif damage == "disks":  # an archive that says it goes on in another file
+        start = path.read_bytes().rindex(b"PK\x05\x06")
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 1, start, 2)
+        path.write_bytes(path.read_bytes()[: start - 20] + locator + path.read_bytes()[start:])
     elif damage == "other":
         torch.save({"a": torch.ones(2)}, path)
     else:
-        params = list(files.elements("language"))
+        stage = "LangSplatV2" if damage == "logits" else "language"
+        params = list(files.elements(stage, codebook=EMBEDDINGS[None]))
         if damage == "short":
             params[4] = params[4][:100]
+        elif damage == "degree":
+            params[0] = 4
+        elif damage == "harmonics":
+            params[3] = params[3][:, :8]
+        elif damage == "logits":
+            params[7] = params[7][:, :1]
         else:
             params[7] = params[7].detach().clone()
             params[7][3, 1] = float("nan")
@@ -107,6 +132,9 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
         "other": "is not a checkpoint of a LangSplat training: give",
         "short": r"its scales must be \[200, 3\], got \[100, 3\]",
         "nan": "not finite in 1 of 200 rows: train",
+        "degree": "its SH degree is 4, not 0 to 3: copy",
+        "harmonics": "it has too few harmonics for degree 3: copy",
+        "logits": r"1 logits a Gaussian do not fit codebooks of \[1, 2, 512\]: copy",
     }
     with pytest.raises(ValueError, match=says.get(damage, "is damaged or incomplete: copy")):
         read_checkpoint(path)
@@ -366,6 +394,29 @@ def test_three_runs_of_langsplat_v2_become_a_scene_that_answers(tmp_path, capsys
     assert_answers(out)
 
 
+def test_residual_codebooks_are_added_up_each_with_the_softmax_of_its_top_four(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    books = torch.randn(2, 6, 512, generator=generator)
+    params = list(files.elements("LangSplatV2", codebook=books))
+    params[7] = 3 * torch.randn(200, 12, generator=generator)
+    for level in (1, 2, 3):
+        run = tmp_path / f"project/output/teatime_{level}"
+        files.write_cameras_json(run / "cameras.json")
+        torch.save((tuple(params), 10000), run / "chkpnt10000.pth")
+    found = find_official([tmp_path / "project"])
+    field = load_scene(import_official(found, tmp_path / "scene")).language
+    want = torch.zeros(200, 512)
+    for layer in range(2):
+        weights = params[7][:, 6 * layer : 6 * layer + 6].softmax(dim=1)
+        weights = torch.where(weights >= weights.topk(4).values[:, 3:], weights, 0)
+        want += (weights / weights.sum(dim=1, keepdim=True)) @ books[layer]
+    for level in range(3):
+        got = field.dense(level) @ field.codec.codewords[level]
+        # Half of each, so that a Gaussian's weights have the sum 1; only directions count.
+        assert torch.allclose(2 * got, want, atol=2e-2), (2 * got - want).abs().max()
+        assert torch.allclose(field.codes[level].float().sum(dim=1), torch.ones(200), atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def autoencoder() -> Autoencoder:
     """Trained to carry the two balls' embeddings and little else."""
@@ -404,6 +455,8 @@ def test_three_level_runs_and_their_autoencoder_become_a_scene_that_answers(
     scene = load_scene(out)
     assert scene.name == "tea" and scene.gaussians.near == 0.2
     assert scene.language.codec.kind == "autoencoder" and scene.language.encoder == ENCODER
+    lengths = scene.language.codes.float().norm(dim=2)  # unit ones are blended, as in training
+    assert torch.allclose(lengths, torch.ones(3, 200), atol=1e-3)
     assert_answers(out)
     assert main(["export", str(out), "--out", str(tmp_path / "files")]) == 0
     view = read_features(tmp_path / "files/language_features", "frame_00005")
@@ -411,6 +464,10 @@ def test_three_level_runs_and_their_autoencoder_become_a_scene_that_answers(
         assert ids[0, 0] == -1 and len(rows) < 40
         cosines = (rows[[ids[24, 18], ids[24, 45]]] * EMBEDDINGS).sum(1)
         assert cosines.min() > 0.95
+    state = torch.load(tmp_path / "files/autoencoder/best_ckpt.pth", weights_only=True)
+    assert state.keys() == files.autoencoder_state().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in autoencoder.tensors().items())
+    assert_answers(import_official(find_official([tmp_path / "files"]), tmp_path / "again"))
 
 
 def test_an_autoencoder_of_other_latents_is_refused_in_a_sentence(tmp_path, autoencoder):
@@ -554,6 +611,8 @@ def test_gaussians_that_are_not_finite_are_left_out_with_their_language(tmp_path
             r"several COLMAP models \(project/a/sparse/0, project/b/sparse/0\): give only",
         ),
         ("no folder", r"There is no folder .*absent: give"),
+        ("two stages", r"of different stages \(LangSplat and LangSplatV2\): give the folders of"),
+        ("level twice", r"teatime/chk.* and .*teatime_1/.* are both of level 1 \(subpart\): give"),
     ],
 )
 def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, says):
@@ -574,6 +633,12 @@ def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, 
         files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", 100, codebook=book)
     elif spoil == "no cameras":
         (root / "output/teatime_1/cameras.json").unlink()
+    elif spoil == "two stages":
+        files.write_checkpoint(run / "chkpnt10000.pth", "language")
+        torch.save(files.autoencoder_state(), root / "best_ckpt.pth")
+    elif spoil == "level twice":
+        files.write_cfg_args(run / "cfg_args", feature_level=1)
+        run.rename(root / "output/teatime")
     elif spoil in ("RGB alone", "nothing"):
         shutil.rmtree(root)
         root.mkdir()
@@ -584,6 +649,50 @@ def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, 
         files.write_colmap(root / "b/sparse/0")
     with pytest.raises(ValueError, match=says):
         find_official([root / "absent" if spoil == "no folder" else root])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("no camera", r"cameras\.json lists no camera: give the data the model was"),
+        ("other photos", r"language_features has no features of frame_00001 .*: give the features"),
+        ("not finite", "No Gaussian of teatime has finite values: use an earlier checkpoint"),
+        ("sizes", r"embeddings of different sizes \(\[256, 512\]\): give runs of one training"),
+    ],
+)
+def test_projects_whose_parts_do_not_fit_are_refused_in_a_sentence(tmp_path, spoil, says):
+    root = tmp_path / "teatime" if spoil == "other photos" else v2_runs(tmp_path / "project")
+    run = root / "output/teatime_1"
+    files.write_cameras_json(run / "cameras.json")
+    if spoil == "no camera":
+        (run / "cameras.json").write_text("[]")
+    elif spoil == "other photos":
+        files.write_ply(run / "point_cloud.ply")
+        files.write_features(root / "language_features", EMBEDDINGS)
+        for path in sorted((root / "language_features").iterdir()):
+            path.rename(path.with_name(f"other_{path.name}"))
+    elif spoil == "not finite":
+        params = list(files.elements("LangSplatV2", codebook=EMBEDDINGS[None]))
+        params[1] = torch.full_like(params[1], float("nan"))
+        for level in (1, 2, 3):
+            torch.save((tuple(params), 1), root / f"output/teatime_{level}/chkpnt10000.pth")
+    else:
+        book = EMBEDDINGS[None, :, :256]
+        files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", codebook=book)
+    with pytest.raises(ValueError, match=says):
+        import_official(find_official([root]), tmp_path / "scene")
+    assert not (tmp_path / "scene").exists()
+
+
+def test_views_the_official_code_cannot_tell_apart_are_not_exported(tmp_path):
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    names = ("a.left.png", "a.right.png")
+    cameras = tuple(replace(scene.cameras[0], name=name) for name in names)
+    with pytest.raises(ValueError, match="Two views are called 'a' up to the first dot"):
+        export_official(replace(scene, cameras=cameras), tmp_path / "files")
+    assert not (tmp_path / "files").exists()
 
 
 def test_runs_are_found_through_links_and_in_folders_given_one_by_one(tmp_path):

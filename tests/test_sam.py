@@ -1,6 +1,9 @@
 """Segment Anything: a real network with random weights, and a scripted one with known masks."""
 
+import hashlib
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy import ndimage
 
-from langsplat.features import crop_segments
+from langsplat.encoders import WEIGHTS_FILE, Encoder, load_encoder
+from langsplat.features import crop_segments, embed_segments
 from langsplat.masks import load_segmenter
 from langsplat.sam import (
     PRESETS,
@@ -40,7 +45,8 @@ class Scripted:
     """A predictor that knows the answer: a point on an object gets that object's three masks.
 
     `objects` are (subpart, part, whole) masks of the picture, each with a predicted IoU. The last
-    object under a point wins. Crops are found by their size and the picture's content.
+    object under a point wins. Masks may be logits, where it is not sure of every pixel. Crops are
+    found by their size and the picture's content.
     """
 
     device = torch.device("cpu")
@@ -68,10 +74,11 @@ class Scripted:
         quality = torch.zeros(len(points), 3)
         for row, (x, y) in enumerate(points[:, 0].tolist()):
             for masks, ious in self.objects:
-                if masks[0][int(y) + top, int(x) + left]:
+                if masks[0][int(y) + top, int(x) + left] > 0:
                     for level in range(3):
                         seen = masks[level][top : top + height, left : left + width]
-                        logits[row, level] = torch.from_numpy(np.where(seen, 9.0, -9.0))
+                        seen = np.where(seen, 9.0, -9.0) if seen.dtype == bool else seen
+                        logits[row, level] = torch.from_numpy(seen)
                     quality[row] = torch.tensor(ious)
         return logits, quality, None
 
@@ -147,6 +154,33 @@ def test_specks_go_before_the_masks_are_compared():
     settings = replace(PLAIN, smallest=10)
     segments, _, _ = segment([([speckled] * 3, [0.9] * 3)], settings)
     assert np.array_equal(segments[0] == 0, MUG)
+
+
+def unsure(core: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Logits: certain of `core`, undecided about the rest of `around`."""
+    return np.where(core, 9.0, np.where(around, 0.5, -9.0))
+
+
+def test_masks_that_are_unsure_of_their_pixels_or_of_themselves_go():
+    core = box(20, 14, 40, 34)  # 400 pixels
+    wide, narrow = (unsure(core, box(20, 14, 40, bottom)) for bottom in (38, 37))  # 80, 60 more
+    for logits, quality, score, stays in (
+        (wide, 1.0, 0.7, False),  # stability 400 / 480
+        (narrow, 1.0, 0.7, True),  # 400 / 460 = 0.87
+        (narrow, 0.8, 0.7, False),  # times 0.8 = 0.696
+        (narrow, 0.81, 0.7, True),
+        (core, 0.7, 0.0, False),
+        (core, 0.71, 0.0, True),
+    ):
+        segments, _, _ = segment([([logits] * 3, [quality] * 3)], replace(PLAIN, score=score))
+        assert bool((segments[0] == 0).any()) == stays, (quality, score)
+
+
+def test_of_masks_that_cleaning_made_alike_the_one_it_did_not_touch_stays():
+    clean, other = box(20, 14, 40, 34), box(20, 14, 40, 32) | box(60, 50, 62, 52)
+    objects = [([clean] * 3, [0.9] * 3), ([other] * 3, [0.95] * 3)]
+    segments, _, _ = segment(objects, replace(PLAIN, smallest=10))
+    assert np.array_equal(segments[0] == 0, clean)
 
 
 def naive_keep(masks: np.ndarray, scores: np.ndarray, settings: SamSettings) -> list[bool]:
@@ -284,7 +318,14 @@ def test_the_papers_settings_are_the_default():
     assert (paper.points_per_side, paper.crop_layers) == (32, 1)
     assert (paper.predicted_iou, paper.stability, paper.box_overlap) == (0.7, 0.85, 0.7)
     assert (paper.smallest, paper.mask_overlap, paper.score) == (100, 0.8, 0.7)
-    assert (PRESETS["fast"].points_per_side, PRESETS["fast"].crop_layers) == (16, 0)
+    assert (paper.inside, paper.fills, paper.points_per_batch) == (0.85, 0.5, 64)
+    stock = SamSegmenter("scripted", Scripted([]), paper)._generator
+    assert [len(grid) for grid in stock.point_grids] == [32**2, 32**2], "in the crops too"
+    assert (stock.stability_score_offset, stock.crop_overlap_ratio) == (1.0, 512 / 1500)
+    assert (stock.pred_iou_thresh, stock.stability_score_thresh) == (0.7, 0.85)
+    assert (stock.box_nms_thresh, stock.crop_nms_thresh, stock.crop_n_layers) == (0.7, 0.7, 1)
+    for name in ("fast", "cpu"):
+        assert (PRESETS[name].points_per_side, PRESETS[name].crop_layers) == (16, 0)
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +340,28 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file.unlink()  # 375 MB
 
 
-def test_a_real_network_runs_the_whole_path_on_a_photo(weights: Path):
+@pytest.fixture
+def paper_encoder(tmp_path: Path) -> Encoder:
+    """A random ViT-B-16 as the official file lays it out."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-16", load_weights=False, pretrained_text=False)
+    file = tmp_path / WEIGHTS_FILE
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
+    encoder = load_encoder(f"open_clip:ViT-B-16/{file}")
+    file.unlink()  # 600 MB
+    return encoder
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def test_real_networks_run_the_whole_path_on_a_photo(weights: Path, paper_encoder: Encoder):
     segmenter = load_segmenter(f"sam_vit_b:cpu/{weights}")
     assert isinstance(segmenter, SamSegmenter) and segmenter.settings == PRESETS["cpu"]
     assert re.fullmatch(r"sam_vit_b:cpu/[0-9a-f]{8}", segmenter.name)
@@ -318,12 +380,45 @@ def test_a_real_network_runs_the_whole_path_on_a_photo(weights: Path):
     segmenter = SamSegmenter(segmenter.name, predictor, lenient)
     photo = sorted((real_data("gtsfm_lund_door") / "images").iterdir())[0]
     image = np.asarray(Image.open(photo).convert("RGB").resize((160, 120)))
+    before = peak_memory()
     segments, masks = segmenter.segments_and_masks(image)
     assert segments.shape == (3, 120, 160) and segments.dtype == np.int32
     assert segments.max() >= 0, "some mask came through"
     for ids, of_level in zip(segments, masks, strict=True):
         assert of_level.dtype == bool and of_level.shape == (ids.max() + 1, 120, 160)
         assert np.array_equal(np.unique(ids[ids >= 0]), np.arange(len(of_level)))
+    features = embed_segments(image, segments, paper_encoder, masks)
+    for rows, of_level in zip(features.embeddings, masks, strict=True):
+        assert rows.shape == (len(of_level), 512) and rows.dtype == torch.float32
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
+    one = peak_memory()
+    again, whole = segmenter.segments_and_masks(image[:, ::-1].copy())
+    embed_segments(image[:, ::-1].copy(), again, paper_encoder, whole)
+    assert one - before < 3e9, "the attention of one block of the encoder takes two"
+    assert peak_memory() - one < 3e8, "another view takes no more"
+
+
+def test_weights_by_name_come_from_the_hub_and_must_have_the_official_checksum(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(repo: str, files: list[str], *, wanted_by: str, instead: str) -> Path:
+        asked.append((repo, *files))
+        return weights
+
+    monkeypatch.setattr("langsplat.sam.fetch_file", fetch)
+    with pytest.raises(ValueError, match=r"not the official sam_vit_b_01ec64.pth .* download it"):
+        load_segmenter("sam_vit_b")
+    name, _ = WEIGHTS["sam_vit_b"]
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    monkeypatch.setitem(WEIGHTS, "sam_vit_b", (name, found))
+    for spec, preset in (("sam_vit_b", "cpu"), ("sam_vit_b:paper", "paper")):
+        segmenter = load_segmenter(spec)
+        assert isinstance(segmenter, SamSegmenter) and segmenter.name == f"sam_vit_b:{preset}"
+        assert segmenter.settings == PRESETS[preset]
+    assert asked == [("ybelkada/segment-anything", f"checkpoints/{name}")] * 3
 
 
 @pytest.mark.parametrize(
@@ -347,8 +442,10 @@ def test_weights_that_cannot_be_used_are_refused_in_words(weights: Path, tmp_pat
     cut = tmp_path / "cut.pth"
     with weights.open("rb") as file:
         cut.write_bytes(file.read(100_000))
-    with pytest.raises(ValueError, match="damaged or hold more than tensors"):
-        load_segmenter(f"sam_vit_b:{cut}")
+    for content in (cut.read_bytes(), b"", b"\x80\x02h\x05.", b"\x80\x02X\x01\x00\x00\x00\xff."):
+        cut.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or hold more than tensors: download them"):
+            load_segmenter(f"sam_vit_b:{cut}")
 
 
 def test_weights_that_would_run_code_are_refused(tmp_path: Path):
