@@ -20,7 +20,7 @@ def rasterize(
     quats: Tensor,  # [N, 4]
     scales: Tensor,  # [N, 3]
     opacities: Tensor,  # [N]
-    colors: Tensor,  # [C, N, D]
+    colors: Tensor,  # [N, D] or [C, N, D]
     viewmats: Tensor,  # [C, 4, 4]
     Ks: Tensor,  # [C, 3, 3]
     width: int,

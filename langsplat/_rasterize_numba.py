@@ -1015,6 +1015,11 @@ def _padded(colors: Tensor) -> Tensor:
     return F.pad(colors, (0, missing)).contiguous() if missing > 0 else colors.contiguous()
 
 
+def _gradient(given: Tensor | None, like: np.ndarray) -> np.ndarray:
+    """A gradient from torch as a contiguous array; None is 0."""
+    return np.zeros_like(like) if given is None else np.ascontiguousarray(given.numpy())
+
+
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, view, K, width, height, rules):  # type: ignore[no-untyped-def]
@@ -1041,6 +1046,7 @@ class _Rasterize(torch.autograd.Function):
             trans,
         )
         ctx.frame = frame
+        ctx.set_materialize_grads(False)
         picture = torch.from_numpy(image)
         ctx.save_for_backward(*tensors, picture, torch.from_numpy(trans))
         return picture, torch.from_numpy(1 - trans)[..., None]
@@ -1050,7 +1056,8 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx, v_image, v_alpha):  # type: ignore[no-untyped-def]
         frame = ctx.frame
         *gaussians, colors, image, trans = (t.numpy() for t in ctx.saved_tensors)
-        channels = v_image.shape[2]
+        channels = image.shape[2]
+        v_image = _gradient(v_image, image)
         shared = (
             frame.splats,
             frame.index,
@@ -1059,7 +1066,7 @@ class _Rasterize(torch.autograd.Function):
             frame.columns,
             frame.size,
             frame.rules,
-            v_image.contiguous().numpy(),
+            v_image,
         )
         wide_or_alone = channels > NARROW or not any(ctx.needs_input_grad[:4])
         v_parts = np.zeros(
@@ -1067,7 +1074,7 @@ class _Rasterize(torch.autograd.Function):
         )
         grads: list[Any] = [None] * 4
         if any(ctx.needs_input_grad[:4]):
-            v_alpha = v_alpha[..., 0].contiguous().numpy()
+            v_alpha = _gradient(v_alpha, trans[..., None])[..., 0]
             v_splats = np.zeros((frame.parts, len(frame.splats), 9), colors.dtype)
             _in_threads(
                 _blend_backward,
@@ -1112,7 +1119,7 @@ def rasterize(
     quats: Tensor,  # [N, 4]
     scales: Tensor,  # [N, 3]
     opacities: Tensor,  # [N]
-    colors: Tensor,  # [C, N, D]
+    colors: Tensor,  # [N, D] or [C, N, D]
     viewmats: Tensor,  # [C, 4, 4]
     Ks: Tensor,  # [C, 3, 3]
     width: int,
@@ -1120,9 +1127,11 @@ def rasterize(
     rules: tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:
     """Image [C, H, W, D] and alpha [C, H, W, 1], without background; see langsplat.rasterize."""
+    # One camera's colors go in as they are: gradients of views of them are torch operations.
+    each = colors if colors.ndim == 3 else [colors] * len(viewmats)
     views = [
         _Rasterize.apply(means, quats, scales, opacities, color, view, K, width, height, rules)
-        for color, view, K in zip(colors, viewmats, Ks, strict=True)
+        for color, view, K in zip(each, viewmats, Ks, strict=True)
     ]
     image, alpha = zip(*views, strict=True)
     if len(views) == 1:

@@ -108,9 +108,7 @@ def rasterize(
     _check("opacities", opacities, (n,))
     _check("viewmats", viewmats, (cameras, 4, 4))
     _check("Ks", Ks, (cameras, 3, 3))
-    if colors.ndim == 2:
-        colors = colors.expand(cameras, *colors.shape)
-    _check("colors", colors, (cameras, n, *channels))
+    _check("colors", colors, (*((cameras,) if colors.ndim == 3 else ()), n, *channels))
     if colors.shape[-1] == 0:
         raise ValueError("colors must have at least one channel.")
     if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:
@@ -127,18 +125,18 @@ def rasterize(
     if len(gaussians[0]) == 0:
         # Sums of nothing: zeros that are still part of the graph.
         nothing = sum(t.sum() for t in (means[:0], quats[:0], scales[:0], opacities[:0]))
-        image = colors[:, :0].sum(1)[:, None, None] + nothing
+        image = colors[..., :0, :].sum(-2).expand(cameras, -1)[:, None, None] + nothing
         image = image.expand(-1, height, width, -1)
         alpha = image[..., :1].detach()
     else:
         *geometry, colors = gaussians
-        few = not means.is_cuda and colors.shape[2] <= FEW_CHANNELS
+        few = not means.is_cuda and 3 < colors.shape[-1] <= FEW_CHANNELS
         drawn = [
             draw(*geometry, part, viewmats, Ks, width, height, RULES._replace(near=near))
-            for part in (colors.split(3, dim=2) if few else [colors])
+            for part in (colors.split(3, dim=-1) if few else [colors])
         ]
         image, alpha = drawn[0]
-        if len(drawn) > 1:
+        if few:
             image = torch.cat([part for part, _ in drawn], dim=3)
     if background is not None:
         image = image + (1 - alpha) * background[:, None, None]
@@ -388,14 +386,14 @@ def _backend(name: str, device: torch.device) -> Any:
 
 
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
-    """Means, quats, scales, opacities, colors [C, N, D] less the Gaussians with NaN or inf."""
+    """Means, quats, scales, opacities, colors [.., N, D] less the Gaussians with NaN or inf."""
     if _all_finite(*gaussians):
         return gaussians
     *geometry, colors = gaussians
-    keep = colors.isfinite().all(0).all(-1)
+    keep = colors.isfinite().all(-1).reshape(-1, len(geometry[0])).all(0)
     for tensor in geometry:
         keep = keep & tensor.isfinite().reshape(len(keep), -1).all(1)
-    return *(tensor[keep] for tensor in geometry), colors[:, keep]
+    return *(tensor[keep] for tensor in geometry), colors[..., keep, :]
 
 
 def _all_finite(*tensors: Tensor) -> bool:
