@@ -46,7 +46,7 @@ from langsplat._lanes import (
     prefetch,
     spread,
     store,
-    total,
+    totals,
     where,
 )
 
@@ -265,6 +265,27 @@ def _project(
             keys[row - begin] = (np.uint64(depth) << np.uint64(32)) | np.uint64(row)
             row += 1
     return keys[: row - begin]
+
+
+@_kernel
+def _sort(keys):
+    """keys [M] by depth; what is equal stays in order, so that rows stay in theirs."""
+    counts = np.zeros((3, 1 << 11), np.int64)
+    for k in range(keys.shape[0]):
+        for digit in range(3):
+            counts[digit, (keys[k] >> np.uint64(32 + 11 * digit)) & np.uint64(2047)] += 1
+    for digit in range(3):
+        own, place = counts[digit], 0
+        for value in range(own.shape[0]):
+            place += own[value]
+            own[value] = place - own[value]
+        other = np.empty_like(keys)
+        for k in range(keys.shape[0]):
+            value = (keys[k] >> np.uint64(32 + 11 * digit)) & np.uint64(2047)
+            other[own[value]] = keys[k]
+            own[value] += 1
+        keys = other
+    return keys
 
 
 @_kernel
@@ -550,11 +571,13 @@ def _pass(state, near, item, alpha_max, stop):
 
 @_kernel
 def _blend(part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans):
-    """A part's tiles of image [H, W, D], zeros before, and of 1 - alpha [H, W]."""
+    """A part's tiles of image [H, W, D], zeros before, and of 1 - alpha [H, W].
+
+    colors [N, D] is None where the splats hold them: numba then compiles without the other branch,
+    whose presence alone costs registers.
+    """
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    channels = colors.shape[1]
-    wide = channels > NARROW
     state, near, items, begins = _workspace(image.dtype)
     left, top = _corners(image.dtype, SIDE)
     weights = _lines(LANES, image.dtype)
@@ -573,7 +596,7 @@ def _blend(part, parts, splats, index, starts, members, colors, columns, size, r
                 p, row, _, _, _, _, weight, _ = _pass(
                     state, near, np.int64(items[k]), alpha_max, stop
                 )
-                if wide:
+                if colors is not None:
                     store(weights, 0, weight)
                     color = colors[index[members[first + row // COLUMNS]]]
                     todo = bits(weight > 0)
@@ -582,7 +605,7 @@ def _blend(part, parts, splats, index, starts, members, colors, columns, size, r
                         todo &= todo - 1
                         x, y = _pixel(p // FIELDS, lane)
                         pixel, share = image[y0 + y, x0 + x], weights[lane]
-                        for d in range(channels):
+                        for d in range(color.shape[0]):
                             pixel[d] += share * color[d]
                 else:
                     store(state, PLANE0 + p, load(state, PLANE0 + p) + weight * near[row + C0])
@@ -592,11 +615,11 @@ def _blend(part, parts, splats, index, starts, members, colors, columns, size, r
             for u in range(min(TILE, size[0] - x0)):
                 p = _place(u, v)
                 trans[y0 + v, x0 + u] = abs(state[LIGHT + p])
-                if channels == NARROW and image.shape[2] == NARROW:
+                if image.shape[2] == NARROW:
                     image[y0 + v, x0 + u, 0] = state[PLANE0 + p]
                     image[y0 + v, x0 + u, 1] = state[PLANE1 + p]
                     image[y0 + v, x0 + u, 2] = state[PLANE2 + p]
-                elif not wide:
+                elif colors is None:
                     for d in range(image.shape[2]):
                         image[y0 + v, x0 + u, d] = state[PLANE0 + d * LANES + p]
 
@@ -669,9 +692,9 @@ def _blend_colors_backward(
                         t1 += weight * load(state, PLANE1 + p)
                         t2 += weight * load(state, PLANE2 + p)
                 if not wide:
-                    target[0] += total(t0)
-                    target[1] += total(t1)
-                    target[2] += total(t2)
+                    store(weights, 0, totals((t0, t1, t2)))
+                    for d in range(NARROW):
+                        target[d] += weights[d]
 
 
 @_kernel
@@ -723,18 +746,18 @@ def _blend_backward(
     """
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    wide = colors.shape[1] > NARROW
     state, near, items, begins = _workspace(v_image.dtype)
     left, top = _corners(v_image.dtype, SIDE)
     weights, dots = _lines(LANES, v_image.dtype), _lines(LANES, v_image.dtype)
     sums = v_splats[part]
+    flat = sums.reshape(-1)
     zero = spread(dtype(0))
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        if not wide:
+        if colors is None:
             _load_planes(x0, y0, size, v_image, state)
         for v in range(min(TILE, size[1] - y0)):
             for u in range(min(TILE, size[0] - x0)):
@@ -762,14 +785,14 @@ def _blend_backward(
                 t0, t1, t2 = zero, zero, zero
                 v0, va, vb, vaa, vab, vbb = zero, zero, zero, zero, zero, zero
                 for k in range(begins[j], begins[j + 1]):
-                    if wide:
+                    if colors is not None:
                         p = np.int64(items[k] % BLOCKS) * FIELDS
                         color = colors[index[i]]
                         dot = _wide_dot(state, p, x0, y0, v_image, color, dots)
                     p, row, a, b, before, alpha, weight, moves = _pass(
                         state, near, np.int64(items[k]), alpha_max, stop
                     )
-                    if wide:
+                    if colors is not None:
                         target = v_colors[part, index[i]]
                         _add_wide_gradient(weight, weights, p, x0, y0, v_image, target)
                     else:
@@ -789,16 +812,9 @@ def _blend_backward(
                     vaa += v_a * a
                     vab += v_a * b
                     vbb += v_b * b
-                sums[i, 0] += total(v0)
-                sums[i, 1] += total(va)
-                sums[i, 2] += total(vb)
-                sums[i, 3] += total(vaa)
-                sums[i, 4] += total(vab)
-                sums[i, 5] += total(vbb)
-                if not wide:
-                    sums[i, 6] += total(t0)
-                    sums[i, 7] += total(t1)
-                    sums[i, 8] += total(t2)
+                several = totals((v0, va, vb, vaa, vab, vbb, t0, t1, t2))
+                at = np.int64(i) * COLUMNS
+                store(flat, at, load(flat, at) + several)
 
 
 @_kernel
@@ -990,8 +1006,7 @@ def _prepare(
     index, splats = np.empty(n, np.int32), _empty_lines(n, opacities.dtype)
     part_keys = _in_threads(_project, parts, *world, colors, index, splats)
     visible = [len(part) for part in part_keys]
-    keys = np.concatenate(part_keys)
-    keys.sort()
+    keys = _sort(np.concatenate(part_keys))
     ends, counts = np.empty(len(keys), np.int64), np.empty((parts, columns * rows), np.int64)
     tiles = _in_threads(_list_tiles, parts, keys, splats, ends, counts, size)
     # Every part fills its own places of a tile, behind those of the parts with nearer splats.
@@ -1038,7 +1053,7 @@ class _Rasterize(torch.autograd.Function):
             frame.index,
             frame.starts,
             frame.members,
-            values,
+            values if values.shape[1] > NARROW else None,
             frame.columns,
             frame.size,
             frame.rules,
@@ -1068,26 +1083,25 @@ class _Rasterize(torch.autograd.Function):
             frame.rules,
             v_image,
         )
-        wide_or_alone = channels > NARROW or not any(ctx.needs_input_grad[:4])
-        v_parts = np.zeros(
-            (frame.parts, *colors.shape) if wide_or_alone else (1, 1, 1), colors.dtype
-        )
+        wide = channels > NARROW
+        alone = not any(ctx.needs_input_grad[:4])
+        v_parts = np.zeros((frame.parts, *colors.shape), colors.dtype) if wide or alone else None
         grads: list[Any] = [None] * 4
-        if any(ctx.needs_input_grad[:4]):
+        if not alone:
             v_alpha = _gradient(v_alpha, trans[..., None])[..., 0]
-            v_splats = np.zeros((frame.parts, len(frame.splats), 9), colors.dtype)
+            v_splats = np.zeros((frame.parts, len(frame.splats), COLUMNS), colors.dtype)
             _in_threads(
                 _blend_backward,
                 frame.parts,
                 *shared,
                 v_parts,
-                colors,
+                colors if wide else None,
                 image,
                 trans,
                 v_alpha,
                 v_splats,
             )
-            v_colors = v_parts.sum(0) if wide_or_alone else np.zeros_like(colors)
+            v_colors = v_parts.sum(0) if wide else np.zeros_like(colors)
             arrays = [np.zeros_like(t) for t in gaussians]
             *geometry, opacities = gaussians
             *v_geometry, v_opacities = arrays
