@@ -160,6 +160,119 @@ def store(typingctx, array, at, lanes):  # type: ignore[no-untyped-def]
     return types.void(array, types.int64, lanes), generate
 
 
+def _before(builder: Any, at: Any, end: Any) -> Any:
+    """A mask of the lanes k with at + k < end."""
+    room = builder.trunc(builder.sub(end, at), _INT)
+    zeros = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
+    room = builder.shuffle_vector(builder.insert_element(zeros, room, _INT(0)), zeros, zeros)
+    return builder.icmp_signed("<", ir.Constant(zeros.type, [*range(LANES)]), room)
+
+
+@_intrinsic
+def load_until(typingctx, array, at, end):  # type: ignore[no-untyped-def]
+    """array[at : min(at + LANES, end)] of a contiguous array, then zeros."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        place = _place(context, builder, array, *args[:2])
+        kind, size = _vector(array.dtype), array.dtype.bitwidth
+        given = (place, _INT(size // 8), _before(builder, *args[1:]), ir.Constant(kind, None))
+        return _instruction(builder, f"masked.load.v{LANES}f{size}.p0", kind, *given)
+
+    return Lanes(array.dtype)(array, types.int64, types.int64), generate
+
+
+@_intrinsic
+def store_until(typingctx, array, at, end, lanes):  # type: ignore[no-untyped-def]
+    """array[at : min(at + LANES, end)] = lanes."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        place = _place(context, builder, array, *args[:2])
+        size = array.dtype.bitwidth
+        given = (args[3], place, _INT(size // 8), _before(builder, *args[1:3]))
+        _instruction(builder, f"masked.store.v{LANES}f{size}.p0", ir.VoidType(), *given)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, lanes), generate
+
+
+def _picked(builder: Any, rows: list[Any], places: list[int]) -> Any:
+    """The numbers at some places, as lanes, of rows [LANES] behind each other."""
+    picked = rows[0]
+    for k, row in enumerate(rows):
+        mask = [
+            LANES + place % LANES if place // LANES == k else lane
+            for lane, place in enumerate(places)
+        ]
+        mask = ir.Constant(ir.VectorType(_INT, LANES), mask)
+        picked = builder.shuffle_vector(picked, row, mask)
+    return picked
+
+
+def _rearranging(places: list[list[int]]) -> Callable[..., Any]:
+    """Code for a tuple of lanes made of the numbers at some places of another."""
+
+    def code(typingctx, rows):  # type: ignore[no-untyped-def]
+        def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            given = cgutils.unpack_tuple(builder, args[0])
+            made = [_picked(builder, given, row) for row in places]
+            return context.make_tuple(builder, sig.return_type, made)
+
+        return rows(rows), generate
+
+    return code
+
+
+# LANES pixels of three channels, in three lanes: channel by channel from pixel by pixel, and back.
+to_planes = _intrinsic(_rearranging([[3 * lane + c for lane in range(LANES)] for c in range(3)]))
+to_pixels = _intrinsic(
+    _rearranging(
+        [[n % 3 * LANES + n // 3 for n in range(k * LANES, (k + 1) * LANES)] for k in range(3)]
+    )
+)
+
+
+@_intrinsic
+def load_fours(typingctx, array, at, step):  # type: ignore[no-untyped-def]
+    """Four numbers each from array[at], array[at + step], ..., as lanes."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        parts = []
+        for k in range(LANES // 4):
+            parts.append(builder.load(_four(context, builder, array, k, *args), align=4))
+        while len(parts) > 1:
+            both = ir.Constant(
+                ir.VectorType(_INT, 2 * parts[0].type.count), [*range(2 * parts[0].type.count)]
+            )
+            parts = [
+                builder.shuffle_vector(x, y, both)
+                for x, y in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        return parts[0]
+
+    return Lanes(array.dtype)(array, types.int64, types.int64), generate
+
+
+@_intrinsic
+def store_fours(typingctx, array, at, step, lanes):  # type: ignore[no-untyped-def]
+    """array[at ...], array[at + step ...] ... = four lanes each."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        for k in range(LANES // 4):
+            own = ir.Constant(ir.VectorType(_INT, 4), [4 * k + lane for lane in range(4)])
+            four = builder.shuffle_vector(args[3], args[3], own)
+            builder.store(four, _four(context, builder, array, k, *args[:3]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, lanes), generate
+
+
+def _four(context: Any, builder: Any, kind: Any, k: int, array: Any, at: Any, step: Any) -> Any:
+    """Where four numbers of a flat array begin, k steps behind a place."""
+    at = builder.add(at, builder.mul(step, _LONG(k)))
+    place = _place(context, builder, kind, array, at)
+    return builder.bitcast(place, ir.VectorType(_ELEMENTS[kind.dtype], 4).as_pointer())
+
+
 @_intrinsic
 def gather(typingctx, table, rows, at, column):  # type: ignore[no-untyped-def]
     """table[rows[at : at + LANES], column] as float64, of a table [.., ..] and integers [..]."""

@@ -42,10 +42,16 @@ from langsplat._lanes import (
     bits,
     gather,
     load,
+    load_fours,
+    load_until,
     lowest_bit,
     prefetch,
     spread,
     store,
+    store_fours,
+    store_until,
+    to_pixels,
+    to_planes,
     totals,
     where,
 )
@@ -570,17 +576,20 @@ def _pass(state, near, item, alpha_max, stop):
 
 
 @_kernel
-def _blend(part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans):
-    """A part's tiles of image [H, W, D], zeros before, and of 1 - alpha [H, W].
+def _blend(
+    part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans, alpha
+):
+    """A part's tiles of image [H, W, D], of trans [H, W] = 1 - alpha, and of alpha.
 
     colors [N, D] is None where the splats hold them: numba then compiles without the other branch,
-    whose presence alone costs registers.
+    whose presence alone costs registers. Where they are given the image must be zeros before.
     """
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, begins = _workspace(image.dtype)
     left, top = _corners(image.dtype, SIDE)
     weights = _lines(LANES, image.dtype)
+    flat_image, flat_trans, flat_alpha = image.reshape(-1), trans.reshape(-1), alpha.reshape(-1)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
@@ -612,31 +621,56 @@ def _blend(part, parts, splats, index, starts, members, colors, columns, size, r
                     store(state, PLANE1 + p, load(state, PLANE1 + p) + weight * near[row + C1])
                     store(state, PLANE2 + p, load(state, PLANE2 + p) + weight * near[row + C2])
         for v in range(min(TILE, size[1] - y0)):
-            for u in range(min(TILE, size[0] - x0)):
-                p = _place(u, v)
-                trans[y0 + v, x0 + u] = abs(state[LIGHT + p])
-                if image.shape[2] == NARROW:
-                    image[y0 + v, x0 + u, 0] = state[PLANE0 + p]
-                    image[y0 + v, x0 + u, 1] = state[PLANE1 + p]
-                    image[y0 + v, x0 + u, 2] = state[PLANE2 + p]
-                elif colors is None:
-                    for d in range(image.shape[2]):
-                        image[y0 + v, x0 + u, d] = state[PLANE0 + d * LANES + p]
+            p, at, end = _row_of(v, x0, y0, size)
+            left_over = abs(load_fours(state, LIGHT + p, FIELDS))
+            store_until(flat_trans, at, end, left_over)
+            store_until(flat_alpha, at, end, 1 - left_over)
+            if colors is None:
+                planes = (
+                    load_fours(state, PLANE0 + p, FIELDS),
+                    load_fours(state, PLANE1 + p, FIELDS),
+                    load_fours(state, PLANE2 + p, FIELDS),
+                )
+                _store_pixels(flat_image, at, end, planes)
 
 
 @_kernel
-def _load_planes(x0, y0, size, picture, state):
-    """Copy a tile of picture [H, W, D <= 3] into the channels' planes."""
-    for v in range(min(TILE, size[1] - y0)):
-        for u in range(min(TILE, size[0] - x0)):
-            p = _place(u, v)
-            if picture.shape[2] == NARROW:
-                state[PLANE0 + p] = picture[y0 + v, x0 + u, 0]
-                state[PLANE1 + p] = picture[y0 + v, x0 + u, 1]
-                state[PLANE2 + p] = picture[y0 + v, x0 + u, 2]
-            else:
-                for d in range(picture.shape[2]):
-                    state[PLANE0 + d * LANES + p] = picture[y0 + v, x0 + u, d]
+def _row_of(v, x0, y0, size):
+    """Row v of a tile: its place in field 0 of the state, its first and last + 1 pixel in pictures."""
+    at = (y0 + v) * size[0] + x0
+    p = v // SIDE * (TILE // SIDE) * FIELDS + v % SIDE * SIDE
+    return p, at, at + min(TILE, size[0] - x0)
+
+
+@_kernel
+def _load_pixels(picture, at, end):
+    """The three channels of the pixels at ... end of a flat picture."""
+    at, end = NARROW * at, NARROW * end
+    return to_planes(
+        (
+            load_until(picture, at, end),
+            load_until(picture, at + LANES, end),
+            load_until(picture, at + 2 * LANES, end),
+        )
+    )
+
+
+@_kernel
+def _store_pixels(picture, at, end, planes):
+    """Set the three channels of the pixels at ... end of a flat picture."""
+    at, end = NARROW * at, NARROW * end
+    first, second, third = to_pixels(planes)
+    store_until(picture, at, end, first)
+    store_until(picture, at + LANES, end, second)
+    store_until(picture, at + 2 * LANES, end, third)
+
+
+@_kernel
+def _store_planes(state, p, planes):
+    """Set a tile's row of the planes."""
+    store_fours(state, PLANE0 + p, FIELDS, planes[0])
+    store_fours(state, PLANE1 + p, FIELDS, planes[1])
+    store_fours(state, PLANE2 + p, FIELDS, planes[2])
 
 
 @_summing_kernel
@@ -665,13 +699,16 @@ def _blend_colors_backward(
     left, top = _corners(v_image.dtype, SIDE)
     weights = _lines(LANES, v_image.dtype)
     zero = spread(dtype(0))
+    flat_v = v_image.reshape(-1)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
         if not wide:
-            _load_planes(x0, y0, size, v_image, state)
+            for v in range(min(TILE, size[1] - y0)):
+                p, at, end = _row_of(v, x0, y0, size)
+                _store_planes(state, p, _load_pixels(flat_v, at, end))
         for first in range(starts[tile], starts[tile + 1], BATCH):
             alive = _alive(state)
             if alive == 0:
@@ -751,26 +788,26 @@ def _blend_backward(
     weights, dots = _lines(LANES, v_image.dtype), _lines(LANES, v_image.dtype)
     sums = v_splats[part]
     flat = sums.reshape(-1)
+    flat_v, flat_image = v_image.reshape(-1), image.reshape(-1)
+    flat_v_alpha, flat_trans = v_alpha.reshape(-1), trans.reshape(-1)
     zero = spread(dtype(0))
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        if colors is None:
-            _load_planes(x0, y0, size, v_image, state)
         for v in range(min(TILE, size[1] - y0)):
-            for u in range(min(TILE, size[0] - x0)):
-                x, y = x0 + u, y0 + v
-                whole = -v_alpha[y, x] * trans[y, x]
-                if v_image.shape[2] == NARROW:
-                    whole += image[y, x, 0] * v_image[y, x, 0]
-                    whole += image[y, x, 1] * v_image[y, x, 1]
-                    whole += image[y, x, 2] * v_image[y, x, 2]
-                else:
-                    for d in range(v_image.shape[2]):
-                        whole += image[y, x, d] * v_image[y, x, d]
-                state[REST + _place(u, v)] = whole
+            p, at, end = _row_of(v, x0, y0, size)
+            whole = -load_until(flat_v_alpha, at, end) * load_until(flat_trans, at, end)
+            if colors is None:
+                planes = _load_pixels(flat_v, at, end)
+                whole += _dot(planes, _load_pixels(flat_image, at, end))
+                _store_planes(state, p, planes)
+            store_fours(state, REST + p, FIELDS, whole)
+            if colors is not None:
+                for u in range(min(TILE, size[0] - x0)):
+                    own = _sum_of_products(image[y0 + v, x0 + u], v_image[y0 + v, x0 + u])
+                    state[REST + _place(u, v)] += own
         for first in range(starts[tile], starts[tile + 1], BATCH):
             alive = _alive(state)
             if alive == 0:
@@ -1031,8 +1068,13 @@ def _padded(colors: Tensor) -> Tensor:
 
 
 def _gradient(given: Tensor | None, like: np.ndarray) -> np.ndarray:
-    """A gradient from torch as a contiguous array; None is 0."""
-    return np.zeros_like(like) if given is None else np.ascontiguousarray(given.numpy())
+    """A gradient [H, W, D] as a contiguous array like another, None and channels added being 0."""
+    if given is not None and given.shape == like.shape:
+        return np.ascontiguousarray(given.numpy())
+    gradient = np.zeros_like(like)
+    if given is not None:
+        gradient[..., : given.shape[2]] = given.numpy()
+    return gradient
 
 
 class _Rasterize(torch.autograd.Function):
@@ -1044,8 +1086,10 @@ class _Rasterize(torch.autograd.Function):
         view, K = (t.detach().double().contiguous().numpy() for t in (view, K))
         frame = _prepare(tuple(gaussians), values, view, K, width, height, rules)
         # numpy, not torch: torch's own threads would spin for work, for milliseconds, on our cores.
-        image = np.zeros((height, width, colors.shape[1]), values.dtype)
-        trans = np.empty((height, width), values.dtype)
+        wide = values.shape[1] > NARROW
+        shape = (height, width, values.shape[1])
+        image = np.zeros(shape, values.dtype) if wide else np.empty(shape, values.dtype)
+        trans, alpha = np.empty((2, height, width), values.dtype)
         _in_threads(
             _blend,
             frame.parts,
@@ -1053,26 +1097,28 @@ class _Rasterize(torch.autograd.Function):
             frame.index,
             frame.starts,
             frame.members,
-            values if values.shape[1] > NARROW else None,
+            values if wide else None,
             frame.columns,
             frame.size,
             frame.rules,
             image,
             trans,
+            alpha,
         )
-        ctx.frame = frame
+        ctx.frame, ctx.channels = frame, colors.shape[1]
         ctx.set_materialize_grads(False)
         picture = torch.from_numpy(image)
         ctx.save_for_backward(*tensors, picture, torch.from_numpy(trans))
-        return picture, torch.from_numpy(1 - trans)[..., None]
+        if colors.shape[1] < NARROW:
+            picture = torch.from_numpy(image[..., : colors.shape[1]].copy())
+        return picture, torch.from_numpy(alpha)[..., None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, v_image, v_alpha):  # type: ignore[no-untyped-def]
         frame = ctx.frame
         *gaussians, colors, image, trans = (t.numpy() for t in ctx.saved_tensors)
-        channels = image.shape[2]
-        v_image = _gradient(v_image, image)
+        channels = ctx.channels
         shared = (
             frame.splats,
             frame.index,
@@ -1081,7 +1127,7 @@ class _Rasterize(torch.autograd.Function):
             frame.columns,
             frame.size,
             frame.rules,
-            v_image,
+            _gradient(v_image, image),
         )
         wide = channels > NARROW
         alone = not any(ctx.needs_input_grad[:4])
