@@ -20,6 +20,7 @@ Letters: N Gaussians, L levels, V codewords of a level, T words, E entries of a 
 levels, R rows of weights. A place is a codeword's number over all levels, level * V + codeword.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ from langsplat._rasterize_numba import (
     TILE,
     _alive,
     _corners,
-    _exp_minus_8,
+    _half_to,
     _in_threads,
     _kernel,
     _lines,
@@ -415,11 +416,9 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
     channels, levels = values.shape[1], inverse.shape[1]
     values = values.reshape(-1)
     sums = np.empty(channels * AREA, np.float32)
-    order, steep = np.arange(channels), np.float32(sharpness)
-    zero, most = np.float32(0), np.float32(0.75)
-    unit = _exp_minus_8(zero)  # type: ignore[arg-type]
-    unit = unit * unit
-    unit = unit * unit  # what stands for exp(0), so that a margin of 0 gives 0.5
+    order, steep = np.arange(channels), np.float32(sharpness / math.log(2))
+    zero, most = np.float32(0), np.float32(36)
+    unit = _half_to(zero)  # type: ignore[arg-type]  # near 1, so that a margin of 0 gives 0.5
     for turn in range(spans.shape[0] + 1):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= spans.shape[0]:
@@ -439,9 +438,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
             for p in range(AREA):
                 scale = inverse[tile, level, p]
                 margin = steep * (sums[at + p] * scale - best[tile, level, p])
-                e = _exp_minus_8(min(abs(margin) * np.float32(1 / 32), most))
-                e = e * e
-                e = e * e
+                e = _half_to(min(abs(margin), most))
                 share = (unit if margin >= zero else e) / (unit + e)
                 sums[at + p] = share if scale > zero else zero
             for y in range(min(TILE, out.shape[1] - y0)):

@@ -8,8 +8,9 @@ On lanes work + += - * / abs min max math.sqrt, < <= == >= >, & between their re
 defined below. A loop that LLVM vectorises needs none of this: it is for rows of constant length,
 which LLVM unrolls and leaves scalar.
 
-numba keeps compiled kernels by the date of their own file, not of this one: after a change here
-touch the files that import it.
+numba keeps compiled kernels by the content of their own file, not of this one: after a change here,
+or in the rasterizer's kernels, remove what it kept of the files that import them
+(`rm langsplat/__pycache__/*.nb?`).
 """
 
 import builtins
@@ -306,6 +307,23 @@ def spread(typingctx, number):  # type: ignore[no-untyped-def]
         return _spread(context, builder, args[0], number, number)
 
     return Lanes(number)(number), generate
+
+
+@_intrinsic
+def times_power(typingctx, number, power):  # type: ignore[no-untyped-def]
+    """number * 2^n, of floats or lanes; the last bits of `power`, which is as wide, are n."""
+    width, digits = {32: (32, 23), 64: (64, 52)}[getattr(number, "dtype", number).bitwidth]
+    whole = ir.IntType(width)
+    places = ir.Constant(whole, digits)
+    if isinstance(number, Lanes):
+        places = ir.Constant(ir.VectorType(whole, LANES), [digits] * LANES)
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        number, power = (builder.bitcast(arg, places.type) for arg in args)
+        scaled = builder.add(number, builder.shl(power, places))
+        return builder.bitcast(scaled, args[0].type)
+
+    return number(number, power), generate
 
 
 @_intrinsic

@@ -80,7 +80,7 @@ def lift_labels(
     arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     height, width = labels.shape[:2]
     view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
-    colors = np.zeros((len(arrays[0]), 3), arrays[0].dtype)  # none is drawn
+    colors = np.empty((len(arrays[0]), 0), arrays[0].dtype)  # none is drawn
     frame = _prepare(arrays, colors, view, intrinsics, width, height, rules)
     # The extra last sum is where -1, no label, points to.
     own = labels.numpy().astype(np.int32)

@@ -50,6 +50,7 @@ from langsplat._lanes import (
     store,
     store_fours,
     store_until,
+    times_power,
     to_pixels,
     to_planes,
     totals,
@@ -62,15 +63,17 @@ BLOCKS = (TILE // SIDE) ** 2
 BATCH = 32  # splats whose blocks are listed before they are blended
 ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
 AHEAD = 16  # rows are fetched into the cache this many before their turn
-MX, MY, P, Q, R, OPACITY, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
+MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
-# alpha = OPACITY exp(-8 (a² + b²)), above the cut while a² + b² <= REACH: a sum of squares takes
+# alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
 # few multiplications, and rounding never makes it negative. On a horizontal line it is least at
 # dx = LEAN dy, on a vertical one at dy = SLOPE dx. EX, EY are half the sides of the box around the
 # ellipse; C0, C1, C2 the color, if it has at most three channels (NARROW).
 NARROW = 3
-AT_A, AT_B = MX, MY  # in a tile's copy of a splat: a = P x + Q y + AT_A, b = R y + AT_B
+AT_A, AT_B = MX, MY  # in a tile's copy of a splat: a = P x + Q y + AT_A, b = R y + AT_B,
+CUT = REACH  # and alpha is above the cut while a² + b² + FAINT <= CUT
+STEEP = 2 * math.log(2)  # Σ⁻¹ = STEEP LᵀL with L = [P Q; 0 R], as alpha ~ exp(-d Σ⁻¹ d / 2)
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,42 +86,45 @@ def _summing_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
 
 
-def _exp_coefficients(degree: int) -> np.ndarray:
-    exact = np.polynomial.Chebyshev.interpolate(lambda x: np.exp(-x), degree, domain=[0, 0.75])
-    return exact.convert(kind=np.polynomial.Polynomial).coef
+def _power_coefficients(degree: int) -> np.ndarray:
+    """Of a polynomial near 2^x for |x| <= 0.5, its relative error about the same everywhere."""
+    x = np.cos(np.linspace(0, np.pi, 1001)) / 2
+    half = (-0.5, 0.5)
+    fit = np.polynomial.Polynomial.fit(x, 2**x, degree, w=2**-x, domain=half, window=half)
+    return fit.coef
 
 
-_EXP_SINGLE = tuple(_exp_coefficients(5).astype(np.float32))
-_EXP_DOUBLE = tuple(_exp_coefficients(11))
+_POWER_SINGLE = tuple(_power_coefficients(4).astype(np.float32))
+_POWER_DOUBLE = tuple(_power_coefficients(11))
 
 
-def _exp_minus_8(s: float) -> float:
-    """exp(-8 s) for 0 <= s <= 0.75, of a number or of lanes."""
-    return math.exp(-8 * s)
+def _half_to(s: float) -> float:
+    """2^-s for 0 <= s < 100, of a number or of lanes."""
+    return 0.5**s
 
 
-@extending.overload(_exp_minus_8, jit_options={"fastmath": set(FAST)})
-def _exp_minus_8_overload(s):  # type: ignore[no-untyped-def]
-    # exp(-s) by a polynomial, then three squarings: one short chain of multiply-adds, no bit
-    # tricks, vectorised anywhere. Relative error below 3e-6 in float32 (checked in the tests).
+@extending.overload(_half_to, jit_options={"fastmath": set(FAST)})
+def _half_to_overload(s):  # type: ignore[no-untyped-def]
+    # A number of this size has no bits behind the point: adding it rounds, and the integer is left
+    # in the last bits. Relative error below 3e-6 in float32 (checked in the tests).
     if getattr(s, "dtype", s) == types.float32:
-        c0, c1, c2, c3, c4, c5 = _EXP_SINGLE
+        c0, c1, c2, c3, c4 = _POWER_SINGLE
+        rounding = np.float32(1.5 * 2**23)
 
         def single(s):  # type: ignore[no-untyped-def]
-            e = c0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * c5))))
-            e = e * e
-            e = e * e
-            return e * e
+            power = rounding - s
+            x = (rounding - power) - s
+            return times_power(c0 + x * (c1 + x * (c2 + x * (c3 + x * c4))), power)
 
         return single
-    d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11 = _EXP_DOUBLE
+    d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11 = _POWER_DOUBLE
+    far_rounding = 1.5 * 2**52
 
     def double(s):  # type: ignore[no-untyped-def]
-        e = d6 + s * (d7 + s * (d8 + s * (d9 + s * (d10 + s * d11))))
-        e = d0 + s * (d1 + s * (d2 + s * (d3 + s * (d4 + s * (d5 + s * e)))))
-        e = e * e
-        e = e * e
-        return e * e
+        power = far_rounding - s
+        x = (far_rounding - power) - s
+        e = d6 + x * (d7 + x * (d8 + x * (d9 + x * (d10 + x * d11))))
+        return times_power(d0 + x * (d1 + x * (d2 + x * (d3 + x * (d4 + x * (d5 + x * e))))), power)
 
     return double
 
@@ -217,7 +223,7 @@ def _project(
     A part's splats, and the Gaussians they come from (index), lie packed at the start of its
     share of the rows. Returns its keys for sorting: depth above row number.
     """
-    eps2d, alpha_min = rules[0], rules[3]
+    eps2d, alpha_min, unit = rules[0], rules[3], math.sqrt(1 / STEEP)
     begin, end = means.shape[0] * part // parts, means.shape[0] * (part + 1) // parts
     found, count = _candidates(begin, end, means, scales, opacities, view, K, size, rules)
     row = begin
@@ -234,21 +240,21 @@ def _project(
         xx, xy, yy = _dot(g, g) + eps2d, _dot(g, h), _dot(h, h) + eps2d
         det = xx * yy - xy * xy
         for lane in range(LANES):
-            numbers[lane] = math.log(np.float64(opacities[found[first + lane], 0]) / alpha_min)
-        reach = load(numbers, 0)
-        ex, ey = math.sqrt(2 * reach * xx), math.sqrt(2 * reach * yy)
+            numbers[lane] = -math.log2(np.float64(opacities[found[first + lane], 0]))
+        faint = load(numbers, 0)
+        reach = math.log2(1 / alpha_min) - faint
+        ex, ey = math.sqrt(STEEP * reach * xx), math.sqrt(STEEP * reach * yy)
         # The determinant: a quaternion of length 0, or beyond float64.
         seen = (det > 0) & _may_touch(mx, my, ex, ey, size)
         root = math.sqrt(yy)
         corner = math.sqrt(det)
         store(fields, MX * LANES, mx)
         store(fields, MY * LANES, my)
-        # The inverse covariance over 16, as the product of a triangular matrix with its transpose.
-        store(fields, P * LANES, root / corner * 0.25)
-        store(fields, Q * LANES, -xy / (root * corner) * 0.25)
-        store(fields, R * LANES, 0.25 / root)
-        store(fields, OPACITY * LANES, gather(opacities, found, first, 0))
-        store(fields, REACH * LANES, reach * 0.125)
+        store(fields, P * LANES, root / corner * unit)
+        store(fields, Q * LANES, -xy / (root * corner) * unit)
+        store(fields, R * LANES, unit / root)
+        store(fields, FAINT * LANES, faint)
+        store(fields, REACH * LANES, reach)
         store(fields, LEAN * LANES, xy / yy)
         store(fields, SLOPE * LANES, xy / xx)
         store(fields, EX * LANES, ex)
@@ -528,7 +534,7 @@ def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, be
     """List the work for the splats members[first:end], at most BATCH of them.
 
     Splat j's blocks are items[begins[j] : begins[j + 1]], each as j * BLOCKS + block. near holds
-    the splats' rows with AT_A and AT_B.
+    the splats' rows with AT_A, AT_B and CUT.
     """
     dtype = splats.dtype.type
     x0, y0 = dtype(x0), dtype(y0)
@@ -543,6 +549,7 @@ def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, be
         mx, my = near[row + MX] - x0, near[row + MY] - y0
         near[row + AT_A] = -(near[row + P] * mx + near[row + Q] * my)
         near[row + AT_B] = -near[row + R] * my
+        near[row + CUT] += near[row + FAINT]
         used = append_bits(items, used, todo, j * BLOCKS)
         begins[j + 1] = used
     return used
@@ -560,10 +567,10 @@ def _pass(state, near, item, alpha_max, stop):
     y = load(state, Y + p)
     a = load(state, X + p) * near[row + P] + (y * near[row + Q] + near[row + AT_A])
     b = y * near[row + R] + near[row + AT_B]
-    s = a * a + b * b
+    s = a * a + (b * b + near[row + FAINT])
     before = load(state, LIGHT + p)
-    inside = s <= near[row + REACH]
-    free = _exp_minus_8(s) * near[row + OPACITY]
+    inside = s <= near[row + CUT]
+    free = _half_to(s)
     alpha = where(inside, min(free, alpha_max), 0)
     after = before * (1 - alpha)
     # Where no more than `stop` would be left the pixel is done: its transmittance turns negative.
@@ -636,7 +643,7 @@ def _blend(
 
 @_kernel
 def _row_of(v, x0, y0, size):
-    """Row v of a tile: its place in field 0 of the state, its first and last + 1 pixel in pictures."""
+    """Row v of a tile: its place in field 0 of the state, its first pixel in a picture, its end."""
     at = (y0 + v) * size[0] + x0
     p = v // SIDE * (TILE // SIDE) * FIELDS + v % SIDE * SIDE
     return p, at, at + min(TILE, size[0] - x0)
@@ -896,15 +903,14 @@ def _project_backward(
         va, vb = _summed(v_splats, rows, 1), _summed(v_splats, rows, 2)
         vaa, vab = _summed(v_splats, rows, 3), _summed(v_splats, rows, 4)
         vbb = _summed(v_splats, rows, 5)
-        # The exponent is 8 (a² + b²), a = P dx + Q dy, b = R dy, dx = pixel - centre.
+        # The exponent is STEEP / 2 (a² + b²), a = P dx + Q dy, b = R dy, dx = pixel - centre.
         p, q, r = gather(splats, rows, 0, P), gather(splats, rows, 0, Q), gather(splats, rows, 0, R)
-        v_mx = p * va * -16
-        v_my = (q * va + r * vb) * -16
-        # With L = [P Q; 0 R] the inverse covariance is 16 LᵀL, and through the inverse
-        # v_covariance = -128 Lᵀ (Σ v_s [a b]ᵀ [a b]) L.
-        v_xx = p * p * vaa * -128
-        v_xy = p * (q * vaa + r * vab) * -128
-        v_yy = (q * q * vaa + 2 * q * r * vab + r * r * vbb) * -128
+        v_mx = p * va * -STEEP
+        v_my = (q * va + r * vb) * -STEEP
+        # Through the inverse, v_covariance = -STEEP² / 2 Lᵀ (Σ v_s [a b]ᵀ [a b]) L.
+        v_xx = p * p * vaa * (-STEEP * STEEP / 2)
+        v_xy = p * (q * vaa + r * vab) * (-STEEP * STEEP / 2)
+        v_yy = (q * q * vaa + 2 * q * r * vab + r * r * vbb) * (-STEEP * STEEP / 2)
         for lane in range(LANES):
             rows[lane] = index[rows[lane]]
         x, y, z = _to_camera(_vector(means, rows, 0), view)

@@ -74,12 +74,12 @@ def contributions(gaussians: tuple[Tensor, ...], view: Tensor, K: Tensor, width:
                 for x in range(x0, min(x0 + tile, width)):
                     light = 1.0
                     for k in range(starts[t], starts[t + 1]):
-                        mx, my, p, q, r, opacity, reach = splats[members[k]][:7]
+                        mx, my, p, q, r, faint, reach = splats[members[k]][:7]
                         dx, dy = x + 0.5 - mx, y + 0.5 - my
                         s = (p * dx + q * dy) ** 2 + (r * dy) ** 2
                         if s > reach:
                             continue
-                        after = light * (1 - min(alpha_max, opacity * np.exp(-8 * s)))
+                        after = light * (1 - min(alpha_max, 0.5 ** (s + faint)))
                         if after <= stop:
                             break
                         light = after
