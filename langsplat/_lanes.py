@@ -390,6 +390,27 @@ def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untype
 
 
 @_intrinsic
+def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
+    """The bits at a place of numbers[at : at + LANES] uint16, as an integer."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(numbers)(context, builder, args[0])
+        kind = ir.VectorType(ir.IntType(16), LANES)
+        pointer = builder.bitcast(builder.gep(view.data, [args[1]]), kind.as_pointer())
+        zeros = ir.Constant(kind, [0] * LANES)
+        bit = builder.shl(ir.IntType(16)(1), builder.trunc(args[2], ir.IntType(16)))
+        one = builder.insert_element(zeros, bit, _INT(0))
+        first = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
+        chosen = builder.and_(
+            builder.load(pointer, align=2), builder.shuffle_vector(one, zeros, first)
+        )
+        found = builder.icmp_unsigned("!=", chosen, zeros)
+        return builder.zext(builder.bitcast(found, ir.IntType(LANES)), _LONG)
+
+    return types.int64(numbers, types.int64, types.int64), generate
+
+
+@_intrinsic
 def lowest_bit(typingctx, number):  # type: ignore[no-untyped-def]
     """The place of the lowest bit that is set in an integer other than 0."""
 

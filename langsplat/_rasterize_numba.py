@@ -40,6 +40,7 @@ from langsplat._lanes import (
     LANES,
     append_bits,
     bits,
+    column_bits,
     gather,
     load,
     load_fours,
@@ -244,8 +245,8 @@ def _project(
         faint = load(numbers, 0)
         reach = math.log2(1 / alpha_min) - faint
         ex, ey = math.sqrt(STEEP * reach * xx), math.sqrt(STEEP * reach * yy)
-        # The determinant: a quaternion of length 0, or beyond float64.
-        seen = (det > 0) & _may_touch(mx, my, ex, ey, size)
+        # The determinant: a quaternion of length 0, or beyond float64, or not a number.
+        seen = (det > 0) & (det < math.inf) & _may_touch(mx, my, ex, ey, size)
         root = math.sqrt(yy)
         corner = math.sqrt(det)
         store(fields, MX * LANES, mx)
@@ -281,23 +282,25 @@ def _project(
 
 @_kernel
 def _sort(keys):
-    """keys [M] by depth; what is equal stays in order, so that rows stay in theirs."""
-    counts = np.zeros((3, 1 << 11), np.int64)
-    for k in range(keys.shape[0]):
-        for digit in range(3):
-            counts[digit, (keys[k] >> np.uint64(32 + 11 * digit)) & np.uint64(2047)] += 1
+    """keys [M] by depth, of equal ones the order stays: by row. Uses the given array as well."""
+    last = np.uint64(2047)
+    counts = np.zeros((3, 2048), np.int64)
+    for key in keys:
+        counts[0, (key >> np.uint64(32)) & last] += 1
+        counts[1, (key >> np.uint64(43)) & last] += 1
+        counts[2, key >> np.uint64(54)] += 1
+    given, ordered = keys, np.empty_like(keys)
     for digit in range(3):
         own, place = counts[digit], 0
         for value in range(own.shape[0]):
             place += own[value]
             own[value] = place - own[value]
-        other = np.empty_like(keys)
-        for k in range(keys.shape[0]):
-            value = (keys[k] >> np.uint64(32 + 11 * digit)) & np.uint64(2047)
-            other[own[value]] = keys[k]
+        for key in given:
+            value = (key >> np.uint64(32 + 11 * digit)) & last
+            ordered[own[value]] = key
             own[value] += 1
-        keys = other
-    return keys
+        given, ordered = ordered, given
+    return given
 
 
 @_kernel
@@ -530,6 +533,21 @@ def _touched(fields, at, x0, y0, left, top, span):
 
 
 @_kernel
+def _approach(flat, members, k, x0, y0, left, top, near, row):
+    """Copy the k-th splat of the members to near[row ...], with AT_A, AT_B, CUT; returns the blocks
+    it touches, as bits."""
+    ahead = np.int64(members[min(k + AHEAD, members.shape[0] - 1)])
+    prefetch(flat, ahead * COLUMNS)
+    store(near, row, load(flat, np.int64(members[k]) * COLUMNS))
+    touched = _touched(near, row, x0, y0, left, top, near.dtype.type(SIDE - 1))
+    mx, my = near[row + MX] - x0, near[row + MY] - y0
+    near[row + AT_A] = -(near[row + P] * mx + near[row + Q] * my)
+    near[row + AT_B] = -near[row + R] * my
+    near[row + CUT] += near[row + FAINT]
+    return touched
+
+
+@_kernel
 def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins):
     """List the work for the splats members[first:end], at most BATCH of them.
 
@@ -539,20 +557,35 @@ def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, be
     dtype = splats.dtype.type
     x0, y0 = dtype(x0), dtype(y0)
     flat = splats.reshape(-1)
-    span = dtype(SIDE - 1)
     used = 0
     for j in range(end - first):
-        prefetch(splats, np.int64(members[min(first + j + AHEAD, members.shape[0] - 1)]))
-        row = j * COLUMNS
-        store(near, row, load(flat, np.int64(members[first + j]) * COLUMNS))
-        todo = _touched(near, row, x0, y0, left, top, span) & alive
-        mx, my = near[row + MX] - x0, near[row + MY] - y0
-        near[row + AT_A] = -(near[row + P] * mx + near[row + Q] * my)
-        near[row + AT_B] = -near[row + R] * my
-        near[row + CUT] += near[row + FAINT]
+        todo = _approach(flat, members, first + j, x0, y0, left, top, near, j * COLUMNS) & alive
         used = append_bits(items, used, todo, j * BLOCKS)
         begins[j + 1] = used
     return used
+
+
+@_kernel
+def _shade(x, y, before, near, row, alpha_max, stop):
+    """One splat over the pixels of one block, `before` being the light that arrives.
+
+    Returns, of all pixels: a, b, the light after, alpha, the weight, and where a change of the
+    exponent changes something.
+    """
+    a = x * near[row + P] + (y * near[row + Q] + near[row + AT_A])
+    b = y * near[row + R] + near[row + AT_B]
+    s = a * a + (b * b + near[row + FAINT])
+    inside = s <= near[row + CUT]
+    free = _half_to(s)
+    alpha = where(inside, min(free, alpha_max), 0)
+    after = before * (1 - alpha)
+    # Where no more than `stop` would be left the pixel is done: its transmittance turns negative.
+    # A pixel outside the ellipse keeps its own, above `stop` or negative, either way. From splat to
+    # splat of a block this is a chain: one product, one comparison, one choice.
+    drawn = after > stop
+    weight = where(drawn, before * alpha, 0)
+    after = where(drawn, after, -abs(before))
+    return a, b, after, alpha, weight, drawn & inside & (free <= alpha_max)
 
 
 @_kernel
@@ -564,22 +597,12 @@ def _pass(state, near, item, alpha_max, stop):
         before, alpha, the weight, and where a change of the exponent changes something.
     """
     p, row = item % BLOCKS * FIELDS, item // BLOCKS * COLUMNS
-    y = load(state, Y + p)
-    a = load(state, X + p) * near[row + P] + (y * near[row + Q] + near[row + AT_A])
-    b = y * near[row + R] + near[row + AT_B]
-    s = a * a + (b * b + near[row + FAINT])
     before = load(state, LIGHT + p)
-    inside = s <= near[row + CUT]
-    free = _half_to(s)
-    alpha = where(inside, min(free, alpha_max), 0)
-    after = before * (1 - alpha)
-    # Where no more than `stop` would be left the pixel is done: its transmittance turns negative.
-    # A pixel outside the ellipse keeps its own, above `stop` or negative, either way. From splat to
-    # splat of a block this is a chain: one product, one comparison, one choice.
-    drawn = after > stop
-    store(state, LIGHT + p, where(drawn, after, -abs(before)))
-    weight = where(drawn, before * alpha, 0)
-    return p, row, a, b, before, alpha, weight, drawn & inside & (free <= alpha_max)
+    a, b, after, alpha, weight, moves = _shade(
+        load(state, X + p), load(state, Y + p), before, near, row, alpha_max, stop
+    )
+    store(state, LIGHT + p, after)
+    return p, row, a, b, before, alpha, weight, moves
 
 
 @_kernel
@@ -593,7 +616,9 @@ def _blend(
     """
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    state, near, items, begins = _workspace(image.dtype)
+    state, near, items, _ = _workspace(image.dtype)
+    masks = np.empty(BATCH, np.uint16)
+    splat_fields = splats.reshape(-1)
     left, top = _corners(image.dtype, SIDE)
     weights = _lines(LANES, image.dtype)
     flat_image, flat_trans, flat_alpha = image.reshape(-1), trans.reshape(-1), alpha.reshape(-1)
@@ -607,26 +632,52 @@ def _blend(
             if alive == 0:
                 break
             end = min(first + BATCH, starts[tile + 1])
-            used = _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
-            for k in range(used):
-                p, row, _, _, _, _, weight, _ = _pass(
-                    state, near, np.int64(items[k]), alpha_max, stop
-                )
-                if colors is not None:
-                    store(weights, 0, weight)
-                    color = colors[index[members[first + row // COLUMNS]]]
-                    todo = bits(weight > 0)
-                    while todo != 0:
-                        lane = lowest_bit(todo)
-                        todo &= todo - 1
-                        x, y = _pixel(p // FIELDS, lane)
-                        pixel, share = image[y0 + y, x0 + x], weights[lane]
-                        for d in range(color.shape[0]):
-                            pixel[d] += share * color[d]
-                else:
-                    store(state, PLANE0 + p, load(state, PLANE0 + p) + weight * near[row + C0])
-                    store(state, PLANE1 + p, load(state, PLANE1 + p) + weight * near[row + C1])
-                    store(state, PLANE2 + p, load(state, PLANE2 + p) + weight * near[row + C2])
+            for j in range(BATCH):
+                masks[j] = 0
+                if first + j < end:
+                    masks[j] = alive & _approach(
+                        splat_fields,
+                        members,
+                        first + j,
+                        dtype(x0),
+                        dtype(y0),
+                        left,
+                        top,
+                        near,
+                        j * COLUMNS,
+                    )
+            # Block by block, so that what changes from splat to splat stays in registers.
+            for block in range(BLOCKS):
+                used, p = 0, block * FIELDS
+                for j in range(0, BATCH, LANES):
+                    used = append_bits(items, used, column_bits(masks, j, block), j)
+                if used == 0:
+                    continue
+                x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
+                c0, c1 = load(state, PLANE0 + p), load(state, PLANE1 + p)
+                c2 = load(state, PLANE2 + p)
+                for k in range(used):
+                    row = np.int64(items[k]) * COLUMNS
+                    _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
+                    if colors is not None:
+                        store(weights, 0, weight)
+                        color = colors[index[members[first + row // COLUMNS]]]
+                        todo = bits(weight > 0)
+                        while todo != 0:
+                            lane = lowest_bit(todo)
+                            todo &= todo - 1
+                            u, v = _pixel(block, lane)
+                            pixel, share = image[y0 + v, x0 + u], weights[lane]
+                            for d in range(color.shape[0]):
+                                pixel[d] += share * color[d]
+                    else:
+                        c0 += weight * near[row + C0]
+                        c1 += weight * near[row + C1]
+                        c2 += weight * near[row + C2]
+                store(state, LIGHT + p, light)
+                store(state, PLANE0 + p, c0)
+                store(state, PLANE1 + p, c1)
+                store(state, PLANE2 + p, c2)
         for v in range(min(TILE, size[1] - y0)):
             p, at, end = _row_of(v, x0, y0, size)
             left_over = abs(load_fours(state, LIGHT + p, FIELDS))

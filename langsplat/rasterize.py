@@ -387,9 +387,10 @@ def _backend(name: str, device: torch.device) -> Any:
 
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
     """Means, quats, scales, opacities, colors [.., N, D] less the Gaussians with NaN or inf."""
-    if _all_finite(*gaussians):
-        return gaussians
     *geometry, colors = gaussians
+    # The CPU's kernels see to the geometry while they project it.
+    if _all_finite(*(gaussians if colors.is_cuda else gaussians[3:])):
+        return gaussians
     keep = colors.isfinite().all(-1).reshape(-1, len(geometry[0])).all(0)
     for tensor in geometry:
         keep = keep & tensor.isfinite().reshape(len(keep), -1).all(1)
