@@ -830,9 +830,10 @@ def _blend_backward(
     image,
     trans,
     v_alpha,
+    visible,
     v_splats,
 ):
-    """Gradients of a part's tiles, added to v_splats[part] [N, 9] and, if D > 3, v_colors.
+    """Gradients of a part's tiles, in v_splats[part] [N, COLUMNS], and added to v_colors if D > 3.
 
     Runs front to back like the forward pass. What lies behind a splat is the whole minus what has
     been passed: d image·v / d alpha = T c·v - rest / (1 - alpha), with T the light that arrives.
@@ -845,6 +846,9 @@ def _blend_backward(
     left, top = _corners(v_image.dtype, SIDE)
     weights, dots = _lines(LANES, v_image.dtype), _lines(LANES, v_image.dtype)
     sums = v_splats[part]
+    for share in range(parts):
+        begin = splats.shape[0] * share // parts
+        sums[begin : begin + visible[share]] = 0
     flat = sums.reshape(-1)
     flat_v, flat_image = v_image.reshape(-1), image.reshape(-1)
     flat_v_alpha, flat_trans = v_alpha.reshape(-1), trans.reshape(-1)
@@ -1192,7 +1196,7 @@ class _Rasterize(torch.autograd.Function):
         grads: list[Any] = [None] * 4
         if not alone:
             v_alpha = _gradient(v_alpha, trans[..., None])[..., 0]
-            v_splats = np.zeros((frame.parts, len(frame.splats), COLUMNS), colors.dtype)
+            v_splats = np.empty((frame.parts, *frame.splats.shape), colors.dtype)
             _in_threads(
                 _blend_backward,
                 frame.parts,
@@ -1202,6 +1206,7 @@ class _Rasterize(torch.autograd.Function):
                 image,
                 trans,
                 v_alpha,
+                np.array(frame.visible),
                 v_splats,
             )
             v_colors = v_parts.sum(0) if wide else np.zeros_like(colors)
