@@ -534,12 +534,16 @@ def _touched(fields, at, x0, y0, left, top, span):
 
 @_kernel
 def _approach(flat, members, k, x0, y0, left, top, near, row):
-    """Copy the k-th splat of the members to near[row ...], with AT_A, AT_B, CUT; returns the blocks
-    it touches, as bits."""
+    """Copy the k-th splat of the members to near[row ...], with AT_A, AT_B and CUT.
+
+    Returns which blocks of the tile at (x0, y0) it touches, as bits.
+    """
+    dtype = near.dtype.type
+    x0, y0 = dtype(x0), dtype(y0)
     ahead = np.int64(members[min(k + AHEAD, members.shape[0] - 1)])
     prefetch(flat, ahead * COLUMNS)
     store(near, row, load(flat, np.int64(members[k]) * COLUMNS))
-    touched = _touched(near, row, x0, y0, left, top, near.dtype.type(SIDE - 1))
+    touched = _touched(near, row, x0, y0, left, top, dtype(SIDE - 1))
     mx, my = near[row + MX] - x0, near[row + MY] - y0
     near[row + AT_A] = -(near[row + P] * mx + near[row + Q] * my)
     near[row + AT_B] = -near[row + R] * my
@@ -554,8 +558,6 @@ def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, be
     Splat j's blocks are items[begins[j] : begins[j + 1]], each as j * BLOCKS + block. near holds
     the splats' rows with AT_A, AT_B and CUT.
     """
-    dtype = splats.dtype.type
-    x0, y0 = dtype(x0), dtype(y0)
     flat = splats.reshape(-1)
     used = 0
     for j in range(end - first):
@@ -618,7 +620,7 @@ def _blend(
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, _ = _workspace(image.dtype)
     masks = np.empty(BATCH, np.uint16)
-    splat_fields = splats.reshape(-1)
+    flat = splats.reshape(-1)
     left, top = _corners(image.dtype, SIDE)
     weights = _lines(LANES, image.dtype)
     flat_image, flat_trans, flat_alpha = image.reshape(-1), trans.reshape(-1), alpha.reshape(-1)
@@ -632,20 +634,10 @@ def _blend(
             if alive == 0:
                 break
             end = min(first + BATCH, starts[tile + 1])
-            for j in range(BATCH):
-                masks[j] = 0
-                if first + j < end:
-                    masks[j] = alive & _approach(
-                        splat_fields,
-                        members,
-                        first + j,
-                        dtype(x0),
-                        dtype(y0),
-                        left,
-                        top,
-                        near,
-                        j * COLUMNS,
-                    )
+            masks[:] = 0
+            for j in range(end - first):
+                touched = _approach(flat, members, first + j, x0, y0, left, top, near, j * COLUMNS)
+                masks[j] = touched & alive
             # Block by block, so that what changes from splat to splat stays in registers.
             for block in range(BLOCKS):
                 used, p = 0, block * FIELDS
@@ -1192,7 +1184,9 @@ class _Rasterize(torch.autograd.Function):
         )
         wide = channels > NARROW
         alone = not any(ctx.needs_input_grad[:4])
-        v_parts = np.zeros((frame.parts, *colors.shape), colors.dtype) if wide or alone else None
+        v_parts: Any = None  # the splats' sums have room for the gradients of three channels
+        if wide or alone:
+            v_parts = np.zeros((frame.parts, *colors.shape), colors.dtype)
         grads: list[Any] = [None] * 4
         if not alone:
             v_alpha = _gradient(v_alpha, trans[..., None])[..., 0]
