@@ -42,7 +42,13 @@ from langsplat.evaluate import (
 )
 from langsplat.features import SegmentFeatures
 from langsplat.hub import bundled_scenes
-from langsplat.language import LanguageTraining, fit_language, lift_language, train_language
+from langsplat.language import (
+    KEPT,
+    LanguageTraining,
+    fit_language,
+    lift_language,
+    train_language,
+)
 from langsplat.masks import load_segmenter
 from langsplat.progress import Progress, digest_of, terminal_progress
 from langsplat.query import MIN_SUPPORT, NEGATIVES, SHARPNESS, SceneQuery, render_rgb
@@ -54,7 +60,7 @@ from tests.conftest import ROOT
 
 REPORT = ROOT / "docs" / "ablation.md"
 WORK = ROOT / "results" / "ablation"
-CODEWORDS = 128  # as the bundled scenes have
+CODEWORDS = 256  # as the bundled scenes have
 SHORT = 1000  # steps
 PAPER = 30_000
 TRAINED_WIDTH = 100  # pixels, of the paper's schedule
@@ -322,9 +328,9 @@ def results(source: Source, *, paper: bool, show: Progress) -> Iterator[Result]:
 
     for level, of in zip(LEVELS, alone, strict=True):
         field, *cost = measured(lambda of=of: lifted_codebook(of))  # type: ignore[misc]
-        yield scored(f"codebook, {level} alone", source, of_field(source, field), *cost, 8)
+        yield scored(f"codebook, {level} alone", source, of_field(source, field), *cost, 2 * KEPT)
     field, *cost = measured(lambda: lifted_codebook(source))
-    yield scored("codebook, three levels", source, of_field(source, field), *cost, 24)
+    yield scored("codebook, three levels", source, of_field(source, field), *cost, 6 * KEPT)
 
     raw, *cost = measured(lambda: lift_raw(source))
     painted = Painted(source, raw, _unit_cosines)
@@ -460,7 +466,7 @@ def write(tables: Mapping[str, Sequence[Result]], about: Mapping[str, str]) -> N
         "Seconds and memory are those of making codes of segments that are there (codec, lifting,",
         "training); memory is the peak above what was in use before. *Numbers* are what a Gaussian",
         f"stores, all levels together. A codebook has {CODEWORDS} codewords a level; a Gaussian",
-        "keeps 4 of them.",
+        f"keeps {KEPT} of them.",
     ]
     for name, table in tables.items():
         lines += ["", f"## {name[0].upper()}{name[1:]}", "", about[name], ""]

@@ -234,7 +234,7 @@ def with_true_segments(scene: Scene, encoder: Encoder) -> Scene:
         features.append(embed_segments(render_rgb(scene, camera), segments, encoder))
     return replace(
         scene,
-        language=fit_language(scene.gaussians, cameras, features, encoder.name, codewords=128),
+        language=fit_language(scene.gaussians, cameras, features, encoder.name),
     )
 
 
