@@ -19,6 +19,7 @@ from langsplat.query import (
     Answer,
     Recent,
     SceneQuery,
+    _CodebookScores,
     check_text,
     half_smoothed,
     heat,
@@ -308,8 +309,10 @@ def test_sparse_and_dense_views_give_the_same_relevancies() -> None:
     engine = SceneQuery(scene, TableEncoder())
     camera = scene.cameras[0].resized(77, 53)  # no whole number of tiles
     texts = engine._texts(["left ball", "both", "x"])
-    sparse = engine._scores.view(camera).relevancy(texts)
-    dense = engine._scores.dense_view(camera).relevancy(texts)  # type: ignore[attr-defined]
+    scores = engine._scores
+    assert isinstance(scores, _CodebookScores)
+    sparse = scores.view(camera).relevancy(scores.ask(texts))
+    dense = scores.dense_view(camera).relevancy(scores._codec.similarity(texts))
     assert sparse.shape == dense.shape == (3, 3, 53, 77)
     assert 0.1 < float((dense > 0).float().mean()) < 0.9, "seen and unseen pixels are compared"
     np.testing.assert_allclose(sparse.numpy(), dense.numpy(), atol=1e-4)
