@@ -35,7 +35,7 @@ from numba import extending, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from langsplat._lanes import LANES, Lanes, bits, load, prefetch, spread, store, where
+from langsplat._lanes import LANES, Lanes, bits, load, lowest_bit, prefetch, spread, store, where
 from langsplat._rasterize_numba import (
     BATCH,
     BLOCKS,
@@ -64,6 +64,7 @@ ONE = 65_535.0  # the square root of weight 1, as kept
 NEGATIVES = 4  # compared at once
 QUADRATIC = 8  # lines of a Gram matrix multiplied at once
 WIDE, THIN = 16, 4  # channels summed at once; a Gaussian's are padded to whole THINs
+ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 7 of at most 16
 _LATER = 24  # rows; what belongs to the Gaussian that far ahead is fetched into the cache
 
 _ROW = ir.VectorType(ir.FloatType(), LANES)
@@ -287,8 +288,13 @@ _draw: Callable[..., None] = extending.intrinsic(_draw_code)
 
 
 @_kernel
-def _weigh(part, parts, splats, index, starts, members, columns, size, rules, spans):
-    """A part's rows of weights and their owners; those of a block are spans[tile, block : + 2]."""
+def _weigh(
+    part, parts, weights, owners, splats, index, starts, members, columns, size, rules, spans
+):
+    """A part's rows of weights and their owners; those of a block lie in spans[tile, block].
+
+    They are put into weights and owners, and into larger copies if these are too short.
+    """
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
     state, near, items, begins = _workspace(splats.dtype)
     left, top = _corners(splats.dtype, SIDE)
@@ -300,9 +306,7 @@ def _weigh(part, parts, splats, index, starts, members, columns, size, rules, sp
     drawn = _lines(most * LANES, splats.dtype)
     owned, blocks = np.empty(most, np.uint32), np.empty(most, np.uint8)
     cursors = np.empty(BLOCKS, np.int64)
-    room = 6 * members.shape[0] // parts + 64 * TILE
-    weights, owners = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
-    used = 0
+    room, used = owners.shape[0], 0
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= tiles:
@@ -320,36 +324,34 @@ def _weigh(part, parts, splats, index, starts, members, columns, size, rules, sp
                 p, row, _, _, _, _, weight, _ = _pass(
                     state, near, np.int64(items[k]), alpha_max, stop
                 )
-                # Written first and kept if anything is in it: a branch would be mispredicted.
                 store(drawn, count * LANES, weight)
                 owned[count] = index[members[first + row // COLUMNS]]
                 blocks[count] = p // FIELDS
-                kept = bits(weight > 0) != 0
-                cursors[p // FIELDS] += kept
-                count += kept
+                cursors[p // FIELDS] += 1
+                count += 1
         if used + count > room:
             room += room // 2 + count
             more, names = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
             more[: used * LANES] = weights[: used * LANES]
             names[:used] = owners[:used]
             weights, owners = more, names
-        spans[tile, 0] = used
         for block in range(BLOCKS):
-            spans[tile, block + 1] = spans[tile, block] + cursors[block]
-            cursors[block] = spans[tile, block]
+            spans[tile, block, 0] = spans[tile, block, 1] = used
+            used += cursors[block]
         for k in range(count):
-            at = cursors[blocks[k]]
-            cursors[blocks[k]] += 1
+            block = blocks[k]
+            at = spans[tile, block, 1]
+            # Written first and kept if anything is in it: a branch would be mispredicted.
             _keep(weights, at * LANES, drawn, k * LANES)
             owners[at] = owned[k]
-        used += count
+            spans[tile, block, 1] += bits(load(drawn, k * LANES) > 0) != 0
     return weights[: used * LANES], owners[:used]
 
 
 @_kernel
 def _measure(
-    part, parts, weights, owners, spans, columns, places, codes, counts, gram, lines, enough,
-    inverse, best,
+    part, parts, weights, owners, spans, columns, places, codes, counts, marks, gram, lines,
+    enough, inverse, best,
 ):  # fmt: skip
     """Write inverse and best [tiles, BLOCKS, L, 16] of a part's tiles.
 
@@ -362,31 +364,34 @@ def _measure(
     gram, lines = gram.reshape(-1), lines.reshape(-1)
     inverse, best = inverse.reshape(-1), best.reshape(-1)
     # The last one is that of codeword V of the last level, which stands for none.
-    planes, used = _lines((total + 1) * LANES, np.float32), np.zeros(total, np.bool_)
+    planes = _lines((total + 1) * LANES, np.float32)
     planes[:] = 0
+    marked, found = marks.shape[1], np.zeros(marks.shape[1], np.int64)
+    marks = marks.reshape(-1)
     present = np.empty(words + QUADRATIC, np.int64)
     zero = spread(np.float32(0))
     for turn in range(spans.shape[0] + 1):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= spans.shape[0]:
             break
-        last = spans[tile, BLOCKS] - 1
+        last = spans[tile, BLOCKS - 1, 1] - 1
         for block in range(BLOCKS):
-            for k in range(spans[tile, block], spans[tile, block + 1]):
+            for k in range(spans[tile, block, 0], spans[tile, block, 1]):
                 soon = np.int64(owners[min(k + _LATER, last)])
                 prefetch(places, soon * entries)
                 prefetch(codes, soon * entries)
                 i = np.int64(owners[k])
                 first = i * entries
-                for e in range(first, first + counts[i]):
-                    used[places[e]] = True
+                for j in range(marked):
+                    found[j] |= marks[i * marked + j]
                 _add(planes, places, codes, first, first + counts[i], weights, k * LANES)
             for level in range(levels):
                 first, n = level * words, 0
-                for word in range(words):
-                    present[n] = word
-                    n += used[first + word]
-                    used[first + word] = False
+                for j in range(level * marked // levels, (level + 1) * marked // levels):
+                    while found[j] != 0:
+                        present[n] = (j - level * marked // levels) * 64 + lowest_bit(found[j])
+                        n += 1
+                        found[j] &= found[j] - 1
                 present[n : n + QUADRATIC] = words
                 line, square = level * (words + 1), zero
                 for b in range(0, n, QUADRATIC):
@@ -432,7 +437,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
             x0, y0 = tile % columns * TILE + u, tile // columns * TILE + v
             if x0 >= width or y0 >= height:
                 continue
-            first, end = spans[tile, block], spans[tile, block + 1]
+            first, end = spans[tile, block]
             channel = 0
             while channel + WIDE <= pitch:
                 _sum_wide(weights, owners, first, end, values, pitch, channel, sums)
@@ -559,7 +564,7 @@ class Weights:
 
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
     owners: list[Array]  # for each part [R] uint32, which Gaussian
-    spans: Array  # [tiles, BLOCKS + 1], where the rows of each block begin, and the last one's end
+    spans: Array  # [tiles, BLOCKS, 2], where the rows of each block begin and end
     width: int
     height: int
 
@@ -583,9 +588,16 @@ def weigh(
     """The blending weights of a view, as the rasterizer has them."""
     n = len(gaussians[0])
     frame = _prepare(gaussians, np.empty((n, 0), np.float32), view, K, width, height, rules)
-    spans = np.zeros((len(frame.starts) - 1, BLOCKS + 1), np.int64)
+    spans = np.zeros((len(frame.starts) - 1, BLOCKS, 2), np.int64)
+    # More than enough, as what is not used is never there. By numpy: its pages are large, and a
+    # kernel's own arrays cost more in page faults than all the rest.
+    room = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
+    parts = range(frame.parts)
+    rows = [np.empty(room * LANES, np.uint16) for _ in parts]
+    owners = [np.empty(room, np.uint32) for _ in parts]
     world = frame.splats, frame.index, frame.starts, frame.members
-    found = _in_threads(_weigh, frame.parts, *world, frame.columns, frame.size, frame.rules, spans)
+    screen = frame.columns, frame.size, frame.rules
+    found = _in_threads(_weigh, frame.parts, rows, owners, *world, *screen, spans)
     rows, owners = zip(*found, strict=True)
     return Weights(list(rows), list(owners), spans, width, height)
 
@@ -598,12 +610,15 @@ class Codes:
         places: [N, E] unsigned, level after level; codes: [N, E] float32, of both the first
             counts[n] columns.
         counts: [N] uint8 or wider.
+        marks: [N, L ceil(V / 64)] int64, which codewords these are: bit v % 64 of number v // 64 of
+            a level.
         levels, words: L and V.
     """
 
     places: Array
     codes: Array
     counts: Array
+    marks: Array
     levels: int
     words: int
 
@@ -638,7 +653,12 @@ def pack(rows: Array, codes: Array, words: int) -> Codes:
     order = np.argsort(weights == 0, axis=1, kind="stable")
     places, weights = (np.take_along_axis(array, order, 1) for array in (places, weights))
     counts = (weights != 0).sum(1, dtype=np.min_scalar_type(levels * entries))
-    return Codes(places, weights, counts, levels, words)
+    marks = np.zeros((n, levels, -(-words // 64)), np.int64)
+    for level, some in enumerate(rows):
+        for column, kept in zip(some.T, codes[level].T != 0, strict=True):
+            one = np.left_shift(kept.astype(np.int64), column % 64)
+            marks[np.arange(n), level, column // 64] |= one
+    return Codes(places, weights, counts, marks.reshape(n, -1), levels, words)
 
 
 def measure(
@@ -663,7 +683,7 @@ def measure(
     lines[:, :, :NEGATIVES] = negatives.transpose(0, 2, 1)[:, numbers]
     shape = (len(weights.spans), BLOCKS, levels, LANES)
     inverse, best = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    packed = codes.places, codes.codes, codes.counts
+    packed = codes.places, codes.codes, codes.counts, codes.marks
     enough = np.float32(support * ONE * ONE)
     weights.run(_measure, *packed, lower, lines, enough, inverse, best)
     return inverse, best
