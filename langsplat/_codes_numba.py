@@ -35,7 +35,18 @@ from numba import extending, types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from langsplat._lanes import LANES, Lanes, bits, load, lowest_bit, prefetch, spread, store, where
+from langsplat._lanes import (
+    LANES,
+    Lanes,
+    bits,
+    fetch,
+    load,
+    lowest_bit,
+    prefetch,
+    spread,
+    store,
+    where,
+)
 from langsplat._rasterize_numba import (
     BATCH,
     BLOCKS,
@@ -45,6 +56,7 @@ from langsplat._rasterize_numba import (
     TILE,
     _alive,
     _corners,
+    _empty_lines,
     _half_to,
     _in_threads,
     _kernel,
@@ -76,23 +88,26 @@ _LANES = Lanes(types.float32)
 # ----------------------------------------------------------------- blocks of 16 pixels as vectors
 
 
-def _address(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
-    view = context.make_array(kind)(context, builder, array)
+# In what follows an array is a pair of its type and its value.
+
+
+def _address(context, builder, array, offset):  # type: ignore[no-untyped-def]
+    view = context.make_array(array[0])(context, builder, array[1])
     return builder.gep(view.data, [offset])
 
 
-def _number(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
+def _number(context, builder, array, offset):  # type: ignore[no-untyped-def]
     """An element of an integer array, as a 64-bit index."""
-    value = builder.load(_address(context, builder, kind, array, offset))
+    value = builder.load(_address(context, builder, array, offset))
     if value.type.width == 64:
         return value
-    return builder.sext(value, _INT) if kind.dtype.signed else builder.zext(value, _INT)
+    return builder.sext(value, _INT) if array[0].dtype.signed else builder.zext(value, _INT)
 
 
-def _row(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
+def _row(context, builder, array, offset):  # type: ignore[no-untyped-def]
     """16 floats, or the squares of 16 kept roots."""
-    pointer = _address(context, builder, kind, array, offset)
-    if kind.dtype != types.uint16:
+    pointer = _address(context, builder, array, offset)
+    if array[0].dtype != types.uint16:
         return builder.load(builder.bitcast(pointer, _ROW.as_pointer()), align=4)
     roots = builder.load(builder.bitcast(pointer, _ROOTS.as_pointer()), align=2)
     roots = builder.uitofp(roots, _ROW)
@@ -106,9 +121,9 @@ def _call(builder, name, *rows):  # type: ignore[no-untyped-def]
     )
 
 
-def _all_lanes(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
+def _all_lanes(context, builder, array, offset):  # type: ignore[no-untyped-def]
     """One element of a float array, 16 times."""
-    value = builder.load(_address(context, builder, kind, array, offset))
+    value = builder.load(_address(context, builder, array, offset))
     nothing = ir.Constant(_ROW, ir.Undefined)
     first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
     one = builder.insert_element(nothing, value, ir.IntType(32)(0))
@@ -130,13 +145,12 @@ def _keep_code(typingctx, target, i, source, j):  # type: ignore[no-untyped-def]
     """target[i ... + 16] = the roots of source[j ... + 16], 0 to 1 as 0 to ONE."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        target, i, source, j = args
-        into, _, of, _ = signature.args
-        row = _call(builder, "sqrt", _row(context, builder, of, source, j))
+        target, i, source, j = zip(signature.args, args, strict=True)
+        row = _call(builder, "sqrt", _row(context, builder, source, j[1]))
         scale, half = (ir.Constant(_ROW, [value] * LANES) for value in (ONE, 0.5))
         row = _call(builder, "fma", row, scale, half)
         row = builder.trunc(builder.fptosi(row, ir.VectorType(ir.IntType(32), LANES)), _ROOTS)
-        pointer = _address(context, builder, into, target, i)
+        pointer = _address(context, builder, target, i[1])
         builder.store(row, builder.bitcast(pointer, _ROOTS.as_pointer()), align=2)
         return context.get_dummy_value()
 
@@ -147,14 +161,12 @@ def _add_code(typingctx, planes, places, codes, first, end, source, j):  # type:
     """Entries of a code, first ... end - 1: each one's plane += its code * source[j ... + 16]."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        planes, places, codes, first, end, source, j = args
-        into, named, given, _, _, of, _ = signature.args
-        row = _row(context, builder, of, source, j)
-        with cgutils.for_range_slice(builder, first, end, _INT(1)) as (e, _):
-            place = _number(context, builder, named, places, e)
-            at = _address(context, builder, into, planes, builder.mul(place, _INT(LANES)))
-            at = builder.bitcast(at, _ROW.as_pointer())
-            code = _all_lanes(context, builder, given, codes, e)
+        planes, places, codes, first, end, source, j = zip(signature.args, args, strict=True)
+        row = _row(context, builder, source, j[1])
+        with cgutils.for_range_slice(builder, first[1], end[1], _INT(1)) as (e, _):
+            place = builder.mul(_number(context, builder, places, e), _INT(LANES))
+            at = builder.bitcast(_address(context, builder, planes, place), _ROW.as_pointer())
+            code = _all_lanes(context, builder, codes, e)
             now = _call(builder, "fma", code, row, builder.load(at, align=4))
             builder.store(now, at, align=4)
         return context.get_dummy_value()
@@ -171,16 +183,16 @@ def _products(context, builder, matrix, lines, words, planes, first, present, en
     starts = [builder.mul(line, words) for line in lines]
 
     def factors(k):  # type: ignore[no-untyped-def]
-        word = _number(context, builder, *present, k)
+        word = _number(context, builder, present, k)
         plane = _plane(context, builder, planes, first, word)
         of_lines = (builder.add(start, word) for start in starts)
-        return [(_all_lanes(context, builder, *matrix, at), plane) for at in of_lines]
+        return [(_all_lanes(context, builder, matrix, at), plane) for at in of_lines]
 
     return _sums(builder, len(lines), _INT(0), end, factors)
 
 
 def _plane(context, builder, planes, first, word):  # type: ignore[no-untyped-def]
-    return _row(context, builder, *planes, builder.mul(builder.add(first, word), _INT(LANES)))
+    return _row(context, builder, planes, builder.mul(builder.add(first, word), _INT(LANES)))
 
 
 def _linear_code(typingctx, matrix, line, words, planes, first, present, end):  # type: ignore[no-untyped-def]
@@ -210,16 +222,14 @@ def _quadratic_code(typingctx, gram, line, words, planes, first, present, begin,
         _, line, words, _, first, _, begin, end = args
         gram, planes, present = arrays[0], arrays[3], arrays[5]
         own = [
-            _number(context, builder, *present, builder.add(begin, _INT(i)))
+            _number(context, builder, present, builder.add(begin, _INT(i)))
             for i in range(QUADRATIC)
         ]
         lines = [builder.add(line, word) for word in own]
         rows = _products(context, builder, gram, lines, words, planes, first, present, end)
         total = ir.Constant(_ROW, [0.0] * LANES)
         for word, row in zip(own, rows, strict=True):
-            total = _call(
-                builder, "fma", _plane(context, builder, planes, first, word), row, total
-            )
+            total = _call(builder, "fma", _plane(context, builder, planes, first, word), row, total)
         return total
 
     at = types.int64
@@ -238,17 +248,25 @@ def _sum_of(count):  # type: ignore[no-untyped-def]
                 signature.args, args, strict=True
             )
 
+            last = builder.sub(end[1], _INT(1))
+
+            def place(k):  # type: ignore[no-untyped-def]
+                owner = _number(context, builder, owners, k)
+                return builder.add(builder.mul(owner, pitch[1]), channel[1])
+
             def factors(k):  # type: ignore[no-untyped-def]
-                row = _row(context, builder, *weights, builder.mul(k, _INT(LANES)))
-                owner = _number(context, builder, *owners, k)
-                at = builder.add(builder.mul(owner, pitch[1]), channel[1])
+                later = builder.add(k, _INT(_LATER))
+                later = builder.select(builder.icmp_signed("<", later, last), later, last)
+                fetch(context, builder, *values, place(later))
+                row = _row(context, builder, weights, builder.mul(k, _INT(LANES)))
+                at = place(k)
                 places = (builder.add(at, _INT(i)) for i in range(count))
-                return [(_all_lanes(context, builder, *values, place), row) for place in places]
+                return [(_all_lanes(context, builder, values, place), row) for place in places]
 
             rows = _sums(builder, count, first[1], end[1], factors)
             for i, row in enumerate(rows):
                 at = builder.mul(builder.add(channel[1], _INT(i)), _INT(LANES))
-                pointer = _address(context, builder, *sums, at)
+                pointer = _address(context, builder, sums, at)
                 builder.store(row, builder.bitcast(pointer, _ROW.as_pointer()), align=4)
             return context.get_dummy_value()
 
@@ -267,7 +285,7 @@ def _draw_code(typingctx, picture, at, width, block):  # type: ignore[no-untyped
             lanes = [SIDE * line + i for i in range(SIDE)]
             part = ir.Constant(ir.VectorType(ir.IntType(32), SIDE), lanes)
             part = builder.shuffle_vector(block, block, part)
-            pointer = _address(context, builder, signature.args[0], picture, at)
+            pointer = _address(context, builder, (signature.args[0], picture), at)
             builder.store(part, builder.bitcast(pointer, part.type.as_pointer()), align=4)
             at = builder.add(at, width)
         return context.get_dummy_value()
@@ -380,6 +398,9 @@ def _measure(
                 soon = np.int64(owners[min(k + _LATER, last)])
                 prefetch(places, soon * entries)
                 prefetch(codes, soon * entries)
+                prefetch(codes, soon * entries + entries - 1)
+                prefetch(marks, soon * marked)
+                prefetch(counts, soon)
                 i = np.int64(owners[k])
                 first = i * entries
                 for j in range(marked):
@@ -500,59 +521,75 @@ def _rate(part, parts, values, levels, inverse, best, sharpness, out):
 
 
 @_kernel
+def _copy(source, i, target, j, count):
+    """target[j ... + count] = source[i ... + count] of flat arrays."""
+    end = count // LANES * LANES
+    for x in range(0, end, LANES):
+        store(target, j + x, load(source, i + x))
+    for x in range(end, count):
+        target[j + x] = source[i + x]
+
+
+@_kernel
 def _half_smooth(part, parts, maps, half, peaks):
     """Average each pixel of a part's maps [M, H, W] with the box around it, in place.
 
-    The box reaches `half` pixels each way and is cut at the border. Down a column the sum runs, in
-    float64, so that adding and taking away again leaves nothing behind that matters; along a row
-    it is put together from sums of 1, 2, 4, 8 ... neighbours.
+    The box reaches `half` pixels each way and is cut at the border. Down a column the sum runs: a
+    row enters it and another leaves. Along a row it is added up from the sums of four neighbours.
     """
     number, height, width = maps.shape
-    whole = -(-width // LANES) * LANES
-    kept = np.zeros((half + 1, whole), np.float32)  # the last rows as they were
-    flat = kept.reshape(-1)
-    sums, nothing = np.empty(width), np.zeros(width, np.float32)
-    runs = np.empty(whole + 4 * half + 2 * LANES, np.float32)
-    box, share = np.empty(whole, np.float32), np.zeros(whole, np.float32)
+    maps = maps.reshape(-1)
+    size, whole, left = 2 * half + 1, -(-width // LANES) * LANES, -(-half // LANES) * LANES
+    kept = _lines(size * whole, np.float32)  # the rows of the box, as they were
+    row, sums = _lines(whole, np.float32), _lines(whole, np.float32)
+    share = _lines(whole, np.float32)
+    # Zeros, the sums of the columns, zeros; and the sums of four of these.
+    runs = _lines(left + whole + 2 * size + 4 * LANES, np.float32)
+    fours = _lines(left + whole + 2 * size + 4 * LANES, np.float32)
+    runs[:] = 0
+    fours[:] = 0
+    share[:] = 0
+    row[:] = 0
     for x in range(width):
         share[x] = 0.5 / (min(x + half, width - 1) - max(x - half, 0) + 1)
     for m in range(number * part // parts, number * (part + 1) // parts):
         peak = spread(np.float32(0))
+        kept[:] = 0
         sums[:] = 0
-        for y in range(min(half, height)):
-            for x in range(width):
-                sums[x] += maps[m, y, x]
-        for y in range(height):
-            slot = y % (half + 1)
-            enters = maps[m, y + half] if y + half < height else nothing
-            leaves = kept[slot] if y > half else nothing
-            runs[:half] = 0
-            runs[half + width :] = 0
-            for x in range(width):
-                sums[x] += np.float64(enters[x]) - np.float64(leaves[x])
-                runs[half + x] = sums[x]
-            kept[slot, :width] = maps[m, y]
+        for y in range(-half, height):
+            if y + half < height:
+                _copy(maps, (m * height + y + half) * width, row, 0, width)
+            else:
+                row[:] = 0
+            slot = (y + half) % size * whole
             for x in range(0, width, LANES):
-                store(box, x, load(runs, x))
-            step, place, rest = 1, 1, half
-            while rest > 0:
-                for x in range(0, width + 2 * half, LANES):
-                    store(runs, x, load(runs, x) + load(runs, x + step))
-                step *= 2
-                if rest & 1:
-                    for x in range(0, width, LANES):
-                        store(box, x, load(box, x) + load(runs, x + place))
-                    place += step
-                rest >>= 1
-            rows = np.float32(min(y + half, height - 1) - max(y - half, 0) + 1)
+                enters = load(row, x)
+                total = load(sums, x) + (enters - load(kept, slot + x))
+                store(kept, slot + x, enters)
+                store(sums, x, total)
+                store(runs, left + x, total)
+            if y < 0:
+                continue
+            for x in range(0, width + 2 * half, LANES):
+                first = left - half + x
+                two = load(runs, first) + load(runs, first + 1)
+                store(fours, x, two + (load(runs, first + 2) + load(runs, first + 3)))
+            rows = min(y + half, height - 1) - max(y - half, 0) + 1
+            part_of_rows, slot = np.float32(1 / rows), y % size * whole
             for x in range(0, width, LANES):
-                mean = max(load(box, x), np.float32(0)) * load(share, x) * (np.float32(1) / rows)
-                smooth = load(flat, slot * whole + x) * np.float32(0.5) + mean
+                total = spread(np.float32(0))
+                for place in range(x, x + size - 3, 4):
+                    total += load(fours, place)
+                for place in range(x + size // 4 * 4, x + size):
+                    total += load(runs, left - half + place)
+                mean = max(total, np.float32(0)) * load(share, x) * part_of_rows
+                smooth = load(kept, slot + x) * np.float32(0.5) + mean
                 peak = max(peak, smooth)
-                store(box, x, smooth)
-            maps[m, y] = box[:width]
-        store(box, 0, peak)
-        peaks[m] = box[:LANES].max()
+                store(row, x, smooth)
+            _copy(row, 0, maps, (m * height + y) * width, width)
+        store(row, 0, peak)
+        peaks[m] = row[:LANES].max()
+        row[width:] = 0
 
 
 # ----------------------------------------------------------------- for langsplat.query
@@ -593,11 +630,11 @@ def weigh(
     # kernel's own arrays cost more in page faults than all the rest.
     room = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
     parts = range(frame.parts)
-    rows = [np.empty(room * LANES, np.uint16) for _ in parts]
-    owners = [np.empty(room, np.uint32) for _ in parts]
+    empty = [np.empty(room * LANES, np.uint16) for _ in parts]
+    nobody = [np.empty(room, np.uint32) for _ in parts]
     world = frame.splats, frame.index, frame.starts, frame.members
     screen = frame.columns, frame.size, frame.rules
-    found = _in_threads(_weigh, frame.parts, rows, owners, *world, *screen, spans)
+    found = _in_threads(_weigh, frame.parts, empty, nobody, *world, *screen, spans)
     rows, owners = zip(*found, strict=True)
     return Weights(list(rows), list(owners), spans, width, height)
 
@@ -629,7 +666,9 @@ class Codes:
         table = np.zeros((self.levels, self.words, whole), np.float32)
         for level, numbers in enumerate(per_codeword):
             table[level, :, level : channels : self.levels] = numbers
-        out = np.empty((len(self.codes), pitch), np.float32)
+        # A Gaussian's values in as few lines of the cache as can be: they are read in no order.
+        lines = _empty_lines(-(-len(self.codes) * pitch // COLUMNS), table.dtype)
+        out = lines.reshape(-1)[: len(self.codes) * pitch].reshape(-1, pitch)
         packed = self.places, self.codes, self.counts
         _in_threads(_score, torch.get_num_threads(), *packed, table.reshape(-1, whole), out)
         return Values(out, per_codeword.shape[2])
@@ -658,7 +697,7 @@ def pack(rows: Array, codes: Array, words: int) -> Codes:
         for column, kept in zip(some.T, codes[level].T != 0, strict=True):
             one = np.left_shift(kept.astype(np.int64), column % 64)
             marks[np.arange(n), level, column // 64] |= one
-    return Codes(places, weights, counts, marks.reshape(n, -1), levels, words)
+    return Codes(places, weights, counts, marks.reshape(n, levels * marks.shape[2]), levels, words)
 
 
 def measure(

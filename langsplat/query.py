@@ -15,8 +15,8 @@ numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTab
 keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
 of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
-The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view` of
-a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
+The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
+of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
 """
 
 import json
@@ -225,7 +225,9 @@ class _CodebookScores:
 class _SparseView:
     """On the CPU: blending weights, norms and best negatives; a word is one sparse product."""
 
-    def __init__(self, weights: "Weights", packed: "Codes", gram: Tensor, negatives: Tensor) -> None:
+    def __init__(
+        self, weights: "Weights", packed: "Codes", gram: Tensor, negatives: Tensor
+    ) -> None:
         from langsplat._codes_numba import measure
 
         self._weights = weights
