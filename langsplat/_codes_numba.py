@@ -398,9 +398,6 @@ def _measure(
                 soon = np.int64(owners[min(k + _LATER, last)])
                 prefetch(places, soon * entries)
                 prefetch(codes, soon * entries)
-                prefetch(codes, soon * entries + entries - 1)
-                prefetch(marks, soon * marked)
-                prefetch(counts, soon)
                 i = np.int64(owners[k])
                 first = i * entries
                 for j in range(marked):
@@ -535,7 +532,8 @@ def _half_smooth(part, parts, maps, half, peaks):
     """Average each pixel of a part's maps [M, H, W] with the box around it, in place.
 
     The box reaches `half` pixels each way and is cut at the border. Down a column the sum runs: a
-    row enters it and another leaves. Along a row it is added up from the sums of four neighbours.
+    row enters it and another leaves, which in float32 adds less than 1e-6 to a mean. Along a row it
+    is added up from the sums of four neighbours.
     """
     number, height, width = maps.shape
     maps = maps.reshape(-1)
