@@ -38,13 +38,18 @@ from numpy.typing import NDArray
 from langsplat._lanes import (
     LANES,
     Lanes,
+    append_bits,
     bits,
+    column_bits,
     fetch,
     load,
+    load_until,
     lowest_bit,
     prefetch,
     spread,
     store,
+    store_fours,
+    store_until,
     where,
 )
 from langsplat._rasterize_numba import (
@@ -52,19 +57,22 @@ from langsplat._rasterize_numba import (
     BLOCKS,
     COLUMNS,
     FIELDS,
+    LIGHT,
     SIDE,
     TILE,
+    X,
+    Y,
     _alive,
+    _approach,
     _corners,
     _empty_lines,
     _half_to,
     _in_threads,
     _kernel,
     _lines,
-    _pass,
     _pixel,
-    _plan,
     _prepare,
+    _shade,
     _start_tile,
     _tile_of,
     _workspace,
@@ -276,30 +284,12 @@ def _sum_of(count):  # type: ignore[no-untyped-def]
     return code
 
 
-def _draw_code(typingctx, picture, at, width, block):  # type: ignore[no-untyped-def]
-    """Lanes as a block of 4 x 4 pixels of a picture `width` wide, its first pixel at `at`."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        picture, at, width, block = args
-        for line in range(SIDE):
-            lanes = [SIDE * line + i for i in range(SIDE)]
-            part = ir.Constant(ir.VectorType(ir.IntType(32), SIDE), lanes)
-            part = builder.shuffle_vector(block, block, part)
-            pointer = _address(context, builder, (signature.args[0], picture), at)
-            builder.store(part, builder.bitcast(pointer, part.type.as_pointer()), align=4)
-            at = builder.add(at, width)
-        return context.get_dummy_value()
-
-    return types.void(picture, types.int64, types.int64, block), generate
-
-
 _keep: Callable[..., None] = extending.intrinsic(_keep_code)
 _add: Callable[..., None] = extending.intrinsic(_add_code)
 _linear: Callable[..., Any] = extending.intrinsic(_linear_code)
 _quadratic: Callable[..., Any] = extending.intrinsic(_quadratic_code)
 _sum_wide: Callable[..., None] = extending.intrinsic(_sum_of(WIDE))
 _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
-_draw: Callable[..., None] = extending.intrinsic(_draw_code)
 
 
 # ----------------------------------------------------------------- kernels
@@ -314,13 +304,14 @@ def _weigh(
     They are put into weights and owners, and into larger copies if these are too short.
     """
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
-    state, near, items, begins = _workspace(splats.dtype)
+    state, near, items, _ = _workspace(splats.dtype)
+    masks, flat = np.empty(BATCH, np.uint16), splats.reshape(-1)
     left, top = _corners(splats.dtype, SIDE)
     tiles = starts.shape[0] - 1
     most = 1
     for tile in range(tiles):
         most = max(most, (starts[tile + 1] - starts[tile]) * BLOCKS)
-    # Of one tile, as they come: near to far, and whatever the block.
+    # Of one tile, as they come: some splats at a time, of these block by block.
     drawn = _lines(most * LANES, splats.dtype)
     owned, blocks = np.empty(most, np.uint32), np.empty(most, np.uint8)
     cursors = np.empty(BLOCKS, np.int64)
@@ -336,17 +327,26 @@ def _weigh(
             alive = _alive(state)
             if alive == 0:
                 break
-            end = min(first + BATCH, starts[tile + 1])
-            todo = _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
-            for k in range(todo):
-                p, row, _, _, _, _, weight, _ = _pass(
-                    state, near, np.int64(items[k]), alpha_max, stop
-                )
-                store(drawn, count * LANES, weight)
-                owned[count] = index[members[first + row // COLUMNS]]
-                blocks[count] = p // FIELDS
-                cursors[p // FIELDS] += 1
-                count += 1
+            masks[:] = 0
+            for j in range(min(BATCH, starts[tile + 1] - first)):
+                touched = _approach(flat, members, first + j, x0, y0, left, top, near, j * COLUMNS)
+                masks[j] = touched & alive
+            for block in range(BLOCKS):
+                todo, p = 0, block * FIELDS
+                for j in range(0, BATCH, LANES):
+                    todo = append_bits(items, todo, column_bits(masks, j, block), j)
+                x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
+                for k in range(todo):
+                    j = np.int64(items[k])
+                    _, _, light, _, weight, _ = _shade(
+                        x, y, light, near, j * COLUMNS, alpha_max, stop
+                    )
+                    store(drawn, count * LANES, weight)
+                    owned[count] = index[members[first + j]]
+                    blocks[count] = block
+                    count += 1
+                store(state, LIGHT + p, light)
+                cursors[block] += todo
         if used + count > room:
             room += room // 2 + count
             more, names = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
@@ -469,7 +469,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
                 dot = load(sums, channel * LANES)
                 share = _relevancy(dot, load(inverse, at), load(best, at), steep)
                 if whole:
-                    _draw(picture, (channel * height + y0) * width + x0, width, share)
+                    store_fours(picture, (channel * height + y0) * width + x0, width, share)
                 else:
                     store(sums, channel * LANES, share)
                     for y in range(min(SIDE, height - y0)):
@@ -486,15 +486,13 @@ def _score(part, parts, places, codes, counts, table, out):
     """
     n, entries, pitch, width = places.shape[0], places.shape[1], out.shape[1], table.shape[1]
     places, codes, table = places.reshape(-1), codes.reshape(-1), table.reshape(-1)
-    row = _lines(width, np.float32)
+    out = out.reshape(-1)
     for i in range(n * part // parts, n * (part + 1) // parts):
         for channel in range(0, width, LANES):
             value = spread(np.float32(0))
             for e in range(i * entries, i * entries + counts[i]):
                 value += load(table, np.int64(places[e]) * width + channel) * codes[e]
-            store(row, channel, value)
-        for channel in range(pitch):
-            out[i, channel] = row[channel]
+            store_until(out, i * pitch + channel, (i + 1) * pitch, value)
 
 
 @_kernel
@@ -518,16 +516,6 @@ def _rate(part, parts, values, levels, inverse, best, sharpness, out):
 
 
 @_kernel
-def _copy(source, i, target, j, count):
-    """target[j ... + count] = source[i ... + count] of flat arrays."""
-    end = count // LANES * LANES
-    for x in range(0, end, LANES):
-        store(target, j + x, load(source, i + x))
-    for x in range(end, count):
-        target[j + x] = source[i + x]
-
-
-@_kernel
 def _half_smooth(part, parts, maps, half, peaks):
     """Average each pixel of a part's maps [M, H, W] with the box around it, in place.
 
@@ -539,15 +527,13 @@ def _half_smooth(part, parts, maps, half, peaks):
     maps = maps.reshape(-1)
     size, whole, left = 2 * half + 1, -(-width // LANES) * LANES, -(-half // LANES) * LANES
     kept = _lines(size * whole, np.float32)  # the rows of the box, as they were
-    row, sums = _lines(whole, np.float32), _lines(whole, np.float32)
-    share = _lines(whole, np.float32)
+    sums, share = _lines(whole, np.float32), _lines(whole, np.float32)
     # Zeros, the sums of the columns, zeros; and the sums of four of these.
     runs = _lines(left + whole + 2 * size + 4 * LANES, np.float32)
     fours = _lines(left + whole + 2 * size + 4 * LANES, np.float32)
     runs[:] = 0
     fours[:] = 0
     share[:] = 0
-    row[:] = 0
     for x in range(width):
         share[x] = 0.5 / (min(x + half, width - 1) - max(x - half, 0) + 1)
     for m in range(number * part // parts, number * (part + 1) // parts):
@@ -555,13 +541,10 @@ def _half_smooth(part, parts, maps, half, peaks):
         kept[:] = 0
         sums[:] = 0
         for y in range(-half, height):
-            if y + half < height:
-                _copy(maps, (m * height + y + half) * width, row, 0, width)
-            else:
-                row[:] = 0
-            slot = (y + half) % size * whole
+            at, slot = (m * height + y + half) * width, (y + half) % size * whole
+            end = at + width if y + half < height else at
             for x in range(0, width, LANES):
-                enters = load(row, x)
+                enters = load_until(maps, at + x, end)
                 total = load(sums, x) + (enters - load(kept, slot + x))
                 store(kept, slot + x, enters)
                 store(sums, x, total)
@@ -573,7 +556,11 @@ def _half_smooth(part, parts, maps, half, peaks):
                 two = load(runs, first) + load(runs, first + 1)
                 store(fours, x, two + (load(runs, first + 2) + load(runs, first + 3)))
             rows = min(y + half, height - 1) - max(y - half, 0) + 1
-            part_of_rows, slot = np.float32(1 / rows), y % size * whole
+            part_of_rows, slot, at = (
+                np.float32(1 / rows),
+                y % size * whole,
+                (m * height + y) * width,
+            )
             for x in range(0, width, LANES):
                 total = spread(np.float32(0))
                 for place in range(x, x + size - 3, 4):
@@ -583,11 +570,9 @@ def _half_smooth(part, parts, maps, half, peaks):
                 mean = max(total, np.float32(0)) * load(share, x) * part_of_rows
                 smooth = load(kept, slot + x) * np.float32(0.5) + mean
                 peak = max(peak, smooth)
-                store(row, x, smooth)
-            _copy(row, 0, maps, (m * height + y) * width, width)
-        store(row, 0, peak)
-        peaks[m] = row[:LANES].max()
-        row[width:] = 0
+                store_until(maps, at + x, at + width, smooth)
+        store(sums, 0, peak)
+        peaks[m] = sums[:LANES].max()
 
 
 # ----------------------------------------------------------------- for langsplat.query
