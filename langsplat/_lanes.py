@@ -457,12 +457,16 @@ def prefetch(typingctx, array, row):  # type: ignore[no-untyped-def]
     """Begin to load a row of an array into the cache: rows are read in no order, memory is slow."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        view = context.make_array(array)(context, builder, args[0])
-        stride = builder.extract_value(view.strides, 0)
-        pointer = builder.bitcast(view.data, ir.IntType(8).as_pointer())
-        pointer = builder.gep(pointer, [builder.mul(stride, args[1])])
-        void = ir.VoidType()
-        _instruction(builder, "prefetch.p0", void, pointer, _INT(0), _INT(3), _INT(1))
+        fetch(context, builder, array, *args)
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
+
+
+def fetch(context: Any, builder: Any, kind: Any, array: Any, row: Any) -> None:
+    """The code of `prefetch`."""
+    view = context.make_array(kind)(context, builder, array)
+    stride = builder.extract_value(view.strides, 0)
+    pointer = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+    pointer = builder.gep(pointer, [builder.mul(stride, row)])
+    _instruction(builder, "prefetch.p0", ir.VoidType(), pointer, _INT(0), _INT(3), _INT(1))

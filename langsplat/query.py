@@ -15,8 +15,8 @@ numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTab
 keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
 of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
-The two codecs meet the engine in one place: `_Scores` (`margins` of Gaussians, `view` of a camera)
-and the `_View` it makes (`relevancy` of pixels, `nbytes`).
+The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
+of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
 """
 
 import json
@@ -41,7 +41,7 @@ from langsplat.rasterize import blending_weights, render
 from langsplat.scene import Camera, LanguageField, Scene
 
 if TYPE_CHECKING:
-    from langsplat._codes_numba import Codes, Weights
+    from langsplat._codes_numba import Codes, Values, Weights
 
 NEGATIVES = ("object", "things", "stuff", "texture")
 SHARPNESS = 10.0
@@ -156,53 +156,65 @@ class _View(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-    def relevancy(self, texts: Tensor) -> Tensor:
-        """Text embeddings [T, E] -> pixel relevancy [T, L, H, W]; 0 where nothing was seen."""
+    def relevancy(self, asked: Any) -> Tensor:
+        """Pixel relevancy [T, L, H, W] of the texts asked; 0 where nothing was seen."""
 
 
 class _Scores(Protocol):
     """A codec's side of the engine."""
 
-    def margins(self, level: int, texts: Tensor) -> Tensor:
-        """[N, T], by how much each Gaussian is nearer to a text than to any negative."""
+    def ask(self, texts: Tensor) -> Any:
+        """Of text embeddings [T, E] what Gaussians and pixels are compared with, made once."""
+
+    def rate(self, asked: Any, levels: Sequence[int]) -> Tensor:
+        """Gaussian relevancy [T, N] of the texts asked, each at its own level."""
 
     def view(self, camera: Camera) -> _View:
         """What this view keeps; the camera is on the scene's device."""
 
 
 class _CodebookScores:
-    """What Gaussians and views score, when codes weigh codewords."""
+    """What Gaussians and views score, when codes weigh codewords.
+
+    What is asked are the dot products of texts with codewords [L, V, T]; on the CPU, with
+    Gaussians.
+    """
 
     def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
         assert isinstance(field.codec, Codebook) and field.rows is not None
         self._gaussians, self._field, self._codec = scene.gaussians, field, field.codec
         self._negatives = self._codec.similarity(negatives)  # [L, V, P]
-        self._norms = field.norms().clamp_min(1e-6)  # [L, N]
-        self._gaussian_negatives = (field.score(self._negatives) / self._norms[..., None]).amax(2)
+        inverse = (field.mass > 0) / field.norms().clamp_min(1e-6)
+        best = field.score(self._negatives).amax(2) * inverse
         self._packed: Codes | None = None
         if not field.codes.is_cuda:
-            from langsplat._codes_numba import pack
+            from langsplat._codes_numba import LANES, pack
 
             self._packed = pack(field.rows.numpy(), field.codes.numpy(), self._codec.size)
+            inverse, best = (F.pad(t, (0, -t.shape[1] % LANES)) for t in (inverse, best))
+        self._inverse, self._best = inverse, best  # [L, N], on the CPU padded to whole lanes
 
-    def values(self, texts: Tensor) -> Tensor:
-        """[N, T, L], the dot product of every Gaussian's blended embedding with texts [T, E]."""
+    def ask(self, texts: Tensor) -> "Tensor | Values":
         similarity = self._codec.similarity(texts)
-        if self._packed is None:
-            return self._field.score(similarity).permute(1, 2, 0).contiguous()
-        return torch.from_numpy(self._packed.score(similarity.numpy()))
+        return self._packed.score(similarity.numpy()) if self._packed else similarity
 
-    def margins(self, level: int, texts: Tensor) -> Tensor:
-        dots = self.values(texts)[:, :, level]
-        return dots / self._norms[level][:, None] - self._gaussian_negatives[level][:, None]
+    def rate(self, asked: "Tensor | Values", levels: Sequence[int]) -> Tensor:
+        if not isinstance(asked, Tensor):
+            from langsplat._codes_numba import rate
+
+            known = self._inverse.numpy(), self._best.numpy()
+            return torch.from_numpy(rate(asked, levels, *known, SHARPNESS))
+        dots = self._field.score(asked)[levels, :, range(len(levels))]  # [T, N]
+        inverse = self._inverse[levels]
+        return torch.sigmoid(SHARPNESS * (dots * inverse - self._best[levels])) * (inverse > 0)
 
     def view(self, camera: Camera) -> _View:
         if self._packed is None:
             return self.dense_view(camera)
         weights = blending_weights(self._gaussians, camera)
-        return _SparseView(self, weights, self._packed, self._codec.gram(), self._negatives)
+        return _SparseView(weights, self._packed, self._codec.gram(), self._negatives)
 
-    def dense_view(self, camera: Camera) -> _View:
+    def dense_view(self, camera: Camera) -> "_DenseView":
         """The same for any device: one render of L x V channels."""
         levels = range(len(self._field.levels))
         values = torch.cat([self._field.dense(level) for level in levels], 1)
@@ -214,35 +226,28 @@ class _SparseView:
     """On the CPU: blending weights, norms and best negatives; a word is one sparse product."""
 
     def __init__(
-        self,
-        scores: _CodebookScores,
-        weights: "Weights",
-        packed: "Codes",
-        gram: Tensor,
-        negatives: Tensor,
+        self, weights: "Weights", packed: "Codes", gram: Tensor, negatives: Tensor
     ) -> None:
         from langsplat._codes_numba import measure
 
-        self._scores, self._weights = scores, weights
+        self._weights = weights
         self._kept = measure(weights, packed, gram.numpy(), negatives.numpy(), MIN_SUPPORT)
 
     @property
     def nbytes(self) -> int:
         return self._weights.nbytes + sum(array.nbytes for array in self._kept)
 
-    def relevancy(self, texts: Tensor) -> Tensor:
+    def relevancy(self, asked: "Values") -> Tensor:
         from langsplat._codes_numba import answer
 
-        values = self._scores.values(texts).numpy()
-        return torch.from_numpy(answer(self._weights, values, *self._kept, SHARPNESS))
+        return torch.from_numpy(answer(self._weights, asked, *self._kept, SHARPNESS))
 
 
 class _DenseView:
     """On a GPU: every pixel's weights of the codewords [H, W, L, V]; a word is one product."""
 
     def __init__(self, weights: Tensor, codec: Codebook, negatives: Tensor) -> None:
-        self._weights, self._codec = weights, codec
-        gram = codec.gram()
+        self._weights, gram = weights, codec.gram()
         squares = [
             torch.einsum("hwlv,lvu,hwlu->hwl", part, gram, part)  # bounds the temporaries
             for part in weights.split(64)
@@ -257,8 +262,8 @@ class _DenseView:
         kept = self._weights, self._norms, self._best, self._seen
         return sum(tensor.nbytes for tensor in kept)
 
-    def relevancy(self, texts: Tensor) -> Tensor:
-        margin = self._cosines(self._codec.similarity(texts)) - self._best[..., None]
+    def relevancy(self, asked: Tensor) -> Tensor:
+        margin = self._cosines(asked) - self._best[..., None]
         relevancy = torch.sigmoid(SHARPNESS * margin) * self._seen[..., None]
         return relevancy.permute(3, 2, 0, 1)
 
@@ -283,16 +288,19 @@ class _LatentScores:
         self._values = torch.cat([*latents, (field.mass.T > 0).float()], dim=1)  # [N, L (D + 1)]
         table = None if exact else tabulate(field.codec, field.codes[field.mass > 0])
         self._source: Autoencoder | DecodeTable = table or field.codec
-        self._of_gaussians: dict[int, tuple[Tensor, Tensor]] = {}  # level: kept, best negative [N]
+        self._of_gaussians: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by level
 
-    def margins(self, level: int, texts: Tensor) -> Tensor:
-        if level not in self._of_gaussians:
-            size = self._values.shape[1] // self._levels - 1
-            kept = self._keep(self._values[:, size * level : size * (level + 1)].contiguous())
-            best = self._source.cosines(kept, self._negatives).amax(1)
-            self._of_gaussians[level] = kept, best
-        kept, best = self._of_gaussians[level]
-        return self._source.cosines(kept, texts) - best[:, None]
+    def ask(self, texts: Tensor) -> Tensor:
+        return texts
+
+    def rate(self, asked: Tensor, levels: Sequence[int]) -> Tensor:
+        out = torch.zeros(len(asked), len(self._values), device=self._values.device)
+        for level in set(levels):
+            texts = torch.tensor([t for t, own in enumerate(levels) if own == level])
+            kept, best, seen = self._of_level(level)
+            margins = self._source.cosines(kept, asked[texts]) - best[:, None]
+            out[texts] = (torch.sigmoid(SHARPNESS * margins) * seen[:, None]).T
+        return out
 
     def view(self, camera: Camera) -> _View:
         """Latents and best negatives: one render of L (D + 1) channels."""
@@ -301,6 +309,16 @@ class _LatentScores:
         latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
         seen = image[-self._levels :] > MIN_SUPPORT
         return _LatentView(self._keep(latents), seen, self._source, self._negatives)
+
+    def _of_level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is kept of every Gaussian, its best negative, and whether any view saw it: [N]."""
+        if level not in self._of_gaussians:
+            size = self._values.shape[1] // self._levels - 1
+            kept = self._keep(self._values[:, size * level : size * (level + 1)].contiguous())
+            best = self._source.cosines(kept, self._negatives).amax(1)
+            seen = self._values[:, level - self._levels] > 0
+            self._of_gaussians[level] = kept, best, seen
+        return self._of_gaussians[level]
 
     def _keep(self, latents: Tensor) -> Tensor:
         return self._source.places(latents) if isinstance(self._source, DecodeTable) else latents
@@ -319,8 +337,8 @@ class _LatentView:
     def nbytes(self) -> int:
         return self._kept.nbytes + self._seen.nbytes + self._best.nbytes
 
-    def relevancy(self, texts: Tensor) -> Tensor:
-        return (self._cosines(texts) - self._best).mul_(SHARPNESS).sigmoid_().mul_(self._seen)
+    def relevancy(self, asked: Tensor) -> Tensor:
+        return (self._cosines(asked) - self._best).mul_(SHARPNESS).sigmoid_().mul_(self._seen)
 
     def _cosines(self, texts: Tensor) -> Tensor:
         """[T, L, H, W]; of any value where nothing is seen."""
@@ -459,16 +477,15 @@ class SceneQuery:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
         if level is not None and level not in self._field.levels:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
-        found = []
-        for some, embeddings in self._batches(texts):
-            maps = self._pixel_relevancy(embeddings, camera)
-            maps = half_smoothed(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])  # [T, L, H, W]
-            best = maps.amax(dim=(2, 3)).argmax(dim=1).tolist()
+        found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
+        for some, asked in self._batches(texts):
+            maps = self._pixel_relevancy(asked, camera)  # [T, L, H, W]
+            smooth, peaks = _half_smooth(maps.flatten(0, 1))
+            best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
             levels = best if level is None else [self._field.levels.index(level)] * len(some)
-            of_gaussians = {k: self._gaussian_relevancy(embeddings, k).cpu() for k in set(levels)}
-            by_level = maps.cpu().numpy()
-            for t, (text, k) in enumerate(zip(some, levels, strict=True)):
-                found.append((text, k, by_level[t], of_gaussians[k][t].numpy()))
+            of_gaussians = self._scores.rate(asked, levels).cpu().numpy()
+            by_level = smooth.unflatten(0, maps.shape[:2]).cpu().numpy()
+            found += zip(some, levels, by_level, of_gaussians, strict=True)
         seconds = time.perf_counter() - began
         return [
             Answer(text, self._field.levels[k], threshold, maps[k], maps, scores, seconds)
@@ -490,21 +507,24 @@ class SceneQuery:
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
-        embeddings = self._texts(texts)
-        levels = range(len(self._field.levels))
-        return torch.stack([self._gaussian_relevancy(embeddings, k) for k in levels], dim=1)
+        parts = []
+        for some, asked in self._batches(texts):
+            levels = range(len(self._field.levels))
+            of_levels = [self._scores.rate(asked, [level] * len(some)) for level in levels]
+            parts.append(torch.stack(of_levels, dim=1))
+        return torch.cat(parts)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         return self.encoder.encode_texts(list(texts)).to(self._field.codes.device)
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Tensor]]:
-        """Some texts and their embeddings at a time."""
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
+        """Some texts at a time, and what Gaussians and pixels are compared with."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             some = texts[start : start + _TEXTS_AT_ONCE]
-            yield some, self._texts(some)
+            yield some, self._scores.ask(self._texts(some))
 
-    def _pixel_relevancy(self, texts: Tensor, camera: Camera) -> Tensor:
-        """Text embeddings [T, E] -> relevancy [T, L, H, W]."""
+    def _pixel_relevancy(self, asked: Any, camera: Camera) -> Tensor:
+        """[T, L, H, W] of the texts asked."""
         if camera.width * camera.height > MAX_QUERY_PIXELS:
             raise ValueError(
                 f"A picture of {camera.width} x {camera.height} is too large to be asked, at most "
@@ -518,12 +538,7 @@ class SceneQuery:
             ]
         )
         camera = camera.to(self.scene.gaussians.device)
-        return self._views.get(key, lambda: self._scores.view(camera)).relevancy(texts)
-
-    def _gaussian_relevancy(self, texts: Tensor, level: int) -> Tensor:
-        """Text embeddings [T, E] -> relevancy [T, N] of one level."""
-        relevancy = torch.sigmoid(SHARPNESS * self._scores.margins(level, texts))
-        return (relevancy * (self._field.mass[level] > 0)[:, None]).T
+        return self._views.get(key, lambda: self._scores.view(camera)).relevancy(asked)
 
 
 def check_text(text: str) -> str:
@@ -545,16 +560,22 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
     at the border.
     """
-    half = max(0, round(SMOOTHING * relevancy.shape[2] / 2))
-    if not relevancy.is_cuda:
+    return _half_smooth(relevancy.clone(memory_format=torch.contiguous_format))[0]
+
+
+def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps [M, H, W] half smoothed, on the CPU in place; and the highest of each, [M]."""
+    half = max(0, round(SMOOTHING * maps.shape[2] / 2))
+    if not maps.is_cuda:
         from langsplat._codes_numba import half_smooth
 
-        return torch.from_numpy(half_smooth(relevancy.contiguous().numpy(), half))
-    size, mean = 2 * half + 1, relevancy[None]
+        return maps, torch.from_numpy(half_smooth(maps.numpy(), half))
+    size, mean = 2 * half + 1, maps[None]
     # A box is a row of columns: two thin windows cost far less than one square one.
     mean = F.avg_pool2d(mean, (size, 1), 1, (half, 0), count_include_pad=False)
     mean = F.avg_pool2d(mean, (1, size), 1, (0, half), count_include_pad=False)[0]
-    return 0.5 * (relevancy + mean)
+    smooth = 0.5 * (maps + mean)
+    return smooth, smooth.amax(dim=(1, 2))
 
 
 def render_rgb(scene: Scene, camera: Camera) -> np.ndarray:

@@ -19,6 +19,7 @@ from langsplat.query import (
     Answer,
     Recent,
     SceneQuery,
+    _CodebookScores,
     check_text,
     half_smoothed,
     heat,
@@ -308,11 +309,38 @@ def test_sparse_and_dense_views_give_the_same_relevancies() -> None:
     engine = SceneQuery(scene, TableEncoder())
     camera = scene.cameras[0].resized(77, 53)  # no whole number of tiles
     texts = engine._texts(["left ball", "both", "x"])
-    sparse = engine._scores.view(camera).relevancy(texts)
-    dense = engine._scores.dense_view(camera).relevancy(texts)  # type: ignore[attr-defined]
+    scores = engine._scores
+    assert isinstance(scores, _CodebookScores)
+    sparse = scores.view(camera).relevancy(scores.ask(texts))
+    dense = scores.dense_view(camera).relevancy(scores._codec.similarity(texts))
     assert sparse.shape == dense.shape == (3, 3, 53, 77)
     assert 0.1 < float((dense > 0).float().mean()) < 0.9, "seen and unseen pixels are compared"
     np.testing.assert_allclose(sparse.numpy(), dense.numpy(), atol=1e-4)
+
+
+def test_gaussians_are_scored_as_the_embeddings_they_stand_for() -> None:
+    scene = random_scene()
+    field, texts = scene.language, ["left ball", "both", "x"]
+    assert field is not None and isinstance(field.codec, Codebook)
+    got = SceneQuery(scene, TableEncoder()).gaussian_relevancy(texts)
+    assert got.shape == (3, 3, len(scene.gaussians))
+    for level in range(3):
+        meant = F.normalize(field.dense(level) @ field.codec.codewords[level], dim=1)
+        cosines = meant @ TableEncoder().encode_texts([*texts, *NEGATIVES]).T
+        margin = cosines[:, :3] - cosines[:, 3:].amax(dim=1, keepdim=True)
+        want = torch.sigmoid(10 * margin) * (field.mass[level] > 0)[:, None]
+        np.testing.assert_allclose(got[:, level], want.T, atol=1e-5)
+
+
+def test_a_view_that_needs_more_room_than_was_set_aside_keeps_all_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = random_scene()
+    camera = scene.cameras[0].resized(77, 53)
+    want = SceneQuery(scene, TableEncoder()).relevancy(["both"], camera)
+    monkeypatch.setattr("langsplat._codes_numba.ROWS_A_PAIR", 0)
+    got = SceneQuery(scene, TableEncoder()).relevancy(["both"], camera)
+    np.testing.assert_array_equal(got, want)
 
 
 def test_a_gaussian_that_is_not_finite_is_left_out_of_a_view() -> None:
@@ -456,7 +484,9 @@ def test_visitors_may_ask_at_the_same_time(engine: SceneQuery) -> None:
 @pytest.mark.parametrize("size", [(30, 100), (3, 700), (41, 37), (1, 1)])
 def test_half_smoothing_averages_with_a_box_cut_at_the_border(size: tuple[int, int]) -> None:
     relevancy = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
+    before = relevancy.clone()
     got = half_smoothed(relevancy)
+    assert torch.equal(relevancy, before), "what is smoothed stays as it is"
     half = max(0, round(29 / 988 * size[1] / 2))
     for y, x in [(0, 0), (size[0] // 2, size[1] // 3), (size[0] - 1, size[1] - 1)]:
         window = relevancy[:, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
