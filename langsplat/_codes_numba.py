@@ -337,12 +337,11 @@ def _weigh(
                     todo = append_bits(items, todo, column_bits(masks, j, block), j)
                 x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
                 for k in range(todo):
-                    j = np.int64(items[k])
-                    _, _, light, _, weight, _ = _shade(
-                        x, y, light, near, j * COLUMNS, alpha_max, stop
-                    )
+                    number = np.int64(items[k])
+                    row = number * COLUMNS
+                    _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
                     store(drawn, count * LANES, weight)
-                    owned[count] = index[members[first + j]]
+                    owned[count] = index[members[first + number]]
                     blocks[count] = block
                     count += 1
                 store(state, LIGHT + p, light)
