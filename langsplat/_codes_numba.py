@@ -85,6 +85,9 @@ NEGATIVES = 4  # compared at once
 QUADRATIC = 8  # lines of a Gram matrix multiplied at once
 WIDE, THIN = 16, 4  # channels summed at once; a Gaussian's are padded to whole THINs
 ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 7 of at most 16
+# Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
+# smoothed score must not be above it.
+ROUNDED_DOWN = 0.5 * (1 - 2e-6)
 _LATER = 24  # rows; what belongs to the Gaussian that far ahead is fetched into the cache
 
 _ROW = ir.VectorType(ir.FloatType(), LANES)
@@ -534,7 +537,7 @@ def _half_smooth(part, parts, maps, half, peaks):
     fours[:] = 0
     share[:] = 0
     for x in range(width):
-        share[x] = 0.5 / (min(x + half, width - 1) - max(x - half, 0) + 1)
+        share[x] = ROUNDED_DOWN / (min(x + half, width - 1) - max(x - half, 0) + 1)
     for m in range(number * part // parts, number * (part + 1) // parts):
         peak = spread(np.float32(0))
         kept[:] = 0
