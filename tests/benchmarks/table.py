@@ -28,7 +28,7 @@ from tests.conftest import ROOT
 SPEED_BAR, ERROR_BAR, IOU_BAR = 50.0, 0.005, 0.99
 COVERED = 0.01  # part of the view from which on a mask is compared
 VIEWS = 2
-REPEATS = 3  # of decoding every pixel, which takes seconds
+REPEATS = 5  # of decoding every pixel
 
 
 class Turned:
