@@ -714,13 +714,11 @@ def measure(
 
 
 def answer(
-    weights: Weights, values: Values, inverse: Array, best: Array, sharpness: float
-) -> Array:
-    """Relevancies [T, L, H, W] float32 of words in a view; 0 without support."""
-    out = np.empty((values.texts, inverse.shape[2], weights.height, weights.width), np.float32)
+    weights: Weights, values: Values, inverse: Array, best: Array, sharpness: float, out: Array
+) -> None:
+    """Write to `out` [T, L, H, W] float32 the relevancies of words in a view; 0 without support."""
     maps = out.reshape(-1, *out.shape[2:])
     weights.run(_answer, values.numbers, inverse, best, sharpness, maps)
-    return out
 
 
 def rate(

@@ -330,14 +330,16 @@ class DecodeTable:
         y = y + face * (self.side + 1)
         return torch.stack([x * (2 / self.side), y * (2 / (6 * self.side + 5))], dim=-1) - 1
 
-    def cosines(self, places: Tensor, texts: Tensor) -> Tensor:
-        """Cosines with unit texts [T, E] at places [..., 2] -> [..., T]."""
-        # Text by text in memory, as the lookup wants it.
-        values = (self.basis @ texts.to(self.basis).T).T @ self.rows.T
-        values = values.reshape(1, len(texts), 6 * (self.side + 1), self.side + 1)
+    def of_texts(self, texts: Tensor) -> Tensor:
+        """Cosines of unit texts [T, E] at the corners -> [T, 6 (R + 1), R + 1]."""
+        cosines = (self.basis @ texts.to(self.basis).T).T @ self.rows.T
+        return cosines.reshape(len(texts), 6 * (self.side + 1), self.side + 1)
+
+    def cosines(self, places: Tensor, corners: Tensor) -> Tensor:
+        """Cosines at places [..., 2] with the texts that `of_texts` was given -> [..., T]."""
         grid = places.reshape(1, 1, -1, 2)
-        found = F.grid_sample(values, grid, align_corners=True, padding_mode="border")
-        return found[0, :, 0].T.reshape(*places.shape[:-1], len(texts))
+        found = F.grid_sample(corners[None], grid, align_corners=True, padding_mode="border")
+        return found[0, :, 0].T.reshape(*places.shape[:-1], len(corners))
 
 
 def tabulate(
@@ -377,7 +379,8 @@ def tabulate(
         corners = _cube_surface(side).to(decoded).split(DECODED_AT_ONCE)
         rows = torch.cat([codec.decode(part) @ basis.T for part in corners])
         table = DecodeTable(rows, basis, side, 0.0)
-        wrong = (table.cosines(table.places(probes), texts) - wanted).abs().flatten()
+        found = table.cosines(table.places(probes), table.of_texts(texts))
+        wrong = (found - wanted).abs().flatten()
         worst = float(wrong.kthvalue(math.ceil(0.999 * len(wrong))).values)
         if worst <= error:
             return replace(table, error=worst)

@@ -26,6 +26,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -156,8 +157,8 @@ class _View(Protocol):
     @property
     def nbytes(self) -> int: ...
 
-    def relevancy(self, asked: Any) -> Tensor:
-        """Pixel relevancy [T, L, H, W] of the texts asked; 0 where nothing was seen."""
+    def relevancy(self, asked: Any, out: Tensor) -> None:
+        """Write to `out` [T, L, H, W] float32 the texts' pixel relevancy; 0 with nothing seen."""
 
 
 class _Scores(Protocol):
@@ -237,10 +238,10 @@ class _SparseView:
     def nbytes(self) -> int:
         return self._weights.nbytes + sum(array.nbytes for array in self._kept)
 
-    def relevancy(self, asked: "Values") -> Tensor:
+    def relevancy(self, asked: "Values", out: Tensor) -> None:
         from langsplat._codes_numba import answer
 
-        return torch.from_numpy(answer(self._weights, asked, *self._kept, SHARPNESS))
+        answer(self._weights, asked, *self._kept, SHARPNESS, out.numpy())
 
 
 class _DenseView:
@@ -262,10 +263,10 @@ class _DenseView:
         kept = self._weights, self._norms, self._best, self._seen
         return sum(tensor.nbytes for tensor in kept)
 
-    def relevancy(self, asked: Tensor) -> Tensor:
+    def relevancy(self, asked: Tensor, out: Tensor) -> None:
         margin = self._cosines(asked) - self._best[..., None]
         relevancy = torch.sigmoid(SHARPNESS * margin) * self._seen[..., None]
-        return relevancy.permute(3, 2, 0, 1)
+        out.copy_(relevancy.permute(3, 2, 0, 1))
 
     def _cosines(self, similarity: Tensor) -> Tensor:
         """[L, V, T] -> [H, W, L, T]."""
@@ -281,17 +282,19 @@ class _LatentScores:
 
     def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor, exact: bool) -> None:
         assert isinstance(field.codec, Autoencoder)
-        self._gaussians, self._negatives = scene.gaussians, negatives  # [P, E]
+        self._gaussians = scene.gaussians
         self._levels = len(field.levels)
         latents = [field.values(level) for level in range(self._levels)]
         # What is rendered beside the latents is the described Gaussians' share of the pixel.
         self._values = torch.cat([*latents, (field.mass.T > 0).float()], dim=1)  # [N, L (D + 1)]
         table = None if exact else tabulate(field.codec, field.codes[field.mass > 0])
         self._source: Autoencoder | DecodeTable = table or field.codec
+        self._negatives = self.ask(negatives)
         self._of_gaussians: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by level
 
     def ask(self, texts: Tensor) -> Tensor:
-        return texts
+        """[T, ...]: what a table says of the texts, or the texts, which latents are decoded for."""
+        return self._source.of_texts(texts) if isinstance(self._source, DecodeTable) else texts
 
     def rate(self, asked: Tensor, levels: Sequence[int]) -> Tensor:
         out = torch.zeros(len(asked), len(self._values), device=self._values.device)
@@ -331,22 +334,35 @@ class _LatentView:
         self, kept: Tensor, seen: Tensor, source: Autoencoder | DecodeTable, negatives: Tensor
     ) -> None:
         self._kept, self._seen, self._source = kept, seen, source
-        self._best = self._cosines(negatives).amax(0)  # [L, H, W], highest with a negative
+        levels = range(len(kept))
+        # [L, H, W], the highest cosine with a negative.
+        self._best = torch.stack(
+            [reduce(torch.maximum, self._cosines(level, negatives)) for level in levels]
+        )
 
     @property
     def nbytes(self) -> int:
         return self._kept.nbytes + self._seen.nbytes + self._best.nbytes
 
-    def relevancy(self, asked: Tensor) -> Tensor:
-        return (self._cosines(asked) - self._best).mul_(SHARPNESS).sigmoid_().mul_(self._seen)
+    def relevancy(self, asked: Tensor, out: Tensor) -> None:
+        for level, (best, seen) in enumerate(zip(self._best, self._seen, strict=True)):
+            for scores, cosines in zip(out[:, level], self._cosines(level, asked), strict=True):
+                torch.sub(cosines, best, out=scores)
+                scores.mul_(SHARPNESS).sigmoid_().mul_(seen)
 
-    def _cosines(self, texts: Tensor) -> Tensor:
-        """[T, L, H, W]; of any value where nothing is seen."""
+    def _cosines(self, level: int, asked: Tensor) -> Iterator[Tensor]:
+        """[H, W] of each text asked; of any value where nothing is seen."""
+        kept, seen = self._kept[level], self._seen[level]
         if isinstance(self._source, DecodeTable):
-            return self._source.cosines(self._kept, texts).movedim(-1, 0)
-        out = torch.zeros(*self._seen.shape, len(texts), device=self._kept.device)
-        out[self._seen] = self._source.cosines(self._kept[self._seen], texts)  # decoding is dear
-        return out.movedim(-1, 0)
+            # One by one costs no more than together, and takes memory that is at hand.
+            for text in asked.split(1):
+                yield self._source.cosines(kept, text)[..., 0]
+            return
+        # Decoding is dear: once for all texts.
+        for found in self._source.cosines(kept[seen], asked).unbind(1):
+            out = torch.zeros(seen.shape, device=found.device)
+            out[seen] = found
+            yield out
 
 
 class Recent(Generic[T]):
@@ -478,8 +494,10 @@ class SceneQuery:
         if level is not None and level not in self._field.levels:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
+        view = self._view(camera)
         for some, asked in self._batches(texts):
-            maps = self._pixel_relevancy(asked, camera)  # [T, L, H, W]
+            maps = self._maps(len(some), camera)
+            view.relevancy(asked, maps)
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
             best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
             levels = best if level is None else [self._field.levels.index(level)] * len(some)
@@ -502,8 +520,12 @@ class SceneQuery:
         Returns:
             [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half.
         """
-        parts = [self._pixel_relevancy(part, camera) for _, part in self._batches(texts)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        view, out = self._view(camera), self._maps(len(texts), camera)
+        done = 0
+        for some, asked in self._batches(texts):
+            view.relevancy(asked, out[done : done + len(some)])
+            done += len(some)
+        return out
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
@@ -523,8 +545,17 @@ class SceneQuery:
             some = texts[start : start + _TEXTS_AT_ONCE]
             yield some, self._scores.ask(self._texts(some))
 
-    def _pixel_relevancy(self, asked: Any, camera: Camera) -> Tensor:
-        """[T, L, H, W] of the texts asked."""
+    def _maps(self, texts: int, camera: Camera) -> Tensor:
+        """[T, L, H, W] to be filled."""
+        shape = texts, len(self._field.levels), camera.height, camera.width
+        device = self._field.codes.device
+        if device.type == "cuda":
+            return torch.empty(shape, device=device)
+        # By numpy: its large arrays have large pages, which cost a quarter to have.
+        return torch.from_numpy(np.empty(shape, np.float32))
+
+    def _view(self, camera: Camera) -> _View:
+        """What is kept of this view."""
         if camera.width * camera.height > MAX_QUERY_PIXELS:
             raise ValueError(
                 f"A picture of {camera.width} x {camera.height} is too large to be asked, at most "
@@ -538,7 +569,7 @@ class SceneQuery:
             ]
         )
         camera = camera.to(self.scene.gaussians.device)
-        return self._views.get(key, lambda: self._scores.view(camera)).relevancy(asked)
+        return self._views.get(key, lambda: self._scores.view(camera))
 
 
 def check_text(text: str) -> str:

@@ -261,14 +261,15 @@ def test_a_table_gives_the_cosines_of_the_decoder_in_every_direction() -> None:
     latents = torch.cat([unit(20_000, 3, seed=1), edges])
     latents = latents * torch.linspace(0.01, 3, len(latents))[:, None]  # only directions count
     texts = torch.cat([texts, codec.decode(latents[:5])])
-    wrong = (table.cosines(table.places(latents), texts) - codec.cosines(latents, texts)).abs()
+    corners = table.of_texts(texts)
+    wrong = (table.cosines(table.places(latents), corners) - codec.cosines(latents, texts)).abs()
     assert float(codec.cosines(latents, texts).std(0).amax()) > 0.05, "there is something to get"
     assert float(wrong.flatten().kthvalue(int(0.999 * wrong.numel())).values) <= TABLE_ERROR
     assert float(wrong.max()) <= 5 * TABLE_ERROR
     grid = latents[:6].reshape(2, 3, 3)
-    assert table.cosines(table.places(grid), texts).shape == (2, 3, 10)
-    assert table.cosines(table.places(grid[:0]), texts).shape == (0, 3, 10)
-    assert torch.isfinite(table.cosines(table.places(torch.zeros(1, 3)), texts)).all()
+    assert table.cosines(table.places(grid), corners).shape == (2, 3, 10)
+    assert table.cosines(table.places(grid[:0]), corners).shape == (0, 3, 10)
+    assert torch.isfinite(table.cosines(table.places(torch.zeros(1, 3)), corners)).all()
 
 
 def test_a_table_is_as_fine_as_its_measured_error_asks() -> None:

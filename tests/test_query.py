@@ -311,9 +311,9 @@ def test_sparse_and_dense_views_give_the_same_relevancies() -> None:
     texts = engine._texts(["left ball", "both", "x"])
     scores = engine._scores
     assert isinstance(scores, _CodebookScores)
-    sparse = scores.view(camera).relevancy(scores.ask(texts))
-    dense = scores.dense_view(camera).relevancy(scores._codec.similarity(texts))
-    assert sparse.shape == dense.shape == (3, 3, 53, 77)
+    sparse, dense = torch.full((2, 3, 3, 53, 77), torch.nan)
+    scores.view(camera).relevancy(scores.ask(texts), sparse)
+    scores.dense_view(camera).relevancy(scores._codec.similarity(texts), dense)
     assert 0.1 < float((dense > 0).float().mean()) < 0.9, "seen and unseen pixels are compared"
     np.testing.assert_allclose(sparse.numpy(), dense.numpy(), atol=1e-4)
 

@@ -52,7 +52,7 @@ from langsplat.language import (
 from langsplat.masks import load_segmenter
 from langsplat.progress import Progress, digest_of, terminal_progress
 from langsplat.query import MIN_SUPPORT, NEGATIVES, SHARPNESS, SceneQuery, render_rgb
-from langsplat.rasterize import lift, render
+from langsplat.rasterize import lift_labels, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, load_scene
 from tests.benchmarks.accuracy import HELD_OUT, PROFILE, _colored, _labels
 from tests.benchmarks.rows import Row, row
@@ -65,7 +65,7 @@ SHORT = 1000  # steps
 PAPER = 30_000
 TRAINED_WIDTH = 100  # pixels, of the paper's schedule
 SMALLEST = 24  # pixels of a true part
-RAW_CHANNELS = 128  # of the raw embeddings, lifted and drawn at once
+RAW_CHANNELS = 128  # of the raw embeddings, drawn at once
 Made = TypeVar("Made")
 
 
@@ -266,12 +266,17 @@ def lift_raw(source: Source) -> list[Tensor]:
     n, e = len(source.gaussians), source.features[0].embeddings[0].shape[1]
     sums = [torch.zeros(n, e) for _ in LEVELS]
     for camera, view in zip(source.cameras, source.features, strict=True):
-        for level, rows in enumerate(view.embeddings):
-            table = F.pad(rows, (0, 0, 0, 1))  # the last row serves -1
-            ids = torch.from_numpy(view.segments[level]).long()
-            for columns in torch.arange(e).split(RAW_CHANNELS):
-                image = table[:, columns][ids]
-                sums[level][:, columns] += lift(source.gaussians, camera, image)
+        # A segment is a label: its weights times its embedding, no picture of E channels.
+        counts = [len(rows) for rows in view.embeddings]
+        firsts = [sum(counts[:level]) for level in range(len(counts))]
+        labels = [
+            np.where(ids >= 0, ids + first, -1)
+            for ids, first in zip(view.segments, firsts, strict=True)
+        ]
+        together = torch.from_numpy(np.stack(labels, axis=2))
+        weights = lift_labels(source.gaussians, camera, together, sum(counts))  # [N, segments]
+        for level, part in enumerate(weights.split(counts, dim=1)):
+            sums[level].addmm_(part, view.embeddings[level])
     return [F.normalize(total, dim=1) for total in sums]
 
 
