@@ -221,6 +221,8 @@ def _project(
 ):
     """Splats of the Gaussians this view may see (EWA splatting, as gsplat).
 
+    Those with a number that is not finite are left out; colors are looked at if they are NARROW.
+
     A part's splats, and the Gaussians they come from (index), lie packed at the start of its
     share of the rows. Returns its keys for sorting: depth above row number.
     """
@@ -245,8 +247,10 @@ def _project(
         faint = load(numbers, 0)
         reach = math.log2(1 / alpha_min) - faint
         ex, ey = math.sqrt(STEEP * reach * xx), math.sqrt(STEEP * reach * yy)
-        # The determinant: a quaternion of length 0, or beyond float64, or not a number.
-        seen = (det > 0) & (det < math.inf) & _may_touch(mx, my, ex, ey, size)
+        # The determinant: a quaternion of length 0, or beyond float64, or not a number. The
+        # reach: that of an opacity that is not finite.
+        seen = (det > 0) & (det < math.inf) & (reach < math.inf)
+        seen = seen & _may_touch(mx, my, ex, ey, size)
         root = math.sqrt(yy)
         corner = math.sqrt(det)
         store(fields, MX * LANES, mx)
@@ -269,9 +273,12 @@ def _project(
             for field in range(C0):
                 flat[at + field] = fields[field * LANES + lane]
             if colors.shape[1] == NARROW:
-                flat[at + C0] = colors[i, 0]
-                flat[at + C1] = colors[i, 1]
-                flat[at + C2] = colors[i, 2]
+                c0, c1, c2 = colors[i, 0], colors[i, 1], colors[i, 2]
+                if not (abs(c0) < math.inf and abs(c1) < math.inf and abs(c2) < math.inf):
+                    continue
+                flat[at + C0] = c0
+                flat[at + C1] = c1
+                flat[at + C2] = c2
             index[row] = i
             # Depths are positive, so their bits sort like the numbers; the row breaks ties.
             depth = np.float32(numbers[lane]).view(np.uint32)

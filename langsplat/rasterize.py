@@ -259,9 +259,6 @@ def blending_weights(gaussians: Gaussians, camera: Camera) -> "Weights":
     camera = camera.to("cpu")
     shape = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
     arrays = [t.detach().float().contiguous().numpy() for t in shape]
-    if not _all_finite(*map(torch.from_numpy, arrays)):
-        good = np.logical_and.reduce([np.isfinite(a.reshape(len(a), -1)).all(1) for a in arrays])
-        arrays = [np.where(good.reshape(-1, *[1] * (a.ndim - 1)), a, np.float32(0)) for a in arrays]
     view, K = (t.double().contiguous().numpy() for t in (camera.viewmat, camera.K))
     rules = RULES._replace(near=gaussians.near)
     return weigh(tuple(arrays), view, K, camera.width, camera.height, rules)
@@ -301,15 +298,12 @@ def lift_labels(
             one_hot = (labels.to(out.device)[..., None] == chunk).sum(dim=2).float()
             out[:, chunk] = lift(gaussians, camera, one_hot, backend=backend)
         return out
-    g = gaussians
+    if count == 0 or len(gaussians) == 0:
+        return out
+    g, lift_labels_numba = gaussians, import_module("langsplat._lift_numba").lift_labels
     geometry = (g.means, g.quats, g.scales, g.opacities)
-    finite = torch.stack([t.reshape(len(g), -1).isfinite().all(1) for t in geometry]).all(0)
-    if count and bool(finite.any()):
-        lift_labels_numba = import_module("langsplat._lift_numba").lift_labels
-        rules = RULES._replace(near=g.near)
-        kept = [t[finite] for t in geometry]
-        out[finite] = lift_labels_numba(kept, camera.viewmat, camera.K, labels, count, rules)
-    return out
+    rules = RULES._replace(near=g.near)
+    return lift_labels_numba(geometry, camera.viewmat, camera.K, labels, count, rules)
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
@@ -388,8 +382,9 @@ def _backend(name: str, device: torch.device) -> Any:
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
     """Means, quats, scales, opacities, colors [.., N, D] less the Gaussians with NaN or inf."""
     *geometry, colors = gaussians
-    # The CPU's kernels see to the geometry while they project it.
-    if _all_finite(*(gaussians if colors.is_cuda else gaussians[3:])):
+    if not colors.is_cuda and colors.ndim == 2 and colors.shape[1] <= 3:
+        return gaussians  # the CPU's kernels leave them out while they project
+    if _all_finite(*(gaussians if colors.is_cuda else [colors])):
         return gaussians
     keep = colors.isfinite().all(-1).reshape(-1, len(geometry[0])).all(0)
     for tensor in geometry:

@@ -5,8 +5,9 @@
 Besides the true segments there are imperfect ones, as a segmenter makes them: ragged borders,
 halves, neighbours glued together, and (--segmenter) those of the bundled segmenter, named after
 the thing or part they cover best. Of a world that a bundled scene is built from, the views that
-the scene holds out are left out (--holdout-every). The archive holds `images` [B, S, S, 3] uint8
-and one array for every field of captions.Facts.
+the scene holds out are left out (--holdout-every), and the segmenter sees the surface of the
+scene's Gaussians, as it does in the pipeline (--built). The archive holds `images` [B, S, S, 3]
+uint8 and one array for every field of captions.Facts.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from things import KINDS
 
 from langsplat.features import crop_segments
 from langsplat.masks import load_segmenter
+from langsplat.rasterize import render_surface
+from langsplat.scene import Scene, load_scene
 from langsplat.train import split_views
 
 SIZE = 128
@@ -160,9 +163,18 @@ def _named(view: LabelledView, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def cut_world(
-    folder: Path, rng: np.random.Generator, *, segmenter: bool, holdout_every: int = 0
+    folder: Path,
+    rng: np.random.Generator,
+    *,
+    segmenter: bool,
+    holdout_every: int = 0,
+    built: Scene | None = None,
 ) -> tuple[list, list]:
-    """Crops and rows of facts of one world's views, of those that are not held out."""
+    """Crops and rows of facts of one world's views, of those that are not held out.
+
+    `built`: the scene that was built from it, whose surface the segmenter sees.
+    """
+    cameras = {Path(camera.name).stem: camera for camera in built.cameras} if built else {}
     names = json.loads((folder / "labels.json").read_text())["labels"]
     images, rows = [], []
     segment = load_segmenter("bundled") if segmenter else None
@@ -185,8 +197,11 @@ def cut_world(
         for ids in (parts, _ragged(parts, rng)):
             ids, left = _numbered(ids, SMALLEST_PART)
             view.cut(ids, np.zeros(len(left), int))
-        if segment is not None and number % 2 == 0:
-            for ids in segment(image):
+        if segment is not None and (built or number % 2 == 0):
+            surface = None
+            if built:
+                surface = render_surface(built.gaussians, cameras[file.stem]).numpy()
+            for ids in segment(image, surface):
                 view.cut(*_named(view, ids))
         images += view.images
         rows += view.rows
@@ -208,6 +223,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--segmenter", action="store_true", help="the bundled segmenter's too")
+    parser.add_argument("--built", type=Path, help="the scene built from the one world")
     parser.add_argument("--holdout-every", type=int, default=0, help="leave out every n-th view")
     parser.add_argument("--keep", type=int, default=10**9, help="crops of a world, at most")
     args = parser.parse_args()
@@ -216,7 +232,11 @@ def main() -> None:
     for number, folder in enumerate(ready):
         rng = np.random.default_rng([args.seed, number])
         crops, facts = cut_world(
-            folder, rng, segmenter=args.segmenter, holdout_every=args.holdout_every
+            folder,
+            rng,
+            segmenter=args.segmenter,
+            holdout_every=args.holdout_every,
+            built=load_scene(args.built) if args.built else None,
         )
         keep = drawn(facts, args.keep, rng)
         images.append(np.concatenate(crops)[keep])

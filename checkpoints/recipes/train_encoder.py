@@ -18,6 +18,7 @@ Letters: B crops of a batch, T captions of a batch, S side of a crop, K kinds.
 import argparse
 import copy
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -614,7 +615,12 @@ def main() -> None:
     parser.add_argument("--lexicon", type=Path, required=True, help="what lexicon.py wrote")
     parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--texts-steps", type=int, default=1500, help="then, with texts alone")
-    parser.add_argument("--looks", type=int, default=2, help="at every crop, each another way")
+    parser.add_argument(
+        "--looks",
+        type=float,
+        default=2,
+        help="at every crop, each another way; less than 1: at that share of them",
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -643,8 +649,8 @@ def main() -> None:
             keep = np.flatnonzero(~is_unseen(facts))
             if number == 0 and args.trunk:
                 recalibrate(model.visual, images[rng.choice(keep, 3000)], generator)
-            for _ in range(args.looks):
-                keep = rng.permutation(keep)
+            for _ in range(math.ceil(args.looks)):
+                keep = rng.permutation(keep)[: math.ceil(args.looks * len(keep))]
                 maps.append(maps_of(model.visual, images[keep], generator))
                 known.append(facts.rows(keep))
             minutes = (time.perf_counter() - began) / 60
