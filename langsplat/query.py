@@ -15,15 +15,20 @@ numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTab
 keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
 of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
+"The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
+not their order. So where the thing itself is found in the view, what answers to the whole text
+counts in full near the thing only.
+
 The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
 of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
 """
 
 import json
+import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -54,6 +59,10 @@ MIN_SUPPORT = 0.5
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
+_PART_OF = re.compile(r".+ of (?:the|a|an|this|that|my) (?P<thing>.+)", re.IGNORECASE)
+NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
+NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
+_CELLS = 64  # a side of the grid in which Gaussians are near each other
 
 T = TypeVar("T")
 
@@ -422,6 +431,8 @@ class SceneQuery:
             least recently go first. A view that needs more by itself is answered and not kept.
         exact: decode an autoencoder's latents pixel by pixel, as evaluation does, and not by its
             table, which keeps 99.9 % of the relevancies within 0.005 (`tabulate`).
+        near_things: hold "the handle of the mug" to the mug (see above); False compares the text
+            with features and nothing else, as the papers do.
     Raises:
         ValueError: the scene has no language field, or it is another encoder's.
     """
@@ -433,6 +444,7 @@ class SceneQuery:
         *,
         kept_bytes: int = KEPT_BYTES,
         exact: bool = False,
+        near_things: bool = True,
     ) -> None:
         if scene.language is None:
             raise ValueError(
@@ -447,6 +459,7 @@ class SceneQuery:
             )
         self.scene = scene
         self.encoder = encoder
+        self._near_things = near_things
         field = scene.language
         # What no view ever saw says nothing, whatever its code holds.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0)
@@ -458,6 +471,7 @@ class SceneQuery:
             else _CodebookScores(scene, self._field, negatives)
         )
         self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)
+        self._cells: Recent[Tensor] = Recent(1)
 
     def ask(
         self, text: str, camera: Camera, *, threshold: float = 0.5, level: str | None = None
@@ -495,15 +509,19 @@ class SceneQuery:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
         view = self._view(camera)
+        near = self._near(texts, view, camera)
+        near_gaussians = {thing: self._gaussians_near(thing) for thing in near}
         for some, asked in self._batches(texts):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
+            _hold(some, maps, near)
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
             best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
             levels = best if level is None else [self._field.levels.index(level)] * len(some)
-            of_gaussians = self._scores.rate(asked, levels).cpu().numpy()
+            of_gaussians = self._scores.rate(asked, levels)
+            _hold(some, of_gaussians, near_gaussians)
             by_level = smooth.unflatten(0, maps.shape[:2]).cpu().numpy()
-            found += zip(some, levels, by_level, of_gaussians, strict=True)
+            found += zip(some, levels, by_level, of_gaussians.cpu().numpy(), strict=True)
         seconds = time.perf_counter() - began
         return [
             Answer(text, self._field.levels[k], threshold, maps[k], maps, scores, seconds)
@@ -525,6 +543,7 @@ class SceneQuery:
         for some, asked in self._batches(texts):
             view.relevancy(asked, out[done : done + len(some)])
             done += len(some)
+        _hold(texts, out, self._near(texts, view, camera))
         return out
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
@@ -535,6 +554,39 @@ class SceneQuery:
             of_levels = [self._scores.rate(asked, [level] * len(some)) for level in levels]
             parts.append(torch.stack(of_levels, dim=1))
         return torch.cat(parts)
+
+    def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
+        """Of the things that are found in the view, how near each pixel is, [H, W] up to 1."""
+        named = dict.fromkeys(thing_of(text) for text in texts) if self._near_things else {}
+        things = [thing for thing in named if thing]
+        out = {}
+        for some, asked in self._batches(things):
+            maps = self._maps(len(some), camera)
+            view.relevancy(asked, maps)
+            for thing, found in zip(some, maps.amax(dim=1), strict=True):
+                best = float(found.max())
+                if best > 0.5:
+                    around = _highest_around(found, round(NEARBY * camera.width / 2))
+                    out[thing] = around.div_(NEAR_ENOUGH * best).clamp_(max=1)
+        return out
+
+    def _gaussians_near(self, thing: str) -> Tensor:
+        """How near each Gaussian is to those that answer to the thing themselves, [N] up to 1."""
+        found = self.gaussian_relevancy([thing])[0].amax(dim=0)
+        cells = self._cells.get((), self._to_cells)
+        grid = found.new_zeros(_CELLS**3).scatter_reduce_(0, cells, found, "amax")
+        near = _highest_around(grid.reshape([_CELLS] * 3), 1).flatten()[cells]
+        return near.div_(NEAR_ENOUGH * near.max().clamp_min(1e-6)).clamp_(max=1)
+
+    def _to_cells(self) -> Tensor:
+        """The number of each Gaussian's cell [N], in a grid around all but the outermost."""
+        means = self.scene.gaussians.means
+        ends = torch.tensor([0.02, 0.98], device=means.device)
+        some = means[:: len(means) // 100_000 + 1]
+        low, high = some.quantile(ends, dim=0)
+        place = ((means - low) / (high - low).clamp_min(1e-12) * _CELLS).long()
+        x, y, z = place.clamp_(0, _CELLS - 1).unbind(1)
+        return (x * _CELLS + y) * _CELLS + z
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         return self.encoder.encode_texts(list(texts)).to(self._field.codes.device)
@@ -583,6 +635,36 @@ def check_text(text: str) -> str:
             "describe one thing in a few words."
         )
     return text
+
+
+def thing_of(text: str) -> str | None:
+    """ "the handle of the mug" -> "mug"; None for a text that names no part of a thing."""
+    match = _PART_OF.fullmatch(text)
+    return match["thing"] if match else None
+
+
+def _hold(texts: Sequence[str], scores: Tensor, near: Mapping[str, Tensor]) -> None:
+    """Scale each text's scores, in place, by how near the thing is that it names a part of."""
+    for text, own in zip(texts, scores, strict=True):
+        held = near.get(thing_of(text) or "")
+        if held is not None:
+            own *= held
+
+
+def _highest_around(values: Tensor, half: int) -> Tensor:
+    """Of values >= 0 the highest in the box that reaches `half` away, along every axis."""
+    size = 2 * half + 1
+    for axis in range(values.ndim):
+        length = values.shape[axis]
+        values = F.pad(values.movedim(axis, -1), (half, half))
+        reach = 1  # how many are compared so far
+        while 2 * reach <= size:
+            values = torch.maximum(values[..., :-reach], values[..., reach:])
+            reach *= 2
+        rest = size - reach
+        values = torch.maximum(values[..., :length], values[..., rest : rest + length])
+        values = values.movedim(-1, axis)
+    return values.contiguous()
 
 
 def half_smoothed(relevancy: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from langsplat.codec import Autoencoder, Codebook
 from langsplat.query import (
+    NEAR_ENOUGH,
     NEGATIVES,
     Answer,
     Recent,
@@ -25,6 +26,7 @@ from langsplat.query import (
     heat,
     overlay,
     save_answer,
+    thing_of,
 )
 from langsplat.rasterize import render
 from langsplat.scene import Gaussians, LanguageField, Scene
@@ -46,6 +48,7 @@ class TableEncoder:
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         axes = torch.eye(E)
         known = {"left ball": axes[0], "right ball": axes[1], "both": axes[0] + axes[1]}
+        known |= {text: known["both"] for text in ("knob of the left ball", "knob of the unicorn")}
         known |= {name: axes[4 + i] + 0.3 * axes[0] for i, name in enumerate(NEGATIVES)}
         return F.normalize(torch.stack([known.get(text, axes[3]) for text in texts]), dim=1)
 
@@ -302,6 +305,48 @@ def random_scene(n: int = 300, words: int = 100) -> Scene:
     rows = rand(3, n, words).argsort(2)[..., :4]
     field = LanguageField(rows, codes, mass, Codebook(codewords), "table")
     return replace(asked_scene(), gaussians=gaussians, language=field)
+
+
+def test_a_part_is_looked_for_near_its_thing_where_that_is_found() -> None:
+    """Both balls have a knob; the text says whose."""
+    scene = asked_scene()
+    assert scene.language is not None
+    scene.language.mass[0] = 0  # what it says there is random
+    camera, encoder = scene.cameras[0], TableEncoder()
+    engine, plain = SceneQuery(scene, encoder), SceneQuery(scene, encoder, near_things=False)
+    middle = camera.width // 2
+    for asked, both in ((plain, True), (engine, False)):
+        answer = asked.ask("knob of the left ball", camera, threshold=0.7, level="part")
+        assert answer.mask[:, :middle].any() and answer.mask[:, middle:].any() == both
+        selected = answer.gaussian_relevancy > 0.7
+        assert selected[:60].all() and selected[60:120].any() == both
+    texts = ["left ball", "knob of the unicorn", "knob of the left ball"]
+    held, free = engine.relevancy(texts, camera), plain.relevancy(texts, camera)
+    assert torch.equal(held[:2], free[:2]), "no part, or of nothing that is here: as it is"
+    left = free[2, 1, :, :middle]
+    torch.testing.assert_close(held[2, 1, :, :middle][left > 0.6], left[left > 0.6])
+    # The right ball fits "left ball" as well as a negative does: 0.5.
+    worth = 0.5 / (NEAR_ENOUGH * float(free[0].max()))
+    right = free[2, 1, :, middle:]
+    torch.testing.assert_close(
+        held[2, 1, :, middle:][right > 0.6], worth * right[right > 0.6], atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "thing"),
+    [
+        ("the handle of the mug", "mug"),
+        ("Lid of a blue teapot", "blue teapot"),
+        ("wheel of the back of the car", "car"),
+        ("glass of water", None),
+        ("of the mug", None),
+        ("handle of the ", None),
+        ("mug", None),
+    ],
+)
+def test_the_thing_that_a_text_names_a_part_of(text: str, thing: str | None) -> None:
+    assert thing_of(text) == thing
 
 
 def test_sparse_and_dense_views_give_the_same_relevancies() -> None:

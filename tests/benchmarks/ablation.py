@@ -258,7 +258,9 @@ def of_field(source: Source, field: LanguageField) -> Renders | SceneQuery:
     if isinstance(codec, Autoencoder):
         values = [field.values(level) for level in range(len(field.levels))]
         return Painted(source, values, codec.cosines)
-    return SceneQuery(replace(source.scene, language=field), source.encoder)
+    # As the papers ask: what is compared are fields.
+    scene = replace(source.scene, language=field)
+    return SceneQuery(scene, source.encoder, near_things=False)
 
 
 def lift_raw(source: Source) -> list[Tensor]:
