@@ -129,6 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluation.add_argument("--out", type=Path, metavar="DIR", help="for report.md, report.json")
     evaluation.add_argument(
+        "--near-things",
+        action="store_true",
+        help="hold parts to their things, as queries do and the papers do not",
+    )
+    evaluation.add_argument(
         "--autoencoder",
         nargs="+",
         type=Path,
@@ -271,7 +276,7 @@ def _eval(args: argparse.Namespace) -> int:
                 "their autoencoder: give its best_ckpt.pth with --autoencoder."
             )
         else:
-            source = _engine(_open(scene), exact=True)
+            source = _engine(_open(scene), exact=True, near_things=args.near_things)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))
     report = Report.joined(reports)
     print(report.markdown(), end="")
@@ -283,13 +288,14 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(scene: "Scene", *, exact: bool = False) -> "SceneQuery":
+def _engine(scene: "Scene", *, exact: bool = False, near_things: bool = True) -> "SceneQuery":
     from langsplat.encoders import load_encoder
     from langsplat.query import SceneQuery
 
     if scene.language is None:
         raise ValueError(f"The scene {scene.name!r} has no language field: build it again.")
-    return SceneQuery(scene, load_encoder(scene.language.encoder), exact=exact)
+    encoder = load_encoder(scene.language.encoder)
+    return SceneQuery(scene, encoder, exact=exact, near_things=near_things)
 
 
 def _open(spec: str) -> "Scene":

@@ -16,8 +16,8 @@ keeps where to look and its best negative; a new word costs one lookup a pixel a
 of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
 "The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
-not their order. So where the thing itself is found in the view, what answers to the whole text
-counts in full near the thing only.
+not their order. So where the thing itself is found in the view, what is not sure to be meant counts
+in full near the thing only.
 
 The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
 of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
@@ -62,6 +62,7 @@ _TEXTS_AT_ONCE = 10  # bounds the memory of one product
 _PART_OF = re.compile(r".+ of (?:the|a|an|this|that|my) (?P<thing>.+)", re.IGNORECASE)
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
+SURE = 0.9  # the relevancy from which on a part counts in full wherever it is
 _CELLS = 64  # a side of the grid in which Gaussians are near each other
 
 T = TypeVar("T")
@@ -644,11 +645,15 @@ def thing_of(text: str) -> str | None:
 
 
 def _hold(texts: Sequence[str], scores: Tensor, near: Mapping[str, Tensor]) -> None:
-    """Scale each text's scores, in place, by how near the thing is that it names a part of."""
+    """Scale each text's scores, in place, by how near the thing is that it names a part of.
+
+    What is sure stands by itself: the thing's own words do not reach all of it.
+    """
     for text, own in zip(texts, scores, strict=True):
         held = near.get(thing_of(text) or "")
         if held is not None:
-            own *= held
+            sure = own.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
+            own *= torch.maximum(held, sure)
 
 
 def _highest_around(values: Tensor, half: int) -> Tensor:
