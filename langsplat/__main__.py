@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument(
         "--near-things",
         action="store_true",
-        help="hold parts to their things, as queries do and the papers do not",
+        help="hold parts to their things, as queries do and the papers do not; of pixel profiles",
     )
     evaluation.add_argument(
         "--autoencoder",

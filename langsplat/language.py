@@ -15,9 +15,8 @@ Letters: N Gaussians, L levels, H W pixels, V codewords, D numbers of a code, M 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -335,16 +334,10 @@ def train_language(
         note = f"continuing at step {done}"
     if note:
         progress("Train language", done, training.steps, note)
-    threads = torch.get_num_threads()  # for the rasterizer alone
-
-    def draw(camera: Camera, values: Tensor) -> Tensor:
-        with torch_threads(threads):
-            return render(gaussians, camera, values=values)[0]
-
     with torch_threads(1):
         for camera, target in _turns(cameras, features, codec, training, done):
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(codes, described, field, target, partial(draw, camera))
+            loss = loss_of(codes, described, field, gaussians, camera, target)
             optimizer.step()
             recent = loss if done == 0 else 0.95 * recent + 0.05 * loss
             done += 1
@@ -395,11 +388,12 @@ def _latents_loss(
     codes: Tensor,  # [L, N, D], gets its gradient
     described: Tensor,
     field: LanguageField,
+    gaussians: Gaussians,
+    camera: Camera,
     target: _Target,
-    draw: Callable[[Tensor], Tensor],  # [N, D] -> [H, W, D]
 ) -> float:
     values = _unit_codes(codes, described, field.codec).transpose(0, 1).flatten(1)  # [N, L D]
-    image = draw(values.contiguous())
+    image, _ = render(gaussians, camera, values=values.contiguous())
     losses = []
     for level, rendered in enumerate(image.unflatten(2, (len(codes), -1)).unbind(2)):
         wanted, mask = target.picture(level, image.device)
@@ -414,8 +408,9 @@ def _weights_loss(
     codes: Tensor,  # [L, N, K] logits, gets its gradient
     described: Tensor,
     field: LanguageField,
+    gaussians: Gaussians,
+    camera: Camera,
     target: _Target,
-    draw: Callable[[Tensor], Tensor],  # [N, D] -> [H, W, D]
 ) -> float:
     assert isinstance(field.codec, Codebook) and field.rows is not None
     gram = field.codec.gram()
@@ -428,7 +423,7 @@ def _weights_loss(
         weights = _unit_codes(codes[level : level + 1], described[level : level + 1], field.codec)
         dense = torch.zeros(codes.shape[1], field.codec.size, device=codes.device)
         dense = dense.scatter_add(1, field.rows[level].long(), weights[0])
-        blended = draw(dense)  # [H, W, V]
+        blended, _ = render(gaussians, camera, values=dense)  # [H, W, V]
         length = ((blended @ gram[level]) * blended).sum(2).clamp_min(1e-12).sqrt()
         cosine = (blended * similarity).sum(2) / length
         losses.append(((1 - cosine) * mask).sum() / count)

@@ -31,7 +31,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -472,7 +472,6 @@ class SceneQuery:
             else _CodebookScores(scene, self._field, negatives)
         )
         self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)
-        self._cells: Recent[Tensor] = Recent(1)
 
     def ask(
         self, text: str, camera: Camera, *, threshold: float = 0.5, level: str | None = None
@@ -510,8 +509,7 @@ class SceneQuery:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
         view = self._view(camera)
-        near = self._near(texts, view, camera)
-        near_gaussians = {thing: self._gaussians_near(thing) for thing in near}
+        near, near_gaussians = self._near(texts, view, camera)
         for some, asked in self._batches(texts):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
@@ -544,42 +542,50 @@ class SceneQuery:
         for some, asked in self._batches(texts):
             view.relevancy(asked, out[done : done + len(some)])
             done += len(some)
-        _hold(texts, out, self._near(texts, view, camera))
+        _hold(texts, out, self._near(texts, view, camera, gaussians=False)[0])
         return out
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
-        parts = []
-        for some, asked in self._batches(texts):
-            levels = range(len(self._field.levels))
-            of_levels = [self._scores.rate(asked, [level] * len(some)) for level in levels]
-            parts.append(torch.stack(of_levels, dim=1))
-        return torch.cat(parts)
+        return torch.cat([self._rate(asked, len(some)) for some, asked in self._batches(texts)])
 
-    def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
-        """Of the things that are found in the view, how near each pixel is, [H, W] up to 1."""
+    def _rate(self, asked: Any, texts: int) -> Tensor:
+        """[T, L, N] of the texts asked."""
+        levels = range(len(self._field.levels))
+        return torch.stack([self._scores.rate(asked, [level] * texts) for level in levels], dim=1)
+
+    def _near(
+        self, texts: Sequence[str], view: _View, camera: Camera, *, gaussians: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of the things that are found in the view, how near each pixel [H, W] is, up to 1.
+
+        And, unless `gaussians` is False, how near each Gaussian [N] is.
+        """
         named = dict.fromkeys(thing_of(text) for text in texts) if self._near_things else {}
         things = [thing for thing in named if thing]
-        out = {}
+        pixels, of_gaussians = {}, {}
         for some, asked in self._batches(things):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
-            for thing, found in zip(some, maps.amax(dim=1), strict=True):
+            shown = maps.amax(dim=1)
+            rated = self._rate(asked, len(some)).amax(dim=1) if gaussians else shown
+            for thing, found, scores in zip(some, shown, rated, strict=True):
                 best = float(found.max())
                 if best > 0.5:
                     around = _highest_around(found, round(NEARBY * camera.width / 2))
-                    out[thing] = around.div_(NEAR_ENOUGH * best).clamp_(max=1)
-        return out
+                    pixels[thing] = around.div_(NEAR_ENOUGH * best).clamp_(max=1)
+                    if gaussians:
+                        of_gaussians[thing] = self._gaussians_near(scores)
+        return pixels, of_gaussians
 
-    def _gaussians_near(self, thing: str) -> Tensor:
-        """How near each Gaussian is to those that answer to the thing themselves, [N] up to 1."""
-        found = self.gaussian_relevancy([thing])[0].amax(dim=0)
-        cells = self._cells.get((), self._to_cells)
-        grid = found.new_zeros(_CELLS**3).scatter_reduce_(0, cells, found, "amax")
-        near = _highest_around(grid.reshape([_CELLS] * 3), 1).flatten()[cells]
+    def _gaussians_near(self, scores: Tensor) -> Tensor:
+        """How near each Gaussian [N] is to those that score high by themselves, up to 1."""
+        grid = scores.new_zeros(_CELLS**3).scatter_reduce_(0, self._cells, scores, "amax")
+        near = _highest_around(grid.reshape([_CELLS] * 3), 1).flatten()[self._cells]
         return near.div_(NEAR_ENOUGH * near.max().clamp_min(1e-6)).clamp_(max=1)
 
-    def _to_cells(self) -> Tensor:
+    @cached_property
+    def _cells(self) -> Tensor:
         """The number of each Gaussian's cell [N], in a grid around all but the outermost."""
         means = self.scene.gaussians.means
         ends = torch.tensor([0.02, 0.98], device=means.device)

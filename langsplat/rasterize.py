@@ -291,14 +291,15 @@ def lift_labels(
             f"Labels must lie in -1 .. {count - 1}, got {int(labels.min())} .. "
             f"{int(labels.max())}: number them anew."
         )
-    out = gaussians.means.new_zeros(len(gaussians), count)
-    if _backend(backend, gaussians.device) is _rasterize_gsplat.rasterize:
+    draw = _backend(backend, gaussians.device)
+    if count == 0 or len(gaussians) == 0:
+        return gaussians.means.new_zeros(len(gaussians), count)
+    if draw is _rasterize_gsplat.rasterize:
+        out = gaussians.means.new_zeros(len(gaussians), count)
         step = max(1, MAX_ONE_HOT // (camera.width * camera.height))
         for chunk in torch.arange(count, device=out.device).split(step):
             one_hot = (labels.to(out.device)[..., None] == chunk).sum(dim=2).float()
             out[:, chunk] = lift(gaussians, camera, one_hot, backend=backend)
-        return out
-    if count == 0 or len(gaussians) == 0:
         return out
     g, lift_labels_numba = gaussians, import_module("langsplat._lift_numba").lift_labels
     geometry = (g.means, g.quats, g.scales, g.opacities)

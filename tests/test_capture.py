@@ -672,7 +672,7 @@ def test_the_sfm_child_dies_with_its_parent(tmp_path, how):
     time.sleep(0.5)  # well inside COLMAP's own code
     (child,) = children_of(parent.pid)
     parent.send_signal(how)
-    parent.wait(timeout=60)
+    parent.wait(timeout=20)
     parent.stdout.close()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
