@@ -97,7 +97,9 @@ def compare(
     table = tabulate(codec, latents)
     build = time.perf_counter() - began
     assert table is not None
-    engine, decoding = SceneQuery(scene, encoder), SceneQuery(scene, encoder, exact=True)
+    engine, decoding = (
+        SceneQuery(scene, encoder, exact=exact, near_things=False) for exact in (False, True)
+    )
     views = scene.cameras[:: len(scene.cameras) // VIEWS][:VIEWS]
     wrong, ious = [], []
     for view in views:
