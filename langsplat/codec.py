@@ -332,8 +332,10 @@ class DecodeTable:
 
     def of_texts(self, texts: Tensor) -> Tensor:
         """Cosines of unit texts [T, E] at the corners -> [T, 6 (R + 1), R + 1]."""
-        cosines = (self.basis @ texts.to(self.basis).T).T @ self.rows.T
-        return cosines.reshape(len(texts), 6 * (self.side + 1), self.side + 1)
+        along = texts.to(self.basis) @ self.basis.T
+        # Face by face, and the texts transposed: for one text four times as fast as one product.
+        cosines = torch.bmm(self.rows.unflatten(0, (6, -1)), along.T.expand(6, -1, -1))
+        return cosines.permute(2, 0, 1).reshape(len(texts), 6 * (self.side + 1), self.side + 1)
 
     def cosines(self, places: Tensor, corners: Tensor) -> Tensor:
         """Cosines at places [..., 2] with the texts that `of_texts` was given -> [..., T]."""
