@@ -1,8 +1,8 @@
 """What a view keeps on the CPU, so that a new word costs one sparse product.
 
-    weigh      one view -> its blending weights, a sparse matrix of pixels by Gaussians
-    measure    weights and a codebook's codes -> what does not depend on the words: 1 / |W S| and
-               the best negative, at every level and pixel
+    weigh      one view and a codebook's codes -> its blending weights, a sparse matrix of pixels by
+               Gaussians, and what does not depend on the words: 1 / |W S| and the best negative, at
+               every level and pixel
     score      codes and one number a codeword, level and word -> one a Gaussian, level and word
     answer     weights and those numbers -> the words' relevancies at every level and pixel
     rate       those numbers -> the words' relevancies on the Gaussians themselves
@@ -12,8 +12,8 @@ A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept where one pixel o
 Gaussian: 16 numbers, as the square roots of the weights in 16 bits (a rounding of 1.5e-5 at
 weight 1, less below), and its owner, the Gaussian's number. The rows of a block lie together, so
 that sums over them stay in registers. Nothing is as wide as a picture and as deep as a codebook:
-`measure` adds up one block's weights of codewords at a time, in the cache, and only for codewords
-that occur there.
+`weigh` goes block by block, and while a block's rows are in the cache adds up its weights of
+codewords, only of those that occur there.
 
 The inner loops run over whole rows and are written as vectors of 16 for LLVM, which splits them
 where the machine's are shorter.
@@ -62,10 +62,8 @@ from langsplat._rasterize_numba import (
     TILE,
     X,
     Y,
-    _alive,
     _approach,
     _corners,
-    _empty_lines,
     _half_to,
     _in_threads,
     _kernel,
@@ -76,11 +74,13 @@ from langsplat._rasterize_numba import (
     _start_tile,
     _tile_of,
     _workspace,
+    empty,
 )
 
 Array = NDArray[Any]
 
 ONE = 65_535.0  # the square root of weight 1, as kept
+HALF = 32_700.0  # of 16 bits, with room for rounding
 NEGATIVES = 4  # compared at once
 QUADRATIC = 8  # lines of a Gram matrix multiplied at once
 WIDE, THIN = 16, 4  # channels summed at once; a Gaussian's are padded to whole THINs
@@ -92,6 +92,7 @@ _LATER = 24  # rows; what belongs to the Gaussian that far ahead is fetched into
 
 _ROW = ir.VectorType(ir.FloatType(), LANES)
 _ROOTS = ir.VectorType(ir.IntType(16), LANES)
+_WHOLE = ir.VectorType(ir.IntType(32), LANES)
 _INT = ir.IntType(64)
 _LANES = Lanes(types.float32)
 
@@ -133,10 +134,10 @@ def _call(builder, name, *rows):  # type: ignore[no-untyped-def]
 
 
 def _all_lanes(context, builder, array, offset):  # type: ignore[no-untyped-def]
-    """One element of a float array, 16 times."""
+    """One element of an array, 16 times."""
     value = builder.load(_address(context, builder, array, offset))
-    nothing = ir.Constant(_ROW, ir.Undefined)
-    first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = ir.Constant(_WHOLE, [0] * LANES)
     one = builder.insert_element(nothing, value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, nothing, first)
 
@@ -152,99 +153,157 @@ def _sums(builder, count, first, end, factors):  # type: ignore[no-untyped-def]
     return [builder.load(register) for register in sums]
 
 
-def _keep_code(typingctx, target, i, source, j):  # type: ignore[no-untyped-def]
-    """target[i ... + 16] = the roots of source[j ... + 16], 0 to 1 as 0 to ONE."""
+def _keep_code(typingctx, target, at, row):  # type: ignore[no-untyped-def]
+    """target[at ... + 16] = the roots of a row, 0 to 1 as 0 to ONE."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        target, i, source, j = zip(signature.args, args, strict=True)
-        row = _call(builder, "sqrt", _row(context, builder, source, j[1]))
         scale, half = (ir.Constant(_ROW, [value] * LANES) for value in (ONE, 0.5))
-        row = _call(builder, "fma", row, scale, half)
-        row = builder.trunc(builder.fptosi(row, ir.VectorType(ir.IntType(32), LANES)), _ROOTS)
-        pointer = _address(context, builder, target, i[1])
+        row = _call(builder, "fma", _call(builder, "sqrt", args[2]), scale, half)
+        row = builder.trunc(builder.fptosi(row, _WHOLE), _ROOTS)
+        pointer = _address(context, builder, (target, args[0]), args[1])
         builder.store(row, builder.bitcast(pointer, _ROOTS.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return types.void(target, types.int64, source, types.int64), generate
+    return types.void(target, types.int64, row), generate
 
 
-def _add_code(typingctx, planes, places, codes, first, end, source, j):  # type: ignore[no-untyped-def]
-    """Entries of a code, first ... end - 1: each one's plane += its code * source[j ... + 16]."""
+def _add_code(typingctx, planes, places, codes, first, apart, end, row):  # type: ignore[no-untyped-def]
+    """Entries of a code, first ... end - 1: plane += code, `apart` further, * row."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        planes, places, codes, first, end, source, j = zip(signature.args, args, strict=True)
-        row = _row(context, builder, source, j[1])
+        planes, places, codes, first, apart, end, row = zip(signature.args, args, strict=True)
         with cgutils.for_range_slice(builder, first[1], end[1], _INT(1)) as (e, _):
-            place = builder.mul(_number(context, builder, places, e), _INT(LANES))
+            place = _number(context, builder, places, e)
+            place = builder.mul(place, _INT(LANES))
             at = builder.bitcast(_address(context, builder, planes, place), _ROW.as_pointer())
-            code = _all_lanes(context, builder, codes, e)
-            now = _call(builder, "fma", code, row, builder.load(at, align=4))
+            code = _all_lanes(context, builder, codes, builder.add(e, apart[1]))
+            now = _call(builder, "fma", code, row[1], builder.load(at, align=4))
             builder.store(now, at, align=4)
         return context.get_dummy_value()
 
     at = types.int64
-    return types.void(planes, places, codes, at, at, source, at), generate
-
-
-def _products(context, builder, matrix, lines, words, planes, first, present, end):  # type: ignore[no-untyped-def]
-    """Some lines of a matrix [.., V] times the planes of the codewords present[:end].
-
-    The plane of codeword v is planes[(first + v) * 16 ...].
-    """
-    starts = [builder.mul(line, words) for line in lines]
-
-    def factors(k):  # type: ignore[no-untyped-def]
-        word = _number(context, builder, present, k)
-        plane = _plane(context, builder, planes, first, word)
-        of_lines = (builder.add(start, word) for start in starts)
-        return [(_all_lanes(context, builder, matrix, at), plane) for at in of_lines]
-
-    return _sums(builder, len(lines), _INT(0), end, factors)
+    return types.void(planes, places, codes, at, at, at, row), generate
 
 
 def _plane(context, builder, planes, first, word):  # type: ignore[no-untyped-def]
     return _row(context, builder, planes, builder.mul(builder.add(first, word), _INT(LANES)))
 
 
-def _linear_code(typingctx, matrix, line, words, planes, first, present, end):  # type: ignore[no-untyped-def]
-    """Lines of a matrix [.., V], from `line` on NEGATIVES + 1, times the planes present."""
+def _linear_code(typingctx, lines, line, words, planes, first, present, end):  # type: ignore[no-untyped-def]
+    """NEGATIVES lines [.., V], from `line` on, times the planes present; and the planes' sum."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        arrays = list(zip(signature.args, args, strict=True))
+        lines, _, _, planes, _, present, _ = zip(signature.args, args, strict=True)
         _, line, words, _, first, _, end = args
-        lines = [builder.add(line, _INT(i)) for i in range(NEGATIVES + 1)]
-        rows = _products(
-            context, builder, arrays[0], lines, words, arrays[3], first, arrays[5], end
-        )
+        starts = [builder.mul(builder.add(line, _INT(i)), words) for i in range(NEGATIVES)]
+        sums = [cgutils.alloca_once(builder, _ROW) for _ in range(NEGATIVES + 1)]
+        for register in sums:
+            builder.store(ir.Constant(_ROW, [0.0] * LANES), register)
+        with cgutils.for_range_slice(builder, _INT(0), end, _INT(1)) as (k, _):
+            word = _number(context, builder, present, k)
+            plane = _plane(context, builder, planes, first, word)
+            for register, start in zip(sums, starts, strict=False):
+                factor = _all_lanes(context, builder, lines, builder.add(start, word))
+                now = _call(builder, "fma", factor, plane, builder.load(register))
+                builder.store(now, register)
+            builder.store(builder.fadd(builder.load(sums[-1]), plane), sums[-1])
+        rows = [builder.load(register) for register in sums]
         return context.make_tuple(builder, signature.return_type, rows)
 
     at, rows = types.int64, types.UniTuple(_LANES, NEGATIVES + 1)
-    return rows(matrix, at, at, planes, at, present, at), generate
+    return rows(lines, at, at, planes, at, present, at), generate
 
 
-def _quadratic_code(typingctx, gram, line, words, planes, first, present, begin, end):  # type: ignore[no-untyped-def]
-    """For QUADRATIC codewords, from present[begin] on: sum of plane * (line of gram . planes).
+def _number_of_bits_code(typingctx, number):  # type: ignore[no-untyped-def]
+    """How many bits of an integer are set."""
 
-    The lines of this level begin at `line`.
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), generate
+
+
+def _union_code(typingctx, found, marks, which, count, pitch):  # type: ignore[no-untyped-def]
+    """found[:] = the bits that are set in marks[k * pitch ...] of any k in which[:count]."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        found, marks, which, count, pitch = zip(signature.args, args, strict=True)
+        shape = context.make_array(found[0])(context, builder, found[1]).shape
+        size = builder.extract_value(shape, 0)
+        with cgutils.for_range_slice(builder, _INT(0), size, _INT(LANES)) as (at, _):
+            register = cgutils.alloca_once(builder, _WHOLE)
+            builder.store(ir.Constant(_WHOLE, [0] * LANES), register)
+            with cgutils.for_range_slice(builder, _INT(0), count[1], _INT(1)) as (k, _):
+                place = builder.mul(_number(context, builder, which, k), pitch[1])
+                pointer = _address(context, builder, marks, builder.add(place, at))
+                row = builder.load(builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
+                builder.store(builder.or_(builder.load(register), row), register)
+            pointer = _address(context, builder, found, at)
+            pointer = builder.bitcast(pointer, _WHOLE.as_pointer())
+            builder.store(builder.load(register), pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(found, marks, which, types.int64, types.int64), generate
+
+
+def _pair_code(typingctx, pairs, at, one, other, scale):  # type: ignore[no-untyped-def]
+    """pairs[at ... + 16] = rows one and other times scale, as the halves of 16 integers."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        half = ir.Constant(_ROW, [0.5] * LANES)
+        low, high = (
+            builder.fptosi(_call(builder, "fma", row, args[4], half), _WHOLE) for row in args[2:4]
+        )
+        both = builder.or_(low, builder.shl(high, ir.Constant(_WHOLE, [16] * LANES)))
+        pointer = _address(context, builder, (pairs, args[0]), args[1])
+        builder.store(both, builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(pairs, types.int64, one, other, scale), generate
+
+
+def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin, end):  # type: ignore[no-untyped-def]
+    """For QUADRATIC codewords, in pairs from present[begin] on: sum of plane * (gram . planes).
+
+    The lines of this level begin at `line`. Codewords come in pairs, and so do numbers of 16 bits
+    in an integer: of gram [.., V / 2], and of the planes in pairs[k * 16 ...], of present[k].
+    Two products and both sums are one instruction, for which two of floats are needed.
     """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        arrays = list(zip(signature.args, args, strict=True))
-        _, line, words, _, first, _, begin, end = args
-        gram, planes, present = arrays[0], arrays[3], arrays[5]
-        own = [
-            _number(context, builder, present, builder.add(begin, _INT(i)))
-            for i in range(QUADRATIC)
-        ]
-        lines = [builder.add(line, word) for word in own]
-        rows = _products(context, builder, gram, lines, words, planes, first, present, end)
+        gram, _, pairs, planes, _, present, _, _ = zip(signature.args, args, strict=True)
+        _, line, _, _, first, _, begin, end = args
+        shape = context.make_array(gram[0])(context, builder, gram[1]).shape
+        pitch = builder.extract_value(shape, gram[0].ndim - 1)
+        halves = ir.VectorType(ir.IntType(16), 2 * LANES)
+        products = ir.VectorType(ir.IntType(32), 2 * LANES)
+        even, odd = (ir.Constant(_WHOLE, [2 * lane + k for lane in range(LANES)]) for k in range(2))
+        own = []
+        for i in range(QUADRATIC // 2):
+            pair = _number(context, builder, present, builder.add(begin, _INT(i)))
+            own += [builder.shl(pair, _INT(1)), builder.add(builder.shl(pair, _INT(1)), _INT(1))]
+        starts = [builder.mul(builder.add(line, word), pitch) for word in own]
+        sums = [cgutils.alloca_once(builder, _WHOLE) for _ in own]
+        for register in sums:
+            builder.store(ir.Constant(_WHOLE, [0] * LANES), register)
+        with cgutils.for_range_slice(builder, _INT(0), end, _INT(1)) as (k, _):
+            pointer = _address(context, builder, pairs, builder.mul(k, _INT(LANES)))
+            row = builder.load(builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
+            row = builder.sext(builder.bitcast(row, halves), products)
+            pair = _number(context, builder, present, k)
+            for register, start in zip(sums, starts, strict=True):
+                factor = _all_lanes(context, builder, gram, builder.add(start, pair))
+                both = builder.mul(row, builder.sext(builder.bitcast(factor, halves), products))
+                both = builder.add(*(builder.shuffle_vector(both, both, m) for m in (even, odd)))
+                builder.store(builder.add(builder.load(register), both), register)
         total = ir.Constant(_ROW, [0.0] * LANES)
-        for word, row in zip(own, rows, strict=True):
+        for word, register in zip(own, sums, strict=True):
+            row = builder.sitofp(builder.load(register), _ROW)
             total = _call(builder, "fma", _plane(context, builder, planes, first, word), row, total)
         return total
 
     at = types.int64
-    return _LANES(gram, at, at, planes, at, present, at, at), generate
+    return _LANES(gram, at, pairs, planes, at, present, at, at), generate
 
 
 def _sum_of(count):  # type: ignore[no-untyped-def]
@@ -290,6 +349,9 @@ def _sum_of(count):  # type: ignore[no-untyped-def]
 _keep: Callable[..., None] = extending.intrinsic(_keep_code)
 _add: Callable[..., None] = extending.intrinsic(_add_code)
 _linear: Callable[..., Any] = extending.intrinsic(_linear_code)
+_number_of_bits: Callable[..., int] = extending.intrinsic(_number_of_bits_code)
+_union: Callable[..., None] = extending.intrinsic(_union_code)
+_pair: Callable[..., None] = extending.intrinsic(_pair_code)
 _quadratic: Callable[..., Any] = extending.intrinsic(_quadratic_code)
 _sum_wide: Callable[..., None] = extending.intrinsic(_sum_of(WIDE))
 _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
@@ -300,134 +362,156 @@ _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
 
 @_kernel
 def _weigh(
-    part, parts, weights, owners, splats, index, starts, members, columns, size, rules, spans
-):
+    part, parts, weights, owners, splats, index, starts, members, columns, size, rules,
+    records, entries, gram, unit, lines, support, spans, inverse, best,
+):  # fmt: skip
     """A part's rows of weights and their owners; those of a block lie in spans[tile, block].
 
-    They are put into weights and owners, and into larger copies if these are too short.
+    They are put into weights and owners, and into larger copies if these are too short. Then what
+    does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16].
     """
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
-    state, near, items, _ = _workspace(splats.dtype)
-    masks, flat = np.empty(BATCH, np.uint16), splats.reshape(-1)
+    state, _, items, _ = _workspace(splats.dtype)
     left, top = _corners(splats.dtype, SIDE)
-    tiles = starts.shape[0] - 1
-    most = 1
+    splats, tiles, most = splats.reshape(-1), starts.shape[0] - 1, 1
     for tile in range(tiles):
-        most = max(most, (starts[tile + 1] - starts[tile]) * BLOCKS)
-    # Of one tile, as they come: some splats at a time, of these block by block.
-    drawn = _lines(most * LANES, splats.dtype)
-    owned, blocks = np.empty(most, np.uint32), np.empty(most, np.uint8)
-    cursors = np.empty(BLOCKS, np.int64)
+        most = max(most, starts[tile + 1] - starts[tile])
+    # Of a tile's splats, of those so far that a block had light for.
+    near, masks = _lines(most * COLUMNS, splats.dtype), np.empty(most + BATCH, np.uint16)
+    drawn = _lines((most + 1) * LANES, splats.dtype)  # a block's rows, not rounded
+    drawers = np.empty(most + 1, np.int64)  # whose, by their number in the tile
+    levels, words = gram.shape[0], lines.shape[3]
+    names = np.empty(most, np.int64)
+    pitch, records = records.shape[1], records.reshape(-1).view(np.float32)
+    near_codes = _lines(most * pitch, np.float32)
+    near_places = near_codes.view(np.int32)
+    marked = levels * words // 32
+    found = np.empty(-(-marked // LANES) * LANES, np.int32)
+    planes = _lines((levels * words + 2) * LANES, np.float32)
+    planes[:] = 0
+    present = np.empty(words + LANES, np.uint16)
+    doubles = np.empty(words // 2 + LANES, np.uint16)
+    pairs = _lines(words // 2 * LANES, np.int32)
     room, used = owners.shape[0], 0
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= tiles:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        count = 0
-        cursors[:] = 0
-        for first in range(starts[tile], starts[tile + 1], BATCH):
-            alive = _alive(state)
-            if alive == 0:
-                break
-            masks[:] = 0
-            for j in range(min(BATCH, starts[tile + 1] - first)):
-                touched = _approach(flat, members, first + j, x0, y0, left, top, near, j * COLUMNS)
-                masks[j] = touched & alive
-            for block in range(BLOCKS):
-                todo, p = 0, block * FIELDS
+        begin, count, known = starts[tile], starts[tile + 1] - starts[tile], 0
+        for block in range(BLOCKS):
+            p, first_row = block * FIELDS, used
+            x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
+            for first in range(0, count, BATCH):
+                if bits(light > 0) == 0:
+                    break
+                if first == known:
+                    known, end = first + BATCH, min(first + BATCH, count)
+                    for j in range(first, end):
+                        name = np.int64(index[members[begin + j]])
+                        names[j] = name
+                        prefetch(records, name * pitch)
+                        prefetch(records, name * pitch + pitch - 1)
+                    masks[first:known] = 0
+                    for j in range(first, end):
+                        masks[j] = _approach(
+                            splats, members, begin + j, x0, y0, left, top, near, j * COLUMNS
+                        )
+                    for j in range(first, end):
+                        for e in range(0, pitch, LANES):
+                            store(near_codes, j * pitch + e, load(records, names[j] * pitch + e))
+                todo = 0
                 for j in range(0, BATCH, LANES):
-                    todo = append_bits(items, todo, column_bits(masks, j, block), j)
-                x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
+                    todo = append_bits(items, todo, column_bits(masks, first + j, block), j)
+                if used + todo > room:
+                    room += room // 2 + todo
+                    more, names_of = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
+                    more[: used * LANES] = weights[: used * LANES]
+                    names_of[:used] = owners[:used]
+                    weights, owners = more, names_of
                 for k in range(todo):
-                    number = np.int64(items[k])
+                    number = first + np.int64(items[k])
                     row = number * COLUMNS
                     _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
-                    store(drawn, count * LANES, weight)
-                    owned[count] = index[members[first + number]]
-                    blocks[count] = block
-                    count += 1
-                store(state, LIGHT + p, light)
-                cursors[block] += todo
-        if used + count > room:
-            room += room // 2 + count
-            more, names = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
-            more[: used * LANES] = weights[: used * LANES]
-            names[:used] = owners[:used]
-            weights, owners = more, names
-        for block in range(BLOCKS):
-            spans[tile, block, 0] = spans[tile, block, 1] = used
-            used += cursors[block]
-        for k in range(count):
-            block = blocks[k]
-            at = spans[tile, block, 1]
-            # Written first and kept if anything is in it: a branch would be mispredicted.
-            _keep(weights, at * LANES, drawn, k * LANES)
-            owners[at] = owned[k]
-            spans[tile, block, 1] += bits(load(drawn, k * LANES) > 0) != 0
+                    # Written first and kept if anything is in it: a branch would be mispredicted.
+                    store(drawn, (used - first_row) * LANES, weight)
+                    drawers[used - first_row] = number
+                    _keep(weights, used * LANES, weight)
+                    owners[used] = names[number]
+                    used += bits(weight > 0) != 0
+            spans[tile, block, 0], spans[tile, block, 1] = first_row, used
+            for k in range(used - first_row):
+                j = drawers[k]
+                first, weight = j * pitch + marked + 1, load(drawn, k * LANES)
+                end = first + near_places[first - 1]
+                _add(planes, near_places, near_codes, first, entries, end, weight)
+            _union(found, near_places, drawers, used - first_row, pitch)
+            _measure(
+                planes, found.view(np.int64), present, doubles, pairs, gram, unit, lines, support,
+                inverse[tile, block], best[tile, block],
+            )  # fmt: skip
     return weights[: used * LANES], owners[:used]
 
 
 @_kernel
-def _measure(
-    part, parts, weights, owners, spans, columns, places, codes, counts, marks, gram, lines,
-    enough, inverse, best,
-):  # fmt: skip
-    """Write inverse and best [tiles, BLOCKS, L, 16] of a part's tiles.
+def _even_bits(number):
+    """Every other of 16 bits, in 8."""
+    number &= 0x5555
+    number = (number | (number >> 1)) & 0x3333
+    number = (number | (number >> 2)) & 0x0F0F
+    return (number | (number >> 4)) & 0x00FF
 
-    gram [L, V + 1, V] is the lower triangle of S Sᵀ with all but its diagonal doubled, and a line
-    of zeros; lines [L, groups, NEGATIVES + 1, V] the negatives, and at last of each group ones.
+
+@_kernel
+def _measure(planes, found, present, doubles, pairs, gram, unit, lines, support, inverse, best):
+    """Write inverse and best [L, 16] of a block, and clear its planes.
+
+    found holds a bit for every place that occurs. gram, unit and lines are those of Codes. present
+    [V + 16], doubles [V / 2 + 16] and pairs [V / 2 * 16] are working memory.
     """
-    levels, words, groups = gram.shape[0], gram.shape[2], lines.shape[1]
-    entries, total = places.shape[1], levels * words
-    places, codes = places.reshape(-1), codes.reshape(-1)
-    gram, lines = gram.reshape(-1), lines.reshape(-1)
-    inverse, best = inverse.reshape(-1), best.reshape(-1)
-    # The last one is that of codeword V of the last level, which stands for none.
-    planes = _lines((total + 1) * LANES, np.float32)
-    planes[:] = 0
-    marked, found = marks.shape[1], np.zeros(marks.shape[1], np.int64)
-    marks = marks.reshape(-1)
-    present = np.empty(words + QUADRATIC, np.int64)
+    levels, groups, words = gram.shape[0], lines.shape[1], lines.shape[3]
     zero = spread(np.float32(0))
-    for turn in range(spans.shape[0] + 1):
-        tile = _tile_of(part, parts, turn, columns)
-        if tile >= spans.shape[0]:
-            break
-        last = spans[tile, BLOCKS - 1, 1] - 1
-        for block in range(BLOCKS):
-            for k in range(spans[tile, block, 0], spans[tile, block, 1]):
-                soon = np.int64(owners[min(k + _LATER, last)])
-                prefetch(places, soon * entries)
-                prefetch(codes, soon * entries)
-                i = np.int64(owners[k])
-                first = i * entries
-                for j in range(marked):
-                    found[j] |= marks[i * marked + j]
-                _add(planes, places, codes, first, first + counts[i], weights, k * LANES)
-            for level in range(levels):
-                first, n = level * words, 0
-                for j in range(level * marked // levels, (level + 1) * marked // levels):
-                    while found[j] != 0:
-                        present[n] = (j - level * marked // levels) * 64 + lowest_bit(found[j])
-                        n += 1
-                        found[j] &= found[j] - 1
-                present[n : n + QUADRATIC] = words
-                line, square = level * (words + 1), zero
-                for b in range(0, n, QUADRATIC):
-                    end = min(b + QUADRATIC, n)
-                    square += _quadratic(gram, line, words, planes, first, present, b, end)
-                high, support = zero - np.float32(np.inf), zero
-                for group in range(groups):
-                    line = (level * groups + group) * (NEGATIVES + 1)
-                    a, b, c, d, support = _linear(lines, line, words, planes, first, present, n)
-                    high = max(high, max(max(a, b), max(c, d)))
-                scale = np.float32(1) / math.sqrt(square + np.float32(1e-12))
-                at = ((tile * BLOCKS + block) * levels + level) * LANES
-                store(inverse, at, where(support > enough, scale, np.float32(0)))
-                store(best, at, high * scale)
-                for j in range(n):
-                    store(planes, (first + present[j]) * LANES, zero)
+    lines, inverse, best = lines.reshape(-1), inverse.reshape(-1), best.reshape(-1)
+    for level in range(levels):
+        first, n, m = level * words, 0, 0
+        for word in range(0, words, 64):
+            some = found[(first + word) // 64]
+            both = some | (some >> 1)
+            if _number_of_bits(some) > 16:  # by table
+                for place in range(0, 64, LANES):
+                    n = append_bits(present, n, some >> place, word + place)
+                    m = append_bits(doubles, m, _even_bits(both >> place), (word + place) // 2)
+                continue
+            both &= 0x5555555555555555
+            while some != 0:
+                present[n] = word + lowest_bit(some)
+                n += 1
+                some &= some - 1
+            while both != 0:
+                doubles[m] = (word + lowest_bit(both)) // 2
+                m += 1
+                both &= both - 1
+        doubles[m : m + QUADRATIC // 2] = words // 2
+        high, share, square = zero - np.float32(np.inf), zero, zero
+        for group in range(groups):
+            line = (level * groups + group) * NEGATIVES
+            a, b, c, d, share = _linear(lines, line, words, planes, first, present, n)
+            high = max(high, max(max(a, b), max(c, d)))
+        # As parts of all that is described in a pixel they fill 15 bits, and no sum overflows.
+        scale = np.float32(HALF) / max(share, np.float32(1e-12))
+        for k in range(m):
+            at = (first + 2 * doubles[k]) * LANES
+            _pair(pairs, k * LANES, load(planes, at), load(planes, at + LANES), scale)
+        line = level * (words + 2)
+        for b in range(0, m, QUADRATIC // 2):
+            end = min(b + QUADRATIC // 2, m)
+            square += _quadratic(gram, line, pairs, planes, first, doubles, b, end)
+        one = np.float32(1) / math.sqrt(max(square * unit / scale, np.float32(1e-12)))
+        kept = one * np.float32(1 / ONE**2)
+        store(inverse, level * LANES, where(share > support, kept, np.float32(0)))
+        store(best, level * LANES, high * one)
+        for j in range(n):
+            store(planes, (first + present[j]) * LANES, zero)
 
 
 @_kernel
@@ -481,19 +565,21 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
 
 
 @_kernel
-def _score(part, parts, places, codes, counts, table, out):
+def _score(part, parts, records, entries, table, out):
     """Write out [N, T L padded] of a part's Gaussians: the codes times table [places, ..].
 
     The table's lines are padded to whole lanes; each is zero in the channels of other levels.
     """
-    n, entries, pitch, width = places.shape[0], places.shape[1], out.shape[1], table.shape[1]
-    places, codes, table = places.reshape(-1), codes.reshape(-1), table.reshape(-1)
-    out = out.reshape(-1)
+    n, size, pitch, width = records.shape[0], records.shape[1], out.shape[1], table.shape[1]
+    marked = table.shape[0] // 32
+    places = records.reshape(-1)
+    codes, table, out = places.view(np.float32), table.reshape(-1), out.reshape(-1)
     for i in range(n * part // parts, n * (part + 1) // parts):
+        first = i * size + marked + 1
         for channel in range(0, width, LANES):
             value = spread(np.float32(0))
-            for e in range(i * entries, i * entries + counts[i]):
-                value += load(table, np.int64(places[e]) * width + channel) * codes[e]
+            for e in range(first, first + places[first - 1]):
+                value += load(table, np.int64(places[e]) * width + channel) * codes[e + entries]
             store_until(out, i * pitch + channel, (i + 1) * pitch, value)
 
 
@@ -589,60 +675,35 @@ class Weights:
     spans: Array  # [tiles, BLOCKS, 2], where the rows of each block begin and end
     width: int
     height: int
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*self.rows, *self.owners, self.spans))
+    nbytes: int  # of all memory that these arrays keep
 
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
         columns = -(-self.width // TILE)
         _in_threads(kernel, len(self.rows), self.rows, self.owners, self.spans, columns, *args)
 
 
-def weigh(
-    gaussians: tuple[Array, ...],  # means, quats, scales, opacities; float32
-    view: Array,  # [4, 4] float64
-    K: Array,  # [3, 3] float64
-    width: int,
-    height: int,
-    rules: tuple[float, ...],
-) -> Weights:
-    """The blending weights of a view, as the rasterizer has them."""
-    n = len(gaussians[0])
-    frame = _prepare(gaussians, np.empty((n, 0), np.float32), view, K, width, height, rules)
-    spans = np.zeros((len(frame.starts) - 1, BLOCKS, 2), np.int64)
-    # More than enough, as what is not used is never there. By numpy: its pages are large, and a
-    # kernel's own arrays cost more in page faults than all the rest.
-    room = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
-    parts = range(frame.parts)
-    empty = [np.empty(room * LANES, np.uint16) for _ in parts]
-    nobody = [np.empty(room, np.uint32) for _ in parts]
-    world = frame.splats, frame.index, frame.starts, frame.members
-    screen = frame.columns, frame.size, frame.rules
-    found = _in_threads(_weigh, frame.parts, empty, nobody, *world, *screen, spans)
-    rows, owners = zip(*found, strict=True)
-    return Weights(list(rows), list(owners), spans, width, height)
-
-
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The codes of a codebook, all levels of a Gaussian together.
+    """The codes of a codebook, all levels of a Gaussian together, and how codewords compare.
 
     Args:
-        places: [N, E] unsigned, level after level; codes: [N, E] float32, of both the first
-            counts[n] columns.
-        counts: [N] uint8 or wider.
-        marks: [N, L ceil(V / 64)] int64, which codewords these are: bit v % 64 of number v // 64 of
-            a level.
-        levels, words: L and V.
+        records: [N, ..] int32, rows of whole LANES: a bit for every place at which the Gaussian has
+            a weight, how many these are, E places, and E weights as the bits of float32.
+        entries: E.
+        levels, words: L and V, with V a multiple of 64: the last codewords may never occur.
+        gram: [L, V + 2, V / 2] int32, the lower triangle of S Sᵀ with all but its diagonal doubled,
+            in pairs of numbers of 16 bits; and two lines of zeros.
+        unit: what 1 stands for in gram.
+        lines: [L, groups, NEGATIVES, V], the codewords' dot products with negatives.
     """
 
-    places: Array
-    codes: Array
-    counts: Array
-    marks: Array
+    records: Array
+    entries: int
     levels: int
     words: int
+    gram: Array
+    unit: np.float32
+    lines: Array
 
     def score(self, per_codeword: Array) -> "Values":
         """One number a codeword [L, V, T] -> one a Gaussian."""
@@ -650,12 +711,11 @@ class Codes:
         pitch, whole = (-(-channels // size) * size for size in (THIN, LANES))
         table = np.zeros((self.levels, self.words, whole), np.float32)
         for level, numbers in enumerate(per_codeword):
-            table[level, :, level : channels : self.levels] = numbers
+            table[level, : len(numbers), level : channels : self.levels] = numbers
         # A Gaussian's values in as few lines of the cache as can be: they are read in no order.
-        lines = _empty_lines(-(-len(self.codes) * pitch // COLUMNS), table.dtype)
-        out = lines.reshape(-1)[: len(self.codes) * pitch].reshape(-1, pitch)
-        packed = self.places, self.codes, self.counts
-        _in_threads(_score, torch.get_num_threads(), *packed, table.reshape(-1, whole), out)
+        out = empty((len(self.records), pitch), np.float32)
+        kept = self.records, self.entries
+        _in_threads(_score, torch.get_num_threads(), *kept, table.reshape(-1, whole), out)
         return Values(out, per_codeword.shape[2])
 
 
@@ -667,50 +727,81 @@ class Values:
     texts: int  # T
 
 
-def pack(rows: Array, codes: Array, words: int) -> Codes:
-    """rows [L, N, D], codes [L, N, D] >= 0 (0: nothing) -> the same, packed."""
-    levels, n, entries = rows.shape
-    kind = np.min_scalar_type(max(levels * words - 1, 0))
-    first = np.arange(0, levels * words, words)[:, None, None]
-    places = (rows + first).transpose(1, 0, 2).reshape(n, levels * entries).astype(kind)
-    weights = codes.astype(np.float32).transpose(1, 0, 2).reshape(n, levels * entries)
-    order = np.argsort(weights == 0, axis=1, kind="stable")
-    places, weights = (np.take_along_axis(array, order, 1) for array in (places, weights))
-    counts = (weights != 0).sum(1, dtype=np.min_scalar_type(levels * entries))
-    marks = np.zeros((n, levels, -(-words // 64)), np.int64)
-    for level, some in enumerate(rows):
-        for column, kept in zip(some.T, codes[level].T != 0, strict=True):
-            one = np.left_shift(kept.astype(np.int64), column % 64)
-            marks[np.arange(n), level, column // 64] |= one
-    return Codes(places, weights, counts, marks.reshape(n, levels * marks.shape[2]), levels, words)
-
-
-def measure(
-    weights: Weights, codes: Codes, gram: Array, negatives: Array, support: float
-) -> tuple[Array, Array]:
-    """What of a pixel's relevancy does not depend on the words.
+def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
+    """The codes of all levels, packed.
 
     Args:
+        rows, codes: [L, N, D], codes >= 0 (0: nothing).
         gram: [L, V, V] float32, S Sᵀ of every level.
         negatives: [L, V, P] float32, the codewords' dot products with P >= 1 negatives.
+    """
+    levels, n, each = rows.shape
+    known, entries = gram.shape[1], levels * each
+    words = known + -known % 64
+    first = np.arange(0, levels * words, words, dtype=np.int32)[:, None, None]
+    places = (rows + first).transpose(1, 0, 2).reshape(n, entries)
+    weights = codes.astype(np.float32).transpose(1, 0, 2).reshape(n, entries)
+    order = np.argsort(weights == 0, axis=1, kind="stable")
+    places, weights = (np.take_along_axis(array, order, 1) for array in (places, weights))
+    marked = levels * words // 32
+    records = empty((n, -(-(marked + 1 + 2 * entries) // LANES) * LANES), np.int32)
+    records[:] = 0
+    for place, weight in zip(places.T, weights.T, strict=True):
+        bit = np.left_shift(1, place % 32, dtype=np.int64).astype(np.uint32).view(np.int32)
+        records[np.arange(n), place // 32] |= np.where(weight != 0, bit, 0)
+    records[:, marked] = (weights != 0).sum(1)
+    records[:, marked + 1 : marked + 1 + entries] = places
+    records[:, marked + 1 + entries : marked + 1 + 2 * entries] = weights.view(np.int32)
+    lower = np.zeros((levels, words + 2, words), np.float32)
+    lower[:, :known, :known] = np.tril(gram) + np.tril(gram, -1)
+    largest = np.abs(lower).max(initial=1e-12)
+    pairs = np.round(lower * (HALF / largest)).astype(np.int16).view(np.int32)
+    groups = -(-negatives.shape[2] // NEGATIVES)
+    lines = np.zeros((levels, groups, NEGATIVES, words), np.float32)
+    numbers = np.arange(groups * NEGATIVES).reshape(groups, NEGATIVES) % negatives.shape[2]
+    lines[..., :known] = negatives.transpose(0, 2, 1)[:, numbers]
+    unit = np.float32(largest / HALF)
+    return Codes(records, entries, levels, words, pairs, unit, lines)
+
+
+def weigh(
+    gaussians: tuple[Array, ...],  # means, quats, scales, opacities; float32
+    view: Array,  # [4, 4] float64
+    K: Array,  # [3, 3] float64
+    width: int,
+    height: int,
+    rules: tuple[float, ...],
+    codes: Codes,
+    support: float,
+) -> tuple[Weights, Array, Array]:
+    """The blending weights of a view, as the rasterizer has them, and what follows for its pixels.
+
+    Args:
         support: the share of a pixel that coded Gaussians must paint.
     Returns:
-        1 / |W S|, 0 without support, and the highest cosine with a negative: [tiles, 16, L, 16]
-        float32, of the pixels of each block, in the scale in which `weights` keeps W.
+        The weights; 1 / |W S|, 0 without support; and the highest cosine with a negative. The last
+        two are [tiles, 16, L, 16] float32, of the pixels of each block, and for a W in the scale in
+        which the weights are kept.
     """
-    levels, words = codes.levels, codes.words
-    lower = np.zeros((levels, words + 1, words), np.float32)
-    lower[:, :words] = np.tril(gram) + np.tril(gram, -1)
-    groups = -(-negatives.shape[2] // NEGATIVES)
-    lines = np.ones((levels, groups, NEGATIVES + 1, words), np.float32)
-    numbers = np.arange(groups * NEGATIVES).reshape(groups, NEGATIVES) % negatives.shape[2]
-    lines[:, :, :NEGATIVES] = negatives.transpose(0, 2, 1)[:, numbers]
-    shape = (len(weights.spans), BLOCKS, levels, LANES)
-    inverse, best = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    packed = codes.places, codes.codes, codes.counts, codes.marks
-    enough = np.float32(support * ONE * ONE)
-    weights.run(_measure, *packed, lower, lines, enough, inverse, best)
-    return inverse, best
+    nothing = np.empty((len(gaussians[0]), 0), np.float32)
+    frame = _prepare(gaussians, nothing, view, K, width, height, rules)
+    tiles = len(frame.starts) - 1
+    spans = np.zeros((tiles, BLOCKS, 2), np.int64)
+    shape = (tiles, BLOCKS, codes.levels, LANES)
+    inverse, best = empty(shape, np.float32), empty(shape, np.float32)
+    # More than enough, as what is not used is never there.
+    room = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
+    rows = [empty(room * LANES, np.uint16) for _ in range(frame.parts)]
+    owners = [empty(room, np.uint32) for _ in range(frame.parts)]
+    world = frame.splats, frame.index, frame.starts, frame.members
+    screen = frame.columns, frame.size, frame.rules
+    held = sum(array.nbytes for array in (*rows, *owners, spans))
+    known = codes.records, codes.entries, codes.gram, codes.unit, codes.lines, np.float32(support)
+    found = _in_threads(
+        _weigh, frame.parts, rows, owners, *world, *screen, *known, spans, inverse, best
+    )
+    rows, owners = (list(arrays) for arrays in zip(*found, strict=True))
+    return Weights(rows, owners, spans, width, height, held), inverse, best
 
 
 def answer(
@@ -730,7 +821,7 @@ def rate(
         inverse, best: [L, N padded to whole LANES] float32, 1 / the length of a Gaussian's
             embedding, 0 for no answer, and its highest cosine with a negative.
     """
-    out = np.empty((values.texts, inverse.shape[1]), np.float32)
+    out = empty((values.texts, inverse.shape[1]), np.float32)
     parts, chosen = torch.get_num_threads(), np.array(levels, np.int64)
     _in_threads(_rate, parts, values.numbers, chosen, inverse, best, sharpness, out)
     return out[:, : len(values.numbers)]

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import extending, njit, types
+from numpy.typing import DTypeLike
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -66,6 +67,8 @@ ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
 AHEAD = 16  # rows are fetched into the cache this many before their turn
 MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
+LINE = 64  # bytes
+LARGE, SPARE_BYTES = 1 << 20, 256_000_000  # memory from which on it is used again; all there is
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
 # few multiplications, and rounding never makes it negative. On a horizontal line it is least at
@@ -493,8 +496,19 @@ def _workspace(dtype):
 
 @_kernel
 def _tile_of(part, parts, turn, columns):
-    """Parts take the rows of tiles in turns: neighbours share splats, rows share the work."""
-    return (turn // columns * parts + part) * columns + turn % columns
+    """Which tile a part takes in its turn; beyond the last one when it is through.
+
+    Of every row of tiles a part takes a share, in the next row the next share: tiles in sequence
+    share splats, and after any number of rows all parts have had about as many.
+    """
+    row, left = turn // columns * parts, turn % columns
+    for k in range(parts):
+        share = (part + k) % parts
+        first, end = columns * share // parts, columns * (share + 1) // parts
+        if left < end - first:
+            return (row + k) * columns + first + left
+        left -= end - first
+    return 0
 
 
 @_kernel
@@ -1067,6 +1081,47 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="rasterize")
 
 
+# Memory that was let go, by a number of its own, oldest first. Only single operations of a dict,
+# which are atomic: any thread lets go of any, in the midst of anything.
+_spare: dict[int, np.ndarray] = {}
+
+
+class _Block:
+    """Memory that is kept for others when the last array in it is gone."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self._memory = memory
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self, spare: dict[int, np.ndarray] = _spare) -> None:
+        spare[id(self._memory)] = self._memory
+        while sum(memory.nbytes for memory in list(spare.values())) > SPARE_BYTES:
+            spare.pop(next(iter(list(spare)), 0), None)
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """As `numpy.empty`, from the start of a cache line on, and in memory that was used before.
+
+    Systems take large blocks back at once, and give them out page by page and zeroed: for what a
+    view keeps that costs more than to compute it, where large pages must be found first.
+    """
+    kind, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else shape
+    size = math.prod(shape) * kind.itemsize + LINE
+    block = np.empty(size, np.uint8) if size < LARGE else np.asarray(_Block(_memory(size)))
+    skip = -block.ctypes.data % LINE
+    return block[skip : skip + size - LINE].view(kind).reshape(shape)
+
+
+def _memory(size: int) -> np.ndarray:
+    """The smallest that is spare and holds `size` bytes, unless it is far too large, or new."""
+    sizes = [(memory.nbytes, key) for key, memory in list(_spare.items())]
+    for _, key in sorted(one for one in sizes if size <= one[0] <= 1.25 * size):
+        memory = _spare.pop(key, None)  # another thread may have been faster
+        if memory is not None:
+            return memory
+    return np.empty(size, np.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class _Frame:
     """What one view sees: splats, and the members of every tile, front to back."""
@@ -1100,7 +1155,8 @@ def _prepare(
     *geometry, opacities = gaussians
     world = (*geometry, opacities[:, None], view, K, size, constants)
     n = len(opacities)
-    index, splats = np.empty(n, np.int32), _empty_lines(n, opacities.dtype)
+    # A splat has a line of the cache to itself: they are read in no order.
+    index, splats = empty(n, np.int32), empty((n, COLUMNS), opacities.dtype)
     part_keys = _in_threads(_project, parts, *world, colors, index, splats)
     visible = [len(part) for part in part_keys]
     keys = _sort(np.concatenate(part_keys))
@@ -1109,16 +1165,9 @@ def _prepare(
     # Every part fills its own places of a tile, behind those of the parts with nearer splats.
     cursors = counts.T.cumsum().reshape(-1, parts).T - counts
     starts = np.append(cursors[0], counts.sum())
-    members = np.empty(starts[-1], np.int32)
+    members = empty(int(starts[-1]), np.int32)
     _in_threads(_scatter, parts, keys, ends, tiles, cursors, members)
     return _Frame(parts, view, K, size, constants, splats, index, visible, columns, starts, members)
-
-
-def _empty_lines(n: int, dtype: np.dtype) -> np.ndarray:
-    """[n, COLUMNS], every row in a cache line of its own: they are read in no order."""
-    block = np.empty((n + 1) * COLUMNS, dtype)
-    skip = -block.ctypes.data % 64 // dtype.itemsize
-    return block[skip : skip + n * COLUMNS].reshape(n, COLUMNS)
 
 
 def _padded(colors: Tensor) -> Tensor:
@@ -1148,8 +1197,8 @@ class _Rasterize(torch.autograd.Function):
         # numpy, not torch: torch's own threads would spin for work, for milliseconds, on our cores.
         wide = values.shape[1] > NARROW
         shape = (height, width, values.shape[1])
-        image = np.zeros(shape, values.dtype) if wide else np.empty(shape, values.dtype)
-        trans, alpha = np.empty((2, height, width), values.dtype)
+        image = np.zeros(shape, values.dtype) if wide else empty(shape, values.dtype)
+        trans, alpha = empty((2, height, width), values.dtype)
         _in_threads(
             _blend,
             frame.parts,
@@ -1197,7 +1246,7 @@ class _Rasterize(torch.autograd.Function):
         grads: list[Any] = [None] * 4
         if not alone:
             v_alpha = _gradient(v_alpha, trans[..., None])[..., 0]
-            v_splats = np.empty((frame.parts, *frame.splats.shape), colors.dtype)
+            v_splats = empty((frame.parts, *frame.splats.shape), colors.dtype)
             _in_threads(
                 _blend_backward,
                 frame.parts,

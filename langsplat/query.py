@@ -201,7 +201,8 @@ class _CodebookScores:
         if not field.codes.is_cuda:
             from langsplat._codes_numba import LANES, pack
 
-            self._packed = pack(field.rows.numpy(), field.codes.numpy(), self._codec.size)
+            compared = self._codec.gram().numpy(), self._negatives.numpy()
+            self._packed = pack(field.rows.numpy(), field.codes.numpy(), *compared)
             inverse, best = (F.pad(t, (0, -t.shape[1] % LANES)) for t in (inverse, best))
         self._inverse, self._best = inverse, best  # [L, N], on the CPU padded to whole lanes
 
@@ -222,8 +223,7 @@ class _CodebookScores:
     def view(self, camera: Camera) -> _View:
         if self._packed is None:
             return self.dense_view(camera)
-        weights = blending_weights(self._gaussians, camera)
-        return _SparseView(weights, self._packed, self._codec.gram(), self._negatives)
+        return _SparseView(*blending_weights(self._gaussians, camera, self._packed, MIN_SUPPORT))
 
     def dense_view(self, camera: Camera) -> "_DenseView":
         """The same for any device: one render of L x V channels."""
@@ -236,22 +236,17 @@ class _CodebookScores:
 class _SparseView:
     """On the CPU: blending weights, norms and best negatives; a word is one sparse product."""
 
-    def __init__(
-        self, weights: "Weights", packed: "Codes", gram: Tensor, negatives: Tensor
-    ) -> None:
-        from langsplat._codes_numba import measure
-
-        self._weights = weights
-        self._kept = measure(weights, packed, gram.numpy(), negatives.numpy(), MIN_SUPPORT)
+    def __init__(self, weights: "Weights", inverse: np.ndarray, best: np.ndarray) -> None:
+        self._weights, self._inverse, self._best = weights, inverse, best
 
     @property
     def nbytes(self) -> int:
-        return self._weights.nbytes + sum(array.nbytes for array in self._kept)
+        return self._weights.nbytes + self._inverse.nbytes + self._best.nbytes
 
     def relevancy(self, asked: "Values", out: Tensor) -> None:
         from langsplat._codes_numba import answer
 
-        answer(self._weights, asked, *self._kept, SHARPNESS, out.numpy())
+        answer(self._weights, asked, self._inverse, self._best, SHARPNESS, out.numpy())
 
 
 class _DenseView:
@@ -610,8 +605,9 @@ class SceneQuery:
         device = self._field.codes.device
         if device.type == "cuda":
             return torch.empty(shape, device=device)
-        # By numpy: its large arrays have large pages, which cost a quarter to have.
-        return torch.from_numpy(np.empty(shape, np.float32))
+        from langsplat._rasterize_numba import empty
+
+        return torch.from_numpy(empty(shape, np.float32))
 
     def _view(self, camera: Camera) -> _View:
         """What is kept of this view."""

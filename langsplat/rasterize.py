@@ -24,7 +24,7 @@ from langsplat import _rasterize_gsplat
 from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians
 
 if TYPE_CHECKING:
-    from langsplat._codes_numba import Weights
+    from langsplat._codes_numba import Codes, Weights
 
 
 class Rules(NamedTuple):
@@ -248,11 +248,14 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
     return lifted
 
 
-def blending_weights(gaussians: Gaussians, camera: Camera) -> "Weights":
+def blending_weights(
+    gaussians: Gaussians, camera: Camera, codes: "Codes", support: float
+) -> "tuple[Weights, np.ndarray, np.ndarray]":
     """W of `image = W values` for one view, kept: how much of each pixel each Gaussian paints.
 
     On the CPU only, without gradient; weights below 1e-9 may be rounded to 0. A Gaussian with a
-    number that is not finite is left out.
+    number that is not finite is left out. What comes beside, and the last two arguments, are those
+    of `langsplat._codes_numba.weigh`.
     """
     from langsplat._codes_numba import weigh
 
@@ -261,7 +264,7 @@ def blending_weights(gaussians: Gaussians, camera: Camera) -> "Weights":
     arrays = [t.detach().float().contiguous().numpy() for t in shape]
     view, K = (t.double().contiguous().numpy() for t in (camera.viewmat, camera.K))
     rules = RULES._replace(near=gaussians.near)
-    return weigh(tuple(arrays), view, K, camera.width, camera.height, rules)
+    return weigh(tuple(arrays), view, K, camera.width, camera.height, rules, codes, support)
 
 
 def lift_labels(

@@ -355,8 +355,9 @@ def test_the_thing_that_a_text_names_a_part_of(text: str, thing: str | None) -> 
     assert thing_of(text) == thing
 
 
-def test_sparse_and_dense_views_give_the_same_relevancies() -> None:
-    scene = random_scene()
+@pytest.mark.parametrize("words", [5, 64, 300])
+def test_sparse_and_dense_views_give_the_same_relevancies(words: int) -> None:
+    scene = random_scene(words=words)
     engine = SceneQuery(scene, TableEncoder())
     camera = scene.cameras[0].resized(77, 53)  # no whole number of tiles
     texts = engine._texts(["left ball", "both", "x"])

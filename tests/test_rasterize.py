@@ -408,6 +408,40 @@ def test_many_large_gaussians_fill_every_tile() -> None:
     assert_same_picture(image, truth, flipped=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "parts"), [(41, 27, 2), (7, 5, 3), (1, 4, 2), (2, 3, 8)]
+)
+def test_parts_take_every_tile_once_and_about_as_many_each(
+    columns: int, rows: int, parts: int
+) -> None:
+    from langsplat._rasterize_numba import _tile_of
+
+    tiles = columns * rows
+    taken = []
+    for part in range(parts):
+        own: list[int] = []
+        while (tile := _tile_of.py_func(part, parts, len(own), columns)) < tiles:
+            own.append(tile)
+        taken.append(own)
+    assert sorted(tile for own in taken for tile in own) == list(range(tiles))
+    assert max(map(len, taken)) - min(map(len, taken)) <= max(1, columns // parts + 1)
+
+
+def test_memory_is_used_again_only_when_the_last_array_in_it_is_gone() -> None:
+    from langsplat._rasterize_numba import empty
+
+    first = empty((1000, 1000), np.float32)
+    place, view = first.ctypes.data, torch.from_numpy(first[500:])
+    assert place % 64 == 0 and first.shape == (1000, 1000)
+    del first
+    second = empty((1000, 1000), np.float32)
+    second[:] = 1
+    view[:] = 2
+    assert (second == 1).all(), "what is still in use was given away"
+    del view
+    assert empty((990, 1000), np.float32).ctypes.data == place
+
+
 def test_fast_exponential_is_accurate() -> None:
     from numba import njit
 
