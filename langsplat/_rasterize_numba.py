@@ -1093,9 +1093,10 @@ class _Block:
         self._memory = memory
         self.__array_interface__ = memory.__array_interface__
 
-    def __del__(self, spare: dict[int, np.ndarray] = _spare) -> None:
+    # A module's own names may be gone already, at the end of the program.
+    def __del__(self, spare: dict[int, np.ndarray] = _spare, most: int = SPARE_BYTES) -> None:
         spare[id(self._memory)] = self._memory
-        while sum(memory.nbytes for memory in list(spare.values())) > SPARE_BYTES:
+        while sum(memory.nbytes for memory in list(spare.values())) > most:
             spare.pop(next(iter(list(spare)), 0), None)
 
 
