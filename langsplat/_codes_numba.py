@@ -675,7 +675,10 @@ class Weights:
     spans: Array  # [tiles, BLOCKS, 2], where the rows of each block begin and end
     width: int
     height: int
-    nbytes: int  # of all memory that these arrays keep
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (*self.rows, *self.owners, self.spans))
 
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
         columns = -(-self.width // TILE)
@@ -795,13 +798,12 @@ def weigh(
     owners = [empty(room, np.uint32) for _ in range(frame.parts)]
     world = frame.splats, frame.index, frame.starts, frame.members
     screen = frame.columns, frame.size, frame.rules
-    held = sum(array.nbytes for array in (*rows, *owners, spans))
     known = codes.records, codes.entries, codes.gram, codes.unit, codes.lines, np.float32(support)
     found = _in_threads(
         _weigh, frame.parts, rows, owners, *world, *screen, *known, spans, inverse, best
     )
     rows, owners = (list(arrays) for arrays in zip(*found, strict=True))
-    return Weights(rows, owners, spans, width, height, held), inverse, best
+    return Weights(rows, owners, spans, width, height), inverse, best
 
 
 def answer(

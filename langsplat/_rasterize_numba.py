@@ -68,7 +68,7 @@ AHEAD = 16  # rows are fetched into the cache this many before their turn
 MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
 LINE = 64  # bytes
-LARGE, SPARE_BYTES = 1 << 20, 256_000_000  # memory from which on it is used again; all there is
+LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # memory is used again from which size on, up to
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
 # few multiplications, and rounding never makes it negative. On a horizontal line it is least at
@@ -1095,7 +1095,8 @@ class _Block:
 
     # A module's own names may be gone already, at the end of the program.
     def __del__(self, spare: dict[int, np.ndarray] = _spare, most: int = SPARE_BYTES) -> None:
-        spare[id(self._memory)] = self._memory
+        if self._memory.nbytes <= most:
+            spare[id(self._memory)] = self._memory
         while sum(memory.nbytes for memory in list(spare.values())) > most:
             spare.pop(next(iter(list(spare)), 0), None)
 

@@ -59,6 +59,7 @@ MIN_SUPPORT = 0.5
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
+_PIXELS_AT_ONCE = 1 << 16  # of a view whose places in a table are found
 _PART_OF = re.compile(r".+ of (?:the|a|an|this|that|my) (?P<thing>.+)", re.IGNORECASE)
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
@@ -316,7 +317,13 @@ class _LatentScores:
         image = image.permute(2, 0, 1)
         latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
         seen = image[-self._levels :] > MIN_SUPPORT
-        return _LatentView(self._keep(latents), seen, self._source, self._negatives)
+        kept = latents
+        if isinstance(self._source, DecodeTable):
+            kept = _empty((*latents.shape[:3], 2), latents.device)
+            some = max(1, _PIXELS_AT_ONCE // camera.width)
+            for part, of_part in zip(kept.split(some, 1), latents.split(some, 1), strict=True):
+                part.copy_(self._source.places(of_part))
+        return _LatentView(kept, seen, self._source, self._negatives)
 
     def _of_level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """What is kept of every Gaussian, its best negative, and whether any view saw it: [N]."""
@@ -602,12 +609,7 @@ class SceneQuery:
     def _maps(self, texts: int, camera: Camera) -> Tensor:
         """[T, L, H, W] to be filled."""
         shape = texts, len(self._field.levels), camera.height, camera.width
-        device = self._field.codes.device
-        if device.type == "cuda":
-            return torch.empty(shape, device=device)
-        from langsplat._rasterize_numba import empty
-
-        return torch.from_numpy(empty(shape, np.float32))
+        return _empty(shape, self._field.codes.device)
 
     def _view(self, camera: Camera) -> _View:
         """What is kept of this view."""
@@ -625,6 +627,15 @@ class SceneQuery:
         )
         camera = camera.to(self.scene.gaussians.device)
         return self._views.get(key, lambda: self._scores.view(camera))
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """A tensor to be filled; on the CPU in memory that is used again."""
+    if device.type == "cuda":
+        return torch.empty(shape, device=device)
+    from langsplat._rasterize_numba import empty
+
+    return torch.from_numpy(empty(shape, np.float32))
 
 
 def check_text(text: str) -> str:

@@ -137,10 +137,22 @@ def rasterize(
         ]
         image, alpha = drawn[0]
         if few:
-            image = torch.cat([part for part, _ in drawn], dim=3)
+            image = _joined([part for part, _ in drawn])
     if background is not None:
         image = image + (1 - alpha) * background[:, None, None]
     return image, alpha
+
+
+def _joined(images: list[Tensor]) -> Tensor:
+    """Images [.., D] of the CPU side by side, without gradient in memory that is used again."""
+    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
+        return torch.cat(images, dim=-1)
+    from langsplat._rasterize_numba import empty
+
+    channels = sum(image.shape[-1] for image in images)
+    arrays = [image.numpy() for image in images]
+    joined = empty((*images[0].shape[:-1], channels), arrays[0].dtype)
+    return torch.from_numpy(np.concatenate(arrays, axis=-1, out=joined))
 
 
 def render(
