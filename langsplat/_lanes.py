@@ -390,6 +390,40 @@ def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untype
 
 
 @_intrinsic
+def append_squares(typingctx, numbers, used, mask, first, columns):  # type: ignore[no-untyped-def]
+    """The same for bits that are squares of a 4 x 4 part of a grid with so many columns.
+
+    numbers[used ...] int32 = the numbers in the grid of the squares set, the first's being `first`.
+    """
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(numbers)(context, builder, args[0])
+        table = cgutils.global_constant(builder, "places_of_bits", _PLACES)
+        kind = ir.VectorType(_INT, LANES // 2)
+        zeros = ir.Constant(kind, [0] * (LANES // 2))
+
+        def everywhere(value):  # type: ignore[no-untyped-def]
+            one = builder.insert_element(zeros, builder.trunc(value, _INT), _INT(0))
+            return builder.shuffle_vector(one, zeros, zeros)
+
+        used, mask, columns = args[1], args[2], everywhere(args[4])
+        for part in range(2):
+            byte = builder.and_(builder.lshr(mask, _LONG(8 * part)), _LONG(255))
+            places = builder.load(builder.gep(table, [_LONG(0), byte]), align=2)
+            places = builder.zext(places, kind)
+            across = builder.and_(places, ir.Constant(kind, [3] * (LANES // 2)))
+            down = builder.lshr(places, ir.Constant(kind, [2] * (LANES // 2)))
+            down = builder.add(down, ir.Constant(kind, [2 * part] * (LANES // 2)))
+            found = builder.add(builder.mul(down, columns), builder.add(across, everywhere(args[3])))
+            pointer = builder.bitcast(builder.gep(view.data, [used]), kind.as_pointer())
+            builder.store(found, pointer, align=4)
+            used = builder.add(used, builder.ctpop(byte))
+        return used
+
+    return types.int64(numbers, types.int64, types.int64, types.int64, types.int64), generate
+
+
+@_intrinsic
 def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
     """The bits at a place of numbers[at : at + LANES] uint16, as an integer."""
 

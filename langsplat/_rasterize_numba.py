@@ -40,6 +40,7 @@ from langsplat._lanes import (
     FAST,
     LANES,
     append_bits,
+    append_squares,
     bits,
     column_bits,
     gather,
@@ -322,14 +323,14 @@ def _list_tiles(part, parts, keys, splats, ends, counts, size):
     """
     begin, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
     columns, rows = -(-size[0] // TILE), -(-size[1] // TILE)
-    tiles = np.empty(6 * (end - begin) + columns * rows, np.int32)
+    tiles = np.empty(6 * (end - begin) + columns * rows + LANES, np.int32)
     counts[part] = 0
     turn, used = begin, 0
     while True:
         turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends)
         if turn == end:
             break
-        tiles = np.append(tiles, np.empty(tiles.shape[0] + columns * rows, np.int32))
+        tiles = np.append(tiles, np.empty(tiles.shape[0] + columns * rows + LANES, np.int32))
     own = counts[part]
     for k in range(used):
         own[tiles[k]] += 1
@@ -348,7 +349,7 @@ def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends):
         mx, my, ex, ey = flat[at + MX], flat[at + MY], flat[at + EX], flat[at + EY]
         west, east = _tile_range(mx - ex, mx + ex, columns)
         north, south = _tile_range(my - ey, my + ey, rows)
-        if used + max(east - west + 1, 0) * max(south - north + 1, 0) > tiles.shape[0]:
+        if used + max(east - west + 1, 0) * max(south - north + 1, 0) + LANES > tiles.shape[0]:
             break
         for row in range(north, south + 1, 4):
             for column in range(west, east + 1, 4):
@@ -356,11 +357,7 @@ def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends):
                 touched = _touched(flat, at, x0, y0, left, top, dtype(TILE - 1))
                 wide, high = min(east + 1 - column, 4), min(south + 1 - row, 4)
                 touched &= ((1 << wide) - 1) * 0x1111 & ((1 << 4 * high) - 1)
-                while touched != 0:
-                    k = lowest_bit(touched)
-                    touched &= touched - 1
-                    tiles[used] = (row + k // 4) * columns + column + k % 4
-                    used += 1
+                used = append_squares(tiles, used, touched, row * columns + column, columns)
         ends[turn] = used
         turn += 1
     return turn, used
