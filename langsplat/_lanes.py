@@ -390,14 +390,18 @@ def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untype
 
 
 @_intrinsic
-def append_squares(typingctx, numbers, used, mask, first, columns):  # type: ignore[no-untyped-def]
+def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner):  # type: ignore[no-untyped-def]
     """The same for bits that are squares of a 4 x 4 part of a grid with so many columns.
 
-    numbers[used ...] int32 = the numbers in the grid of the squares set, the first's being `first`.
+    numbers[used ...] int32 = the numbers in the grid of the squares set, the first's being `first`;
+    and owners[used ...] int32 = the owner.
     """
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        view = context.make_array(numbers)(context, builder, args[0])
+        target, names = (
+            context.make_array(kind)(context, builder, array)
+            for kind, array in zip(sig.args[:2], args[:2], strict=True)
+        )
         table = cgutils.global_constant(builder, "places_of_bits", _PLACES)
         kind = ir.VectorType(_INT, LANES // 2)
         zeros = ir.Constant(kind, [0] * (LANES // 2))
@@ -406,7 +410,8 @@ def append_squares(typingctx, numbers, used, mask, first, columns):  # type: ign
             one = builder.insert_element(zeros, builder.trunc(value, _INT), _INT(0))
             return builder.shuffle_vector(one, zeros, zeros)
 
-        used, mask, columns = args[1], args[2], everywhere(args[4])
+        used, mask = args[2:4]
+        first, columns, owner = map(everywhere, args[4:])
         for part in range(2):
             byte = builder.and_(builder.lshr(mask, _LONG(8 * part)), _LONG(255))
             places = builder.load(builder.gep(table, [_LONG(0), byte]), align=2)
@@ -414,13 +419,15 @@ def append_squares(typingctx, numbers, used, mask, first, columns):  # type: ign
             across = builder.and_(places, ir.Constant(kind, [3] * (LANES // 2)))
             down = builder.lshr(places, ir.Constant(kind, [2] * (LANES // 2)))
             down = builder.add(down, ir.Constant(kind, [2 * part] * (LANES // 2)))
-            found = builder.add(builder.mul(down, columns), builder.add(across, everywhere(args[3])))
-            pointer = builder.bitcast(builder.gep(view.data, [used]), kind.as_pointer())
-            builder.store(found, pointer, align=4)
+            found = builder.add(builder.mul(down, columns), builder.add(across, first))
+            for array, value in ((target, found), (names, owner)):
+                pointer = builder.bitcast(builder.gep(array.data, [used]), kind.as_pointer())
+                builder.store(value, pointer, align=4)
             used = builder.add(used, builder.ctpop(byte))
         return used
 
-    return types.int64(numbers, types.int64, types.int64, types.int64, types.int64), generate
+    long = types.int64
+    return long(numbers, owners, long, long, long, long, long), generate
 
 
 @_intrinsic

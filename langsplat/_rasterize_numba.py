@@ -315,37 +315,40 @@ def _sort(keys):
 
 
 @_kernel
-def _list_tiles(part, parts, keys, splats, ends, counts, size):
-    """The tiles of a part's share of the sorted splats: tiles[ends[k - 1] : ends[k]] of the k-th.
+def _list_tiles(part, parts, keys, splats, counts, size):
+    """The tiles that a part's share of the sorted splats touch, and which splat each is for.
 
-    ends[k] counts from the share's own beginning. Returns the tiles; counts[part] says how often
-    each occurs.
+    counts[part] says how often each tile occurs.
     """
-    begin, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
+    turn, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
     columns, rows = -(-size[0] // TILE), -(-size[1] // TILE)
-    tiles = np.empty(6 * (end - begin) + columns * rows + LANES, np.int32)
+    more = columns * rows + LANES
+    tiles = np.empty(6 * (end - turn) + more, np.int32)
+    owners = np.empty_like(tiles)
     counts[part] = 0
-    turn, used = begin, 0
+    used = 0
     while True:
-        turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends)
+        turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners)
         if turn == end:
             break
-        tiles = np.append(tiles, np.empty(tiles.shape[0] + columns * rows + LANES, np.int32))
+        tiles = np.append(tiles, np.empty(tiles.shape[0] + more, np.int32))
+        owners = np.append(owners, np.empty(owners.shape[0] + more, np.int32))
     own = counts[part]
     for k in range(used):
         own[tiles[k]] += 1
-    return tiles[:used]
+    return tiles[:used], owners[:used]
 
 
 @_kernel
-def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends):
+def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners):
     """_list_tiles from a turn until the end, or until tiles may be too short for the next."""
     dtype = splats.dtype.type
     flat = splats.reshape(-1)
     left, top = _corners(splats.dtype, TILE)
     while turn < end:
         prefetch(splats, np.int64(keys[min(turn + AHEAD, end - 1)] & ROW))
-        at = np.int64(keys[turn] & ROW) * COLUMNS
+        splat = np.int64(keys[turn] & ROW)
+        at = splat * COLUMNS
         mx, my, ex, ey = flat[at + MX], flat[at + MY], flat[at + EX], flat[at + EY]
         west, east = _tile_range(mx - ex, mx + ex, columns)
         north, south = _tile_range(my - ey, my + ey, rows)
@@ -357,24 +360,19 @@ def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, ends):
                 touched = _touched(flat, at, x0, y0, left, top, dtype(TILE - 1))
                 wide, high = min(east + 1 - column, 4), min(south + 1 - row, 4)
                 touched &= ((1 << wide) - 1) * 0x1111 & ((1 << 4 * high) - 1)
-                used = append_squares(tiles, used, touched, row * columns + column, columns)
-        ends[turn] = used
+                first = row * columns + column
+                used = append_squares(tiles, owners, used, touched, first, columns, splat)
         turn += 1
     return turn, used
 
 
 @_kernel
-def _scatter(part, parts, keys, ends, tiles, cursors, members):
-    """Write a part's share of the sorted splats to the places of their tiles."""
-    begin, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
+def _scatter(part, parts, tiles, owners, cursors, members):
+    """Write a part's splats to the places of their tiles."""
     own = cursors[part]
-    k = 0
-    for turn in range(begin, end):
-        row = np.int64(keys[turn] & ROW)
-        while k < ends[turn]:
-            members[own[tiles[k]]] = row
-            own[tiles[k]] += 1
-            k += 1
+    for k in range(tiles.shape[0]):
+        members[own[tiles[k]]] = owners[k]
+        own[tiles[k]] += 1
 
 
 @_kernel
@@ -1159,13 +1157,14 @@ def _prepare(
     part_keys = _in_threads(_project, parts, *world, colors, index, splats)
     visible = [len(part) for part in part_keys]
     keys = _sort(np.concatenate(part_keys))
-    ends, counts = np.empty(len(keys), np.int64), np.empty((parts, columns * rows), np.int64)
-    tiles = _in_threads(_list_tiles, parts, keys, splats, ends, counts, size)
+    counts = np.empty((parts, columns * rows), np.int64)
+    listed = _in_threads(_list_tiles, parts, keys, splats, counts, size)
+    tiles, owners = (list(arrays) for arrays in zip(*listed, strict=True))
     # Every part fills its own places of a tile, behind those of the parts with nearer splats.
     cursors = counts.T.cumsum().reshape(-1, parts).T - counts
     starts = np.append(cursors[0], counts.sum())
     members = empty(int(starts[-1]), np.int32)
-    _in_threads(_scatter, parts, keys, ends, tiles, cursors, members)
+    _in_threads(_scatter, parts, tiles, owners, cursors, members)
     return _Frame(parts, view, K, size, constants, splats, index, visible, columns, starts, members)
 
 
