@@ -376,16 +376,14 @@ def _weigh(
     splats, tiles, most = splats.reshape(-1), starts.shape[0] - 1, 1
     for tile in range(tiles):
         most = max(most, starts[tile + 1] - starts[tile])
-    # Of a tile's splats, of those so far that a block had light for.
+    levels, words, pitch = gram.shape[0], lines.shape[3], records.shape[1]
+    records, marked = records.reshape(-1).view(np.float32), levels * words // 32
+    # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
     near, masks = _lines(most * COLUMNS, splats.dtype), np.empty(most + BATCH, np.uint16)
-    drawn = _lines((most + 1) * LANES, splats.dtype)  # a block's rows, not rounded
-    drawers = np.empty(most + 1, np.int64)  # whose, by their number in the tile
-    levels, words = gram.shape[0], lines.shape[3]
-    names = np.empty(most, np.int64)
-    pitch, records = records.shape[1], records.reshape(-1).view(np.float32)
-    near_codes = _lines(most * pitch, np.float32)
+    names, near_codes = np.empty(most, np.int64), _lines(most * pitch, np.float32)
     near_places = near_codes.view(np.int32)
-    marked = levels * words // 32
+    # Of a block: its rows, not rounded, and whose they are, by the splat's number in the tile.
+    drawn, drawers = _lines((most + 1) * LANES, splats.dtype), np.empty(most + 1, np.int64)
     found = np.empty(-(-marked // LANES) * LANES, np.int32)
     planes = _lines((levels * words + 2) * LANES, np.float32)
     planes[:] = 0
@@ -405,21 +403,14 @@ def _weigh(
             for first in range(0, count, BATCH):
                 if bits(light > 0) == 0:
                     break
-                if first == known:
+                if first == known:  # no block before had light for these
                     known, end = first + BATCH, min(first + BATCH, count)
-                    for j in range(first, end):
-                        name = np.int64(index[members[begin + j]])
-                        names[j] = name
-                        prefetch(records, name * pitch)
-                        prefetch(records, name * pitch + pitch - 1)
                     masks[first:known] = 0
                     for j in range(first, end):
                         masks[j] = _approach(
                             splats, members, begin + j, x0, y0, left, top, near, j * COLUMNS
                         )
-                    for j in range(first, end):
-                        for e in range(0, pitch, LANES):
-                            store(near_codes, j * pitch + e, load(records, names[j] * pitch + e))
+                    _approach_codes(first, end, begin, members, index, records, names, near_codes)
                 todo = 0
                 for j in range(0, BATCH, LANES):
                     todo = append_bits(items, todo, column_bits(masks, first + j, block), j)
@@ -451,6 +442,19 @@ def _weigh(
                 inverse[tile, block], best[tile, block],
             )  # fmt: skip
     return weights[: used * LANES], owners[:used]
+
+
+@_kernel
+def _approach_codes(first, end, begin, members, index, records, names, near):
+    """Copy records of a tile's splats to near, all at once, so that memory is waited for once."""
+    pitch = near.shape[0] // names.shape[0]
+    for j in range(first, end):
+        names[j] = index[members[begin + j]]
+        prefetch(records, names[j] * pitch)
+        prefetch(records, names[j] * pitch + pitch - 1)
+    for j in range(first, end):
+        for e in range(0, pitch, LANES):
+            store(near, j * pitch + e, load(records, names[j] * pitch + e))
 
 
 @_kernel
