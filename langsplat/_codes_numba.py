@@ -83,7 +83,9 @@ ONE = 65_535.0  # the square root of weight 1, as kept
 HALF = 32_700.0  # of 16 bits, with room for rounding
 NEGATIVES = 4  # compared at once
 QUADRATIC = 8  # lines of a Gram matrix multiplied at once
-WIDE, THIN = 16, 4  # channels summed at once; a Gaussian's are padded to whole THINs
+# Channels summed at once: as many as ten words have, for which AVX-512's registers just suffice,
+# some, and few. A Gaussian's are padded to whole THINs.
+BROAD, WIDE, THIN = 30, 16, 4
 ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 7 of at most 16
 # Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
 # smoothed score must not be above it.
@@ -353,6 +355,7 @@ _number_of_bits: Callable[..., int] = extending.intrinsic(_number_of_bits_code)
 _union: Callable[..., None] = extending.intrinsic(_union_code)
 _pair: Callable[..., None] = extending.intrinsic(_pair_code)
 _quadratic: Callable[..., Any] = extending.intrinsic(_quadratic_code)
+_sum_broad: Callable[..., None] = extending.intrinsic(_sum_of(BROAD))
 _sum_wide: Callable[..., None] = extending.intrinsic(_sum_of(WIDE))
 _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
 
@@ -547,10 +550,14 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
                 continue
             first, end = spans[tile, block]
             channel = 0
-            while channel + WIDE <= pitch:
+            while channel + BROAD <= channels:
+                _sum_broad(weights, owners, first, end, values, pitch, channel, sums)
+                channel += BROAD
+            while channel + WIDE <= channels:
                 _sum_wide(weights, owners, first, end, values, pitch, channel, sums)
                 channel += WIDE
-            while channel < pitch:
+            while channel < channels:
+                channel = min(channel, pitch - THIN)  # some a second time, but none beyond the row
                 _sum_thin(weights, owners, first, end, values, pitch, channel, sums)
                 channel += THIN
             whole = x0 + SIDE <= width and y0 + SIDE <= height

@@ -202,6 +202,23 @@ def test_words_find_their_balls_through_latents_too() -> None:
     assert engine.ask("left ball", camera, level="whole").score == 0, "no view ever saw that level"
 
 
+@pytest.mark.parametrize("texts", [1, 2, 7, 10, 12, 17, 21])
+def test_any_number_of_words_sums_all_its_channels(texts: int) -> None:
+    """Straight to the engine, as queries ask for ten words at most at a time."""
+    scene = random_scene(n=40)
+    scores = SceneQuery(scene, TableEncoder())._scores
+    assert isinstance(scores, _CodebookScores)
+    embeddings = F.normalize(torch.randn(texts, E, generator=torch.Generator().manual_seed(6)))
+    camera = scene.cameras[0].resized(33, 21)
+    together = torch.full((texts, 3, 21, 33), torch.nan)
+    view = scores.view(camera)
+    view.relevancy(scores.ask(embeddings), together)
+    for text, found in zip(embeddings, together, strict=True):
+        alone = torch.full((1, 3, 21, 33), torch.nan)
+        view.relevancy(scores.ask(text[None]), alone)
+        torch.testing.assert_close(found, alone[0], atol=1e-6, rtol=0)
+
+
 def test_several_texts_at_once_score_as_they_do_alone(engine: SceneQuery) -> None:
     camera, texts = engine.scene.cameras[0], ["left ball", "both", "x"] * 4
     for asked in (engine, SceneQuery(latent_scene(), TableEncoder())):
