@@ -59,7 +59,7 @@ MIN_SUPPORT = 0.5
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
-_PIXELS_AT_ONCE = 1 << 16  # of a view whose places in a table are found
+_LATENTS_AT_ONCE = 1 << 17  # whose places in a table are found
 _PART_OF = re.compile(r".+ of (?:the|a|an|this|that|my) (?P<thing>.+)", re.IGNORECASE)
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
@@ -317,13 +317,7 @@ class _LatentScores:
         image = image.permute(2, 0, 1)
         latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
         seen = image[-self._levels :] > MIN_SUPPORT
-        kept = latents
-        if isinstance(self._source, DecodeTable):
-            kept = _empty((*latents.shape[:3], 2), latents.device)
-            some = max(1, _PIXELS_AT_ONCE // camera.width)
-            for part, of_part in zip(kept.split(some, 1), latents.split(some, 1), strict=True):
-                part.copy_(self._source.places(of_part))
-        return _LatentView(kept, seen, self._source, self._negatives)
+        return _LatentView(self._keep(latents), seen, self._source, self._negatives)
 
     def _of_level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
         """What is kept of every Gaussian, its best negative, and whether any view saw it: [N]."""
@@ -336,7 +330,17 @@ class _LatentScores:
         return self._of_gaussians[level]
 
     def _keep(self, latents: Tensor) -> Tensor:
-        return self._source.places(latents) if isinstance(self._source, DecodeTable) else latents
+        """Of latents [.., D] what is kept of them: [.., 2], their places in a table, or all."""
+        if not isinstance(self._source, DecodeTable):
+            return latents
+        if latents.is_cuda:
+            return self._source.places(latents)
+        # Some rows at a time: temporaries as large as a picture are dear to have.
+        kept, axis = _empty((*latents.shape[:-1], 2), latents.device), max(0, latents.ndim - 3)
+        some = max(1, _LATENTS_AT_ONCE * latents.shape[axis] // max(1, latents[..., 0].numel()))
+        for part, own in zip(kept.split(some, axis), latents.split(some, axis), strict=True):
+            part.copy_(self._source.places(own))
+        return kept
 
 
 class _LatentView:
