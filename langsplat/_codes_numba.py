@@ -82,7 +82,7 @@ Array = NDArray[Any]
 ONE = 65_535.0  # the square root of weight 1, as kept
 HALF = 32_700.0  # of 16 bits, with room for rounding
 NEGATIVES = 4  # compared at once
-QUADRATIC = 8  # lines of a Gram matrix multiplied at once
+QUADRATIC = 4  # lines of a Gram matrix multiplied at once
 # Channels summed at once: as many as ten words have, for which AVX-512's registers just suffice,
 # some, and few. A Gaussian's are padded to whole THINs.
 BROAD, WIDE, THIN = 30, 16, 4
