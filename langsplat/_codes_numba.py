@@ -39,6 +39,7 @@ from langsplat._lanes import (
     LANES,
     Lanes,
     append_bits,
+    bit_count,
     bits,
     column_bits,
     fetch,
@@ -80,13 +81,13 @@ from langsplat._rasterize_numba import (
 Array = NDArray[Any]
 
 ONE = 65_535.0  # the square root of weight 1, as kept
-HALF = 32_700.0  # of 16 bits, with room for rounding
+HALF = 32_700.0  # what 1 is in 16 bits with a sign; above it is room for rounding
 NEGATIVES = 4  # compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
 # Channels summed at once: as many as ten words have, for which AVX-512's registers just suffice,
 # some, and few. A Gaussian's are padded to whole THINs.
 BROAD, WIDE, THIN = 30, 16, 4
-ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 7 of at most 16
+ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
 # Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
 # smoothed score must not be above it.
 ROUNDED_DOWN = 0.5 * (1 - 2e-6)
@@ -175,8 +176,7 @@ def _add_code(typingctx, planes, places, codes, first, apart, end, row):  # type
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         planes, places, codes, first, apart, end, row = zip(signature.args, args, strict=True)
         with cgutils.for_range_slice(builder, first[1], end[1], _INT(1)) as (e, _):
-            place = _number(context, builder, places, e)
-            place = builder.mul(place, _INT(LANES))
+            place = builder.mul(_number(context, builder, places, e), _INT(LANES))
             at = builder.bitcast(_address(context, builder, planes, place), _ROW.as_pointer())
             code = _all_lanes(context, builder, codes, builder.add(e, apart[1]))
             now = _call(builder, "fma", code, row[1], builder.load(at, align=4))
@@ -198,31 +198,20 @@ def _linear_code(typingctx, lines, line, words, planes, first, present, end):  #
         lines, _, _, planes, _, present, _ = zip(signature.args, args, strict=True)
         _, line, words, _, first, _, end = args
         starts = [builder.mul(builder.add(line, _INT(i)), words) for i in range(NEGATIVES)]
-        sums = [cgutils.alloca_once(builder, _ROW) for _ in range(NEGATIVES + 1)]
-        for register in sums:
-            builder.store(ir.Constant(_ROW, [0.0] * LANES), register)
-        with cgutils.for_range_slice(builder, _INT(0), end, _INT(1)) as (k, _):
+
+        def factors(k):  # type: ignore[no-untyped-def]
             word = _number(context, builder, present, k)
             plane = _plane(context, builder, planes, first, word)
-            for register, start in zip(sums, starts, strict=False):
-                factor = _all_lanes(context, builder, lines, builder.add(start, word))
-                now = _call(builder, "fma", factor, plane, builder.load(register))
-                builder.store(now, register)
-            builder.store(builder.fadd(builder.load(sums[-1]), plane), sums[-1])
-        rows = [builder.load(register) for register in sums]
+            places = (builder.add(start, word) for start in starts)
+            of_lines = [_all_lanes(context, builder, lines, place) for place in places]
+            # A product with 1 and a sum is a sum to LLVM.
+            return [(factor, plane) for factor in (*of_lines, ir.Constant(_ROW, [1.0] * LANES))]
+
+        rows = _sums(builder, NEGATIVES + 1, _INT(0), end, factors)
         return context.make_tuple(builder, signature.return_type, rows)
 
     at, rows = types.int64, types.UniTuple(_LANES, NEGATIVES + 1)
     return rows(lines, at, at, planes, at, present, at), generate
-
-
-def _number_of_bits_code(typingctx, number):  # type: ignore[no-untyped-def]
-    """How many bits of an integer are set."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.ctpop(args[0])
-
-    return types.int64(types.int64), generate
 
 
 def _union_code(typingctx, found, marks, which, count, pitch):  # type: ignore[no-untyped-def]
@@ -351,7 +340,6 @@ def _sum_of(count):  # type: ignore[no-untyped-def]
 _keep: Callable[..., None] = extending.intrinsic(_keep_code)
 _add: Callable[..., None] = extending.intrinsic(_add_code)
 _linear: Callable[..., Any] = extending.intrinsic(_linear_code)
-_number_of_bits: Callable[..., int] = extending.intrinsic(_number_of_bits_code)
 _union: Callable[..., None] = extending.intrinsic(_union_code)
 _pair: Callable[..., None] = extending.intrinsic(_pair_code)
 _quadratic: Callable[..., Any] = extending.intrinsic(_quadratic_code)
@@ -484,7 +472,7 @@ def _measure(planes, found, present, doubles, pairs, gram, unit, lines, support,
         for word in range(0, words, 64):
             some = found[(first + word) // 64]
             both = some | (some >> 1)
-            if _number_of_bits(some) > 16:  # by table
+            if bit_count(some) > 16:  # by table
                 for place in range(0, 64, LANES):
                     n = append_bits(present, n, some >> place, word + place)
                     m = append_bits(doubles, m, _even_bits(both >> place), (word + place) // 2)

@@ -361,6 +361,14 @@ _PLACES = ir.Constant(
 )
 
 
+def _listed(builder: Any, mask: Any, part: int) -> tuple[Any, Any]:
+    """The places of the bits set in one byte of a mask, then of the others; how many are set."""
+    table = cgutils.global_constant(builder, "places_of_bits", _PLACES)
+    byte = builder.and_(builder.lshr(mask, _LONG(8 * part)), _LONG(255))
+    places = builder.load(builder.gep(table, [_LONG(0), byte]), align=2)
+    return places, builder.ctpop(byte)
+
+
 @_intrinsic
 def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untyped-def]
     """numbers[used ...] = base + each place of a bit that is set in the LANES bits of mask.
@@ -371,19 +379,16 @@ def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untype
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         view = context.make_array(numbers)(context, builder, args[0])
-        table = cgutils.global_constant(builder, "places_of_bits", _PLACES)
         used, mask = args[1], args[2]
         for part in range(2):
-            byte = builder.lshr(mask, _LONG(8 * part))
-            byte = builder.and_(byte, _LONG(255))
-            places = builder.load(builder.gep(table, [_LONG(0), byte]), align=2)
+            places, count = _listed(builder, mask, part)
             offset = builder.trunc(builder.add(args[3], _LONG(8 * part)), ir.IntType(16))
             one = builder.insert_element(ir.Constant(_BYTE, ir.Undefined), offset, _INT(0))
             zeros = ir.Constant(ir.VectorType(_INT, LANES // 2), [0] * (LANES // 2))
             offsets = builder.shuffle_vector(one, ir.Constant(_BYTE, ir.Undefined), zeros)
             place = builder.bitcast(builder.gep(view.data, [used]), _BYTE.as_pointer())
             builder.store(builder.add(places, offsets), place, align=2)
-            used = builder.add(used, builder.ctpop(byte))
+            used = builder.add(used, count)
         return used
 
     return types.int64(numbers, types.int64, types.int64, types.int64), generate
@@ -402,7 +407,6 @@ def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner
             context.make_array(kind)(context, builder, array)
             for kind, array in zip(sig.args[:2], args[:2], strict=True)
         )
-        table = cgutils.global_constant(builder, "places_of_bits", _PLACES)
         kind = ir.VectorType(_INT, LANES // 2)
         zeros = ir.Constant(kind, [0] * (LANES // 2))
 
@@ -413,8 +417,7 @@ def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner
         used, mask = args[2:4]
         first, columns, owner = map(everywhere, args[4:])
         for part in range(2):
-            byte = builder.and_(builder.lshr(mask, _LONG(8 * part)), _LONG(255))
-            places = builder.load(builder.gep(table, [_LONG(0), byte]), align=2)
+            places, count = _listed(builder, mask, part)
             places = builder.zext(places, kind)
             across = builder.and_(places, ir.Constant(kind, [3] * (LANES // 2)))
             down = builder.lshr(places, ir.Constant(kind, [2] * (LANES // 2)))
@@ -423,7 +426,7 @@ def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner
             for array, value in ((target, found), (names, owner)):
                 pointer = builder.bitcast(builder.gep(array.data, [used]), kind.as_pointer())
                 builder.store(value, pointer, align=4)
-            used = builder.add(used, builder.ctpop(byte))
+            used = builder.add(used, count)
         return used
 
     long = types.int64
@@ -457,6 +460,16 @@ def lowest_bit(typingctx, number):  # type: ignore[no-untyped-def]
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), generate
+
+
+@_intrinsic
+def bit_count(typingctx, number):  # type: ignore[no-untyped-def]
+    """How many bits of an integer are set."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.ctpop(args[0])
 
     return types.int64(types.int64), generate
 

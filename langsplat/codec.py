@@ -33,7 +33,7 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
-# 128 numbers take 203 MB.
+# 150 numbers take 238 MB.
 TABLE_SIDES = (32, 64, 96, 128, 192, 256)
 TABLE_ERROR = 1.5e-3  # of a cosine; the relevancy, sigmoid(10 x), changes by up to 2.5 times that
 _TABLE_RESIDUAL = 2e-3  # root mean square length of what a table's rows leave out of embeddings
