@@ -34,6 +34,7 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 from numpy.typing import NDArray
+from torch import Tensor
 
 from langsplat._lanes import (
     LANES,
@@ -70,12 +71,12 @@ from langsplat._rasterize_numba import (
     _kernel,
     _lines,
     _pixel,
-    _prepare,
     _shade,
     _start_tile,
     _tile_of,
     _workspace,
     empty,
+    see,
 )
 
 Array = NDArray[Any]
@@ -767,9 +768,9 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
 
 
 def weigh(
-    gaussians: tuple[Array, ...],  # means, quats, scales, opacities; float32
-    view: Array,  # [4, 4] float64
-    K: Array,  # [3, 3] float64
+    gaussians: Sequence[Tensor],  # means, quats, scales, opacities; float32
+    viewmat: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
     width: int,
     height: int,
     rules: tuple[float, ...],
@@ -786,7 +787,7 @@ def weigh(
         which the weights are kept.
     """
     nothing = np.empty((len(gaussians[0]), 0), np.float32)
-    frame = _prepare(gaussians, nothing, view, K, width, height, rules)
+    frame = see(gaussians, nothing, viewmat, K, width, height, rules)
     tiles = len(frame.starts) - 1
     spans = np.zeros((tiles, BLOCKS, 2), np.int64)
     shape = (tiles, BLOCKS, codes.levels, LANES)

@@ -26,10 +26,10 @@ from langsplat._rasterize_numba import (
     _pass,
     _pixel,
     _plan,
-    _prepare,
     _start_tile,
     _tile_of,
     _workspace,
+    see,
 )
 
 
@@ -77,11 +77,10 @@ def lift_labels(
     rules: tuple[float, ...],
 ) -> Tensor:
     """[N, count]; see langsplat.rasterize."""
-    arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     height, width = labels.shape[:2]
-    view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
-    colors = np.empty((len(arrays[0]), 0), arrays[0].dtype)  # none is drawn
-    frame = _prepare(arrays, colors, view, intrinsics, width, height, rules)
+    means = gaussians[0].detach().numpy()
+    colors = np.empty((len(means), 0), means.dtype)  # none is drawn
+    frame = see(gaussians, colors, viewmat, K, width, height, rules)
     # The extra last sum is where -1, no label, points to.
     own = labels.numpy().astype(np.int32)
     own[own < 0] = count

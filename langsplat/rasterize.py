@@ -273,10 +273,9 @@ def blending_weights(
 
     camera = camera.to("cpu")
     shape = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
-    arrays = [t.detach().float().contiguous().numpy() for t in shape]
-    view, K = (t.double().contiguous().numpy() for t in (camera.viewmat, camera.K))
-    rules = RULES._replace(near=gaussians.near)
-    return weigh(tuple(arrays), view, K, camera.width, camera.height, rules, codes, support)
+    rules, size = RULES._replace(near=gaussians.near), (camera.width, camera.height)
+    means, *rest = (t.float() for t in shape)  # themselves, if they are
+    return weigh((means, *rest), camera.viewmat, camera.K, *size, rules, codes, support)
 
 
 def lift_labels(

@@ -442,6 +442,69 @@ def test_memory_is_used_again_only_when_the_last_array_in_it_is_gone() -> None:
     assert empty((990, 1000), np.float32).ctypes.data == place
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows by one whenever the CPU's rasterizer projects, sorts and lists anew."""
+    from langsplat import _rasterize_numba as numba_backend
+
+    found: list[object] = []
+    prepare = numba_backend._prepare
+    monkeypatch.setattr(numba_backend, "_prepare", lambda *args: found.append(0) or prepare(*args))
+    monkeypatch.setattr(numba_backend, "_known", None)
+    return found
+
+
+def test_a_view_is_sorted_once_however_often_it_is_drawn(looks: list[object]) -> None:
+    *geometry, colors, views, Ks = scene(channels=9)
+    all_shown = [colors[:, 3:6], colors[:, :2], colors, colors[:, 4:7].flip(0)]
+
+    def drawn(own: list[Tensor], shown: Tensor) -> tuple[Tensor, ...]:
+        leaf = shown.clone().requires_grad_()
+        image, alpha = draw((*own, leaf, views, Ks), "numba")
+        return image, alpha, *torch.autograd.grad((image * image).sum(), leaf)
+
+    truths = [drawn([t.clone() for t in geometry], shown) for shown in all_shown]
+    looks.clear()
+    for shown, truth in zip(all_shown, truths, strict=True):
+        assert all(map(torch.equal, drawn(geometry, shown), truth))
+    assert len(looks) == 1, "nine channels, three at a time, are one look as well"
+    draw((*(t.clone() for t in geometry), colors, views, Ks), "numba")
+    assert len(looks) == 2, "the same numbers in other tensors may be others tomorrow"
+
+
+@pytest.mark.parametrize("changed", ["means", "quats", "scales", "opacities", "view", "K", "size"])
+def test_whatever_changes_is_seen(looks: list[object], changed: str) -> None:
+    inputs = scene()
+    draw(inputs, "numba")
+    size = (WIDTH + 1, HEIGHT) if changed == "size" else (WIDTH, HEIGHT)
+    if changed != "size":
+        names = ["means", "quats", "scales", "opacities", "colors", "view", "K"]
+        inputs[names.index(changed)].view(-1)[0] += 0.25  # in place
+    image, alpha = draw(inputs, "numba", *size)
+    assert len(looks) == 2
+    truth = draw(tuple(t.clone() for t in inputs), "numba", *size)
+    assert torch.equal(image, truth[0]) and torch.equal(alpha, truth[1])
+
+
+def test_a_color_that_is_not_finite_hides_a_gaussian_only_while_it_has_it() -> None:
+    *geometry, colors, views, Ks = scene()
+    poisoned = colors.clone()
+    poisoned[3, 1], poisoned[5, 0] = np.nan, np.inf
+    all_shown = [poisoned, colors, poisoned, colors]
+    truths = [draw((*(t.clone() for t in geometry), c, views, Ks), "numba") for c in all_shown]
+    assert not torch.equal(truths[0][0], truths[1][0])
+    for shown, truth in zip(all_shown, truths, strict=True):
+        assert all(map(torch.equal, draw((*geometry, shown, views, Ks), "numba"), truth))
+
+
+def test_trained_gaussians_are_seen_anew_and_not_kept(looks: list[object]) -> None:
+    *geometry, colors, views, Ks = scene()
+    leaves = [t.requires_grad_() for t in geometry]
+    for count in (1, 2):
+        draw((*leaves, colors, views, Ks), "numba")
+        assert len(looks) == count
+
+
 def test_fast_exponential_is_accurate() -> None:
     from numba import njit
 

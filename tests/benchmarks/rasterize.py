@@ -15,6 +15,7 @@ from torch import Tensor
 from langsplat.rasterize import RULES, lift, rasterize
 from langsplat.scene import Camera, Gaussians
 from tests.benchmarks.rows import Row, exp_yardstick, row
+from tests.benchmarks.synthetic import moved
 from tests.conftest import DATA
 
 CORES = 2
@@ -101,20 +102,26 @@ def seconds(work: Callable[[], object], repeats: int, device: str) -> float:
     return float(np.median(times[1:]))
 
 
+def seen(camera: Camera) -> tuple[Tensor, Tensor, int, int]:
+    """What `rasterize` takes of a camera; a view that was not drawn before."""
+    camera = moved(camera)
+    return camera.viewmat[None], camera.K[None], camera.width, camera.height
+
+
 def run(device: str = "cpu") -> list[Row]:
     name, gaussians, views, Ks, width, height = garden()
     blended = contributions(gaussians, views[0], Ks[0], width, height)
     gaussians = tuple(t.to(device) for t in gaussians)
-    views, Ks = views[:1].to(device), Ks[:1].to(device)
+    camera = Camera(views[0], Ks[0], width, height).to(device)
     weights = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(0)).to(device)
 
     def forward() -> None:
         with torch.no_grad():
-            rasterize(*gaussians, views, Ks, width, height)
+            rasterize(*gaussians, *seen(camera))
 
     def both() -> None:
         leaves = [t.detach().requires_grad_() for t in gaussians]
-        image, _ = rasterize(*leaves, views, Ks, width, height)
+        image, _ = rasterize(*leaves, *seen(camera))
         torch.autograd.grad(image, leaves, weights)
 
     before = exp_yardstick(CORES)
@@ -163,22 +170,21 @@ def smaller(device: str) -> list[Row]:
 
         def both(leaves=leaves, colors=colors, at=at) -> None:
             own = [t.detach().requires_grad_() for t in (*leaves, colors)]
-            image, _ = rasterize(*own, at.viewmat[None], at.K[None], at.width, at.height)
+            image, _ = rasterize(*own, *seen(at))
             torch.autograd.grad(image.sum(), own)
 
         def forward(leaves=leaves, colors=colors, at=at) -> None:
             with torch.no_grad():
-                rasterize(*leaves, colors, at.viewmat[None], at.K[None], at.width, at.height)
+                rasterize(*leaves, colors, *seen(at))
 
         label = f"30k Gaussians {at.width}x{at.height} ({what})"
         rows.append(row(f"{label}: forward", 1e3 * seconds(forward, 9, device), "ms"))
         rows.append(row(f"{label}: forward + backward", 1e3 * seconds(both, 9, device), "ms"))
     values = torch.rand(n, 192, generator=generator).to(device)
-    at = camera
 
     def many() -> None:
         with torch.no_grad():
-            rasterize(*leaves, values, at.viewmat[None], at.K[None], at.width, at.height)
+            rasterize(*leaves, values, *seen(camera))
 
     rows.append(row("30k Gaussians 640x480: 192 channels", 1e3 * seconds(many, 3, device), "ms"))
     picture = torch.rand(480, 640, 64, generator=generator).to(device)

@@ -9,7 +9,6 @@ published: a render for each level, every pixel decoded, smoothing on the host.
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -90,7 +89,7 @@ def _of_codec(codec: str, device: str) -> list[Row]:
     views, words = itertools.cycle(cameras), itertools.cycle(WORDS)
     values = torch.cat([field.values(k) for k in range(len(field.levels))], dim=1)
     splat = rate(lambda: render(scene.gaussians, next(views), values=values), device)
-    new_view = rate(lambda: answer(engine, next(words), _moved(next(views))), device)
+    new_view = rate(lambda: answer(engine, next(words), synthetic.moved(next(views))), device)
     new_word = rate(lambda: answer(engine, next(words), cameras[0]), device)
     label = f"{codec}, {count:,} Gaussians {width}x{height}"
     query_bar = QUERY_BAR if on_gpu else None
@@ -111,13 +110,3 @@ def _of_codec(codec: str, device: str) -> list[Row]:
             row(f"{label}: a new word over it", new_word / plain, "x"),
         ]
     return rows
-
-
-_steps = itertools.count(1)
-
-
-def _moved(camera: Camera) -> Camera:
-    """A view that no engine has seen."""
-    viewmat = camera.viewmat.clone()
-    viewmat[1, 3] += 1e-5 * next(_steps)
-    return replace(camera, viewmat=viewmat)

@@ -5,9 +5,11 @@ Latents change smoothly.
 """
 
 import functools
+import itertools
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -93,3 +95,13 @@ def _camera(shift: float) -> Camera:
     view = torch.eye(4)
     view[0, 3], view[2, 3] = shift, 3.0
     return Camera(view, torch.tensor([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), 640, 480)
+
+
+_steps = itertools.count(1)
+
+
+def moved(camera: Camera) -> Camera:
+    """A view that nobody has seen: neither an engine nor the rasterizer, which knows the last."""
+    viewmat = camera.viewmat.clone()
+    viewmat[1, 3] += 1e-5 * next(_steps)
+    return replace(camera, viewmat=viewmat)
