@@ -1205,7 +1205,7 @@ def see(
         return known.frame.painted(colors)
     frame = _prepare(arrays, colors, view, intrinsics, width, height, rules)
     # A Gaussian without a finite color is not in it, and might have one the next time.
-    if still and math.isfinite(float(colors.sum(dtype=np.float64))):
+    if still and math.isfinite(float(colors.min(initial=0)) + float(colors.max(initial=0))):
         _known = _Known(tuple(weakref.ref(t) for t in gaussians), versions, asked, frame)
     return frame
 

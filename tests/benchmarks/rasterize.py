@@ -5,6 +5,7 @@ scales from the nearest neighbours, isotropic, opacity 0.8, RGB, 648 x 420. Wher
 synthetic cloud of as many Gaussians stands in, and the row's name says so.
 """
 
+import resource
 import time
 from collections.abc import Callable
 
@@ -102,6 +103,19 @@ def seconds(work: Callable[[], object], repeats: int, device: str) -> float:
     return float(np.median(times[1:]))
 
 
+def new_pages(work: Callable[[], object], repeats: int) -> float:
+    """How many pages the system had to give for one run, once it is warm."""
+
+    def given() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    work()
+    before = given()
+    for _ in range(repeats):
+        work()
+    return (given() - before) / repeats
+
+
 def seen(camera: Camera) -> tuple[Tensor, Tensor, int, int]:
     """What `rasterize` takes of a camera; a view that was not drawn before."""
     camera = moved(camera)
@@ -137,6 +151,7 @@ def run(device: str = "cpu") -> list[Row]:
             bar=0.25,
         ),
         row(f"{name} {size}: forward", 1e3 * frame, "ms"),
+        row(f"{name} {size}: pages of memory new to a frame", new_pages(forward, 25), ""),
         row(
             f"{name} {size}: forward + backward over forward",
             seconds(both, 9, device) / seconds(forward, 9, device),

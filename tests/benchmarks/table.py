@@ -5,6 +5,7 @@ is trained on what each scene's Gaussians stand for. The bundled encoder's embed
 numbers; they are turned into 512 by a fixed rotation, which changes no cosine.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from langsplat.codec import Autoencoder, AutoencoderConfig, Codebook, fit_autoencoder, tabulate
+from langsplat.codec import (
+    Autoencoder,
+    AutoencoderConfig,
+    Codebook,
+    DecodeTable,
+    fit_autoencoder,
+    tabulate,
+)
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.hub import bundled_scenes
 from langsplat.query import MIN_SUPPORT, NEGATIVES, SHARPNESS, SceneQuery, half_smoothed
@@ -143,9 +151,28 @@ def compare(
             bar=IOU_BAR,
         ),
         row(f"{label}: table of 6 x {table.side}² cells", size, "MB"),
+        row(f"{label}: of which its own views look up", 100 * looked_up(scene, table), "%"),
         row(f"{label}: building it", build, "s"),
         row(f"{label}: the autoencoder's held-out cosine", cosine, ""),
     ]
+
+
+def looked_up(scene: Scene, table: DecodeTable) -> float:
+    """The share of a table's corners that the pixels of the scene's own cameras need."""
+    field, side = scene.language, table.side
+    assert field is not None
+    levels = range(len(field.levels))
+    values = torch.cat([*(field.values(k) for k in levels), (field.mass.T > 0).float()], dim=1)
+    used = torch.zeros(len(table.rows), dtype=torch.bool, device=values.device)
+    for camera in scene.cameras:
+        image, _ = render(scene.gaussians, camera, values=values)
+        seen = image[..., -len(levels) :] > MIN_SUPPORT
+        latents = image[..., : -len(levels)].unflatten(2, (len(levels), -1))[seen]
+        x, y = ((table.places(latents) + 1) / 2).unbind(-1)
+        column, row_of = (x * side).long(), (y * (6 * side + 5)).long()
+        for corner in itertools.product((0, 1), (0, 1)):
+            used[(row_of + corner[0]) * (side + 1) + column + corner[1]] = True
+    return float(used.float().mean())
 
 
 def decoded(
