@@ -12,8 +12,8 @@ A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept where one pixel o
 Gaussian: 16 numbers, as the square roots of the weights in 16 bits (a rounding of 1.5e-5 at
 weight 1, less below), and its owner, the Gaussian's number. The rows of a block lie together, so
 that sums over them stay in registers. Nothing is as wide as a picture and as deep as a codebook:
-`weigh` goes block by block, and while a block's rows are in the cache adds up its weights of
-codewords, only of those that occur there.
+`weigh` goes block by block, adds what it draws to the block's weights of codewords, and measures
+those that occur there.
 
 The inner loops run over whole rows and are written as vectors of 16 for LLVM, which splits them
 where the machine's are shorter.
@@ -374,8 +374,7 @@ def _weigh(
     near, masks = _lines(most * COLUMNS, splats.dtype), np.empty(most + BATCH, np.uint16)
     names, near_codes = np.empty(most, np.int64), _lines(most * pitch, np.float32)
     near_places = near_codes.view(np.int32)
-    # Of a block: its rows, not rounded, and whose they are, by the splat's number in the tile.
-    drawn, drawers = _lines((most + 1) * LANES, splats.dtype), np.empty(most + 1, np.int64)
+    drawers = np.empty(most + 1, np.int64)  # of a block's rows, by their number in the tile
     found = np.empty(-(-marked // LANES) * LANES, np.int32)
     planes = _lines((levels * words + 2) * LANES, np.float32)
     planes[:] = 0
@@ -416,18 +415,16 @@ def _weigh(
                     number = first + np.int64(items[k])
                     row = number * COLUMNS
                     _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
-                    # Written first and kept if anything is in it: a branch would be mispredicted.
-                    store(drawn, (used - first_row) * LANES, weight)
+                    if bits(weight > 0) == 0:
+                        continue
                     drawers[used - first_row] = number
                     _keep(weights, used * LANES, weight)
                     owners[used] = names[number]
-                    used += bits(weight > 0) != 0
+                    used += 1
+                    at = number * pitch + marked + 1
+                    end = at + near_places[at - 1]
+                    _add(planes, near_places, near_codes, at, entries, end, weight)
             spans[tile, block, 0], spans[tile, block, 1] = first_row, used
-            for k in range(used - first_row):
-                j = drawers[k]
-                first, weight = j * pitch + marked + 1, load(drawn, k * LANES)
-                end = first + near_places[first - 1]
-                _add(planes, near_places, near_codes, first, entries, end, weight)
             _union(found, near_places, drawers, used - first_row, pitch)
             _measure(
                 planes, found.view(np.int64), present, doubles, pairs, gram, unit, lines, support,
