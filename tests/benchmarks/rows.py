@@ -60,3 +60,25 @@ def exp_yardstick(cores: int = 2, elements: int = 65_536, repeats: int = 200) ->
         np.exp(values, out=out)
         times.append(time.perf_counter() - start)
     return cores * elements / float(np.median(times))
+
+
+def cores_at_hand(cores: int = 2, elements: int = 65_536, repeats: int = 1000) -> float:
+    """How many times as much so many threads get done as one; below `cores` on a shared host."""
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    def work(_: int) -> None:
+        values = np.linspace(-4, 0, elements, dtype=np.float32)
+        out = np.empty_like(values)
+        for _ in range(repeats):
+            np.exp(values, out=out)
+
+    def spent(threads: int) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            began = time.perf_counter()
+            list(pool.map(work, range(threads)))
+            return time.perf_counter() - began
+
+    return cores * spent(1) / spent(cores)
