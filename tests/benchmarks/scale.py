@@ -111,14 +111,14 @@ def _queries(
 
 
 def cost(work: Callable[[], object], device: str) -> float:
-    """Least milliseconds of three runs, after one to warm up; of one where they are long.
+    """Least milliseconds of six runs, after one to warm up; of one where they are long.
 
     On the CPU processor time, all cores together: other programs change it least.
     """
     clock = time.perf_counter if device == "cuda" else time.process_time
     times: list[float] = []
     with torch_threads(1):  # a second one would be counted while it waits
-        for _ in range(4):
+        for _ in range(7):
             began = clock()
             work()
             if device == "cuda":
