@@ -1,26 +1,28 @@
 """What a view keeps on the CPU, so that a new word costs one sparse product.
 
     weigh      one view and a codebook's codes -> its blending weights, a sparse matrix of pixels by
-               Gaussians, and what does not depend on the words: 1 / |W S| and the best negative, at
-               every level and pixel
+               Gaussians or codewords, and what does not depend on the words: 1 / |W S| and the best
+               negative, at every level and pixel
     score      codes and one number a codeword, level and word -> one a Gaussian, level and word
     answer     weights and those numbers -> the words' relevancies at every level and pixel
     rate       those numbers -> the words' relevancies on the Gaussians themselves
     half_smooth  relevancies averaged with their box means
 
 A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept where one pixel of a block sees the
-Gaussian: 16 numbers, as the square roots of the weights in 16 bits (a rounding of 1.5e-5 at
-weight 1, less below), and its owner, the Gaussian's number. The rows of a block lie together, so
-that sums over them stay in registers. Nothing is as wide as a picture and as deep as a codebook:
-`weigh` goes block by block, adds what it draws to the block's weights of codewords, and measures
-those that occur there.
+owner: 16 numbers, as the square roots of the weights in 16 bits (a rounding of 1.5e-5 at
+weight 1, less below), and the owner's number. Owners are the Gaussians, or the codewords in which
+theirs add up, whichever a block has fewer of: neighbours mostly share their codewords. The rows of
+a block lie together, so that sums over them stay in registers. Nothing is as wide as a picture and
+as deep as a codebook: `weigh` goes block by block, adds what it draws to the block's weights of
+codewords, and measures those that occur there.
 
 The inner loops run over whole rows and are written as vectors of 16 for LLVM, which splits them
 where the machine's are shorter.
 
 Letters: N Gaussians, L levels, V codewords of a level, T words, E entries of a code over all
-levels, R rows of weights. A place is a codeword's number over all levels, level * V + codeword; a
-channel is a level's number over all words, word * L + level.
+levels, R rows of weights. A place is a codeword's number over all levels, level * V + codeword; as
+an owner it comes after the Gaussians, N + place. A channel is a level's number over all words,
+word * L + level.
 """
 
 import math
@@ -33,6 +35,7 @@ import torch
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,9 +88,10 @@ ONE = 65_535.0  # the square root of weight 1, as kept
 HALF = 32_700.0  # what 1 is in 16 bits with a sign; above it is room for rounding
 NEGATIVES = 4  # compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
-# Channels summed at once: as many as ten words have, for which AVX-512's registers just suffice,
-# some, and few. A Gaussian's are padded to whole THINs.
-BROAD, WIDE, THIN = 30, 16, 4
+# Channels summed at once, in registers: as many as ten words have, for which AVX-512's suffice, and
+# some; elsewhere what AVX2's hold. And few: an owner's are padded to whole THINs.
+BROAD, WIDE = (30, 16) if "+avx512f" in get_host_cpu_features() else (6, 6)
+THIN = 4
 ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
 # Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
 # smoothed score must not be above it.
@@ -355,7 +359,7 @@ _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
 @_kernel
 def _weigh(
     part, parts, weights, owners, splats, index, starts, members, columns, size, rules,
-    records, entries, gram, unit, lines, support, spans, inverse, best,
+    records, entries, largest, gram, unit, lines, support, spans, inverse, best,
 ):  # fmt: skip
     """A part's rows of weights and their owners; those of a block lie in spans[tile, block].
 
@@ -368,7 +372,7 @@ def _weigh(
     splats, tiles, most = splats.reshape(-1), starts.shape[0] - 1, 1
     for tile in range(tiles):
         most = max(most, starts[tile + 1] - starts[tile])
-    levels, words, pitch = gram.shape[0], lines.shape[3], records.shape[1]
+    levels, words, (gaussians, pitch) = gram.shape[0], lines.shape[3], records.shape
     records, marked = records.reshape(-1).view(np.float32), levels * words // 32
     # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
     near, masks = _lines(most * COLUMNS, splats.dtype), np.empty(most + BATCH, np.uint16)
@@ -424,12 +428,19 @@ def _weigh(
                     at = number * pitch + marked + 1
                     end = at + near_places[at - 1]
                     _add(planes, near_places, near_codes, at, entries, end, weight)
-            spans[tile, block, 0], spans[tile, block, 1] = first_row, used
             _union(found, near_places, drawers, used - first_row, pitch)
+            occurring = 0
+            for k in range(marked // 2):
+                occurring += bit_count(found.view(np.int64)[k])
+            fewer = occurring < used - first_row
             _measure(
                 planes, found.view(np.int64), present, doubles, pairs, gram, unit, lines, support,
                 inverse[tile, block], best[tile, block],
+                weights, owners, first_row if fewer else -1, largest, gaussians,
             )  # fmt: skip
+            if fewer:
+                used = first_row + occurring
+            spans[tile, block, 0], spans[tile, block, 1] = first_row, used
     return weights[: used * LANES], owners[:used]
 
 
@@ -456,11 +467,15 @@ def _even_bits(number):
 
 
 @_kernel
-def _measure(planes, found, present, doubles, pairs, gram, unit, lines, support, inverse, best):
+def _measure(
+    planes, found, present, doubles, pairs, gram, unit, lines, support, inverse, best,
+    weights, owners, row, largest, gaussians,
+):  # fmt: skip
     """Write inverse and best [L, 16] of a block, and clear its planes.
 
-    found holds a bit for every place that occurs. gram, unit and lines are those of Codes. present
-    [V + 16], doubles [V / 2 + 16] and pairs [V / 2 * 16] are working memory.
+    Before that the planes become rows of weights, from `row` on, unless that is negative. found
+    holds a bit for every place that occurs. gram, unit, lines and largest are those of Codes.
+    present [V + 16], doubles [V / 2 + 16] and pairs [V / 2 * 16] are working memory.
     """
     levels, groups, words = gram.shape[0], lines.shape[1], lines.shape[3]
     zero = spread(np.float32(0))
@@ -504,7 +519,12 @@ def _measure(planes, found, present, doubles, pairs, gram, unit, lines, support,
         store(inverse, level * LANES, where(share > support, kept, np.float32(0)))
         store(best, level * LANES, high * one)
         for j in range(n):
-            store(planes, (first + present[j]) * LANES, zero)
+            place = first + present[j]
+            if row >= 0:
+                _keep(weights, row * LANES, load(planes, place * LANES) / largest)
+                owners[row] = gaussians + place
+                row += 1
+            store(planes, place * LANES, zero)
 
 
 @_kernel
@@ -519,7 +539,7 @@ def _relevancy(dot, inverse, best, steep):
 
 @_kernel
 def _answer(part, parts, weights, owners, spans, columns, values, inverse, best, sharpness, out):
-    """Write the relevancies [T L, H, W] of a part's tiles, from values [N, T L padded]."""
+    """Write the relevancies [T L, H, W] of a part's tiles, from values [owners, T L padded]."""
     pitch, levels = values.shape[1], inverse.shape[2]
     channels, height, width = out.shape
     values, picture = values.reshape(-1), out.reshape(-1)
@@ -563,7 +583,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
 
 @_kernel
 def _score(part, parts, records, entries, table, out):
-    """Write out [N, T L padded] of a part's Gaussians: the codes times table [places, ..].
+    """Write out [.., T L padded] of a part's Gaussians: the codes times table [places, ..].
 
     The table's lines are padded to whole lanes; each is zero in the channels of other levels.
     """
@@ -665,10 +685,10 @@ def _half_smooth(part, parts, maps, half, peaks):
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The blending weights of one view: how much of each pixel each Gaussian paints."""
+    """The blending weights of one view: how much of each pixel each owner paints."""
 
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
-    owners: list[Array]  # for each part [R] uint32, which Gaussian
+    owners: list[Array]  # for each part [R] uint32: a Gaussian, or N + a codeword's place
     spans: Array  # [tiles, BLOCKS, 2], where the rows of each block begin and end
     width: int
     height: int
@@ -690,6 +710,7 @@ class Codes:
         records: [N, ..] int32, rows of whole LANES: a bit for every place at which the Gaussian has
             a weight, how many these are, E places, and E weights as the bits of float32.
         entries: E.
+        largest: the highest sum of a Gaussian's weights on a level, about 1.
         levels, words: L and V, with V a multiple of 64: the last codewords may never occur.
         gram: [L, V + 2, V / 2] int32, the lower triangle of S Sᵀ with all but its diagonal doubled,
             in pairs of numbers of 16 bits; and two lines of zeros.
@@ -699,6 +720,7 @@ class Codes:
 
     records: Array
     entries: int
+    largest: np.float32
     levels: int
     words: int
     gram: Array
@@ -706,24 +728,26 @@ class Codes:
     lines: Array
 
     def score(self, per_codeword: Array) -> "Values":
-        """One number a codeword [L, V, T] -> one a Gaussian."""
+        """One number a codeword [L, V, T] -> one an owner of weights."""
         channels = per_codeword.shape[2] * self.levels
         pitch, whole = (-(-channels // size) * size for size in (THIN, LANES))
         table = np.zeros((self.levels, self.words, whole), np.float32)
         for level, numbers in enumerate(per_codeword):
             table[level, : len(numbers), level : channels : self.levels] = numbers
-        # A Gaussian's values in as few lines of the cache as can be: they are read in no order.
-        out = empty((len(self.records), pitch), np.float32)
-        kept = self.records, self.entries
-        _in_threads(_score, torch.get_num_threads(), *kept, table.reshape(-1, whole), out)
-        return Values(out, per_codeword.shape[2])
+        table, gaussians = table.reshape(-1, whole), len(self.records)
+        # An owner's values in as few lines of the cache as can be: they are read in no order.
+        out = empty((gaussians + len(table), pitch), np.float32)
+        _in_threads(_score, torch.get_num_threads(), self.records, self.entries, table, out)
+        np.multiply(table[:, :pitch], self.largest, out=out[gaussians:])
+        return Values(out, gaussians, per_codeword.shape[2])
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """What every Gaussian scores for some words, at every level."""
+    """What every owner of weights scores for some words, at every level."""
 
-    numbers: Array  # [N, T L padded] float32, the levels of a word side by side
+    numbers: Array  # [N + L V, T L padded] float32, the levels of a word side by side
+    gaussians: int  # N
     texts: int  # T
 
 
@@ -754,14 +778,15 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     records[:, marked + 1 + entries : marked + 1 + 2 * entries] = weights.view(np.int32)
     lower = np.zeros((levels, words + 2, words), np.float32)
     lower[:, :known, :known] = np.tril(gram) + np.tril(gram, -1)
-    largest = np.abs(lower).max(initial=1e-12)
-    pairs = np.round(lower * (HALF / largest)).astype(np.int16).view(np.int32)
+    widest = np.abs(lower).max(initial=1e-12)
+    pairs = np.round(lower * (HALF / widest)).astype(np.int16).view(np.int32)
     groups = -(-negatives.shape[2] // NEGATIVES)
     lines = np.zeros((levels, groups, NEGATIVES, words), np.float32)
     numbers = np.arange(groups * NEGATIVES).reshape(groups, NEGATIVES) % negatives.shape[2]
     lines[..., :known] = negatives.transpose(0, 2, 1)[:, numbers]
-    unit = np.float32(largest / HALF)
-    return Codes(records, entries, levels, words, pairs, unit, lines)
+    unit = np.float32(widest / HALF)
+    largest = np.float32(codes.sum(2, dtype=np.float32).max(initial=1e-6))
+    return Codes(records, entries, largest, levels, words, pairs, unit, lines)
 
 
 def weigh(
@@ -795,10 +820,9 @@ def weigh(
     owners = [empty(room, np.uint32) for _ in range(frame.parts)]
     world = frame.splats, frame.index, frame.starts, frame.members
     screen = frame.columns, frame.size, frame.rules
-    known = codes.records, codes.entries, codes.gram, codes.unit, codes.lines, np.float32(support)
-    found = _in_threads(
-        _weigh, frame.parts, rows, owners, *world, *screen, *known, spans, inverse, best
-    )
+    known = codes.records, codes.entries, codes.largest, codes.gram, codes.unit, codes.lines
+    given = *world, *screen, *known, np.float32(support)
+    found = _in_threads(_weigh, frame.parts, rows, owners, *given, spans, inverse, best)
     rows, owners = (list(arrays) for arrays in zip(*found, strict=True))
     return Weights(rows, owners, spans, width, height), inverse, best
 
@@ -822,8 +846,9 @@ def rate(
     """
     out = empty((values.texts, inverse.shape[1]), np.float32)
     parts, chosen = torch.get_num_threads(), np.array(levels, np.int64)
-    _in_threads(_rate, parts, values.numbers, chosen, inverse, best, sharpness, out)
-    return out[:, : len(values.numbers)]
+    scores = values.numbers[: values.gaussians]
+    _in_threads(_rate, parts, scores, chosen, inverse, best, sharpness, out)
+    return out[:, : values.gaussians]
 
 
 def half_smooth(maps: Array, half: int) -> Array:

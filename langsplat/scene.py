@@ -216,6 +216,11 @@ class LanguageField:
                 f"rows must lie in [0, {self.codec.size}), got {int(self.rows.min())} to "
                 f"{int(self.rows.max())}: the scene's language field is damaged; build it again."
             )
+        if self.codes.numel() and float(self.codes.min()) < 0:
+            raise ValueError(
+                f"Weights of codewords must not be negative, got {float(self.codes.min()):.3g}: the "
+                "scene's language field is damaged; build it again."
+            )
 
     def to(self, device: torch.device | str) -> "LanguageField":
         rows = None if self.rows is None else self.rows.to(device)

@@ -22,6 +22,7 @@ from langsplat.query import (
     Recent,
     SceneQuery,
     _CodebookScores,
+    _SparseView,
     check_text,
     half_smoothed,
     heat,
@@ -375,13 +376,19 @@ def test_the_thing_that_a_text_names_a_part_of(text: str, thing: str | None) -> 
 @pytest.mark.parametrize("words", [5, 64, 300])
 def test_sparse_and_dense_views_give_the_same_relevancies(words: int) -> None:
     scene = random_scene(words=words)
-    engine = SceneQuery(scene, TableEncoder())
+    assert scene.language is not None
+    rounded = replace(scene.language, codes=scene.language.codes.half())  # as scenes are saved
+    engine = SceneQuery(replace(scene, language=rounded), TableEncoder())
     camera = scene.cameras[0].resized(77, 53)  # no whole number of tiles
     texts = engine._texts(["left ball", "both", "x"])
     scores = engine._scores
     assert isinstance(scores, _CodebookScores)
     sparse, dense = torch.full((2, 3, 3, 53, 77), torch.nan)
-    scores.view(camera).relevancy(scores.ask(texts), sparse)
+    view = scores.view(camera)
+    assert isinstance(view, _SparseView)
+    codewords = np.concatenate(view._weights.owners) >= len(scene.gaussians)
+    assert not codewords.all() and codewords.any() == (words == 5), "where they are fewer"
+    view.relevancy(scores.ask(texts), sparse)
     scores.dense_view(camera).relevancy(scores._codec.similarity(texts), dense)
     assert 0.1 < float((dense > 0).float().mean()) < 0.9, "seen and unseen pixels are compared"
     np.testing.assert_allclose(sparse.numpy(), dense.numpy(), atol=1e-4)

@@ -179,7 +179,7 @@ def test_damaged_metadata_is_one_sentence(
         load_scene(tmp_path / "s")
 
 
-def test_values_that_are_not_finite_and_rows_out_of_range_are_refused(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_or_out_of_range_are_refused(tmp_path: Path) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
     with safe_open(file, framework="pt") as handle:
         metadata = handle.metadata()
@@ -191,6 +191,10 @@ def test_values_that_are_not_finite_and_rows_out_of_range_are_refused(tmp_path: 
     poisoned = tensors | {"language.rows": tensors["language.rows"] + 200}
     save_file(poisoned, file, metadata=metadata)
     with pytest.raises(ValueError, match="rows must lie"):
+        load_scene(tmp_path / "s")
+    poisoned = tensors | {"language.codes": tensors["language.codes"] - 2}
+    save_file(poisoned, file, metadata=metadata)
+    with pytest.raises(ValueError, match="must not be negative"):
         load_scene(tmp_path / "s")
 
 
