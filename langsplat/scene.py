@@ -218,7 +218,7 @@ class LanguageField:
             )
         if self.codes.numel() and float(self.codes.min()) < 0:
             raise ValueError(
-                f"Weights of codewords must not be negative, got {float(self.codes.min()):.3g}: the "
+                f"Codewords' weights must not be negative, got {float(self.codes.min()):.3g}: the "
                 "scene's language field is damaged; build it again."
             )
 
