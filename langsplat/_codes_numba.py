@@ -378,7 +378,8 @@ def _weigh(
     near, masks = _lines(most * COLUMNS, splats.dtype), np.empty(most + BATCH, np.uint16)
     names, near_codes = np.empty(most, np.int64), _lines(most * pitch, np.float32)
     near_places = near_codes.view(np.int32)
-    drawers = np.empty(most + 1, np.int64)  # of a block's rows, by their number in the tile
+    # Of a block's rows: who draws them, by the number in the tile, and the weights.
+    drawers, drawn = np.empty(most + 1, np.int64), _lines((most + 1) * LANES, np.float32)
     found = np.empty(-(-marked // LANES) * LANES, np.int32)
     planes = _lines((levels * words + 2) * LANES, np.float32)
     planes[:] = 0
@@ -393,7 +394,7 @@ def _weigh(
         x0, y0 = _start_tile(tile, columns, size, state)
         begin, count, known = starts[tile], starts[tile + 1] - starts[tile], 0
         for block in range(BLOCKS):
-            p, first_row = block * FIELDS, used
+            p, rows = block * FIELDS, 0
             x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
             for first in range(0, count, BATCH):
                 if bits(light > 0) == 0:
@@ -409,38 +410,40 @@ def _weigh(
                 todo = 0
                 for j in range(0, BATCH, LANES):
                     todo = append_bits(items, todo, column_bits(masks, first + j, block), j)
-                if used + todo > room:
-                    room += room // 2 + todo
-                    more, names_of = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
-                    more[: used * LANES] = weights[: used * LANES]
-                    names_of[:used] = owners[:used]
-                    weights, owners = more, names_of
                 for k in range(todo):
                     number = first + np.int64(items[k])
                     row = number * COLUMNS
                     _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
                     if bits(weight > 0) == 0:
                         continue
-                    drawers[used - first_row] = number
-                    _keep(weights, used * LANES, weight)
-                    owners[used] = names[number]
-                    used += 1
+                    drawers[rows] = number
+                    store(drawn, rows * LANES, weight)
+                    rows += 1
                     at = number * pitch + marked + 1
                     end = at + near_places[at - 1]
                     _add(planes, near_places, near_codes, at, entries, end, weight)
-            _union(found, near_places, drawers, used - first_row, pitch)
+            _union(found, near_places, drawers, rows, pitch)
             occurring = 0
             for k in range(marked // 2):
                 occurring += bit_count(found.view(np.int64)[k])
-            fewer = occurring < used - first_row
+            kept = min(occurring, rows)
+            if used + kept > room:
+                room += room // 2 + kept
+                more, names_of = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
+                more[: used * LANES] = weights[: used * LANES]
+                names_of[:used] = owners[:used]
+                weights, owners = more, names_of
             _measure(
                 planes, found.view(np.int64), present, doubles, pairs, gram, unit, lines, support,
                 inverse[tile, block], best[tile, block],
-                weights, owners, first_row if fewer else -1, largest, gaussians,
+                weights, owners, used if occurring < rows else -1, largest, gaussians,
             )  # fmt: skip
-            if fewer:
-                used = first_row + occurring
-            spans[tile, block, 0], spans[tile, block, 1] = first_row, used
+            if occurring >= rows:
+                for k in range(rows):
+                    _keep(weights, (used + k) * LANES, load(drawn, k * LANES))
+                    owners[used + k] = names[drawers[k]]
+            spans[tile, block, 0], spans[tile, block, 1] = used, used + kept
+            used += kept
     return weights[: used * LANES], owners[:used]
 
 
