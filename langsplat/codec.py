@@ -304,7 +304,7 @@ class DecodeTable:
     `Autoencoder.decode` brings latents to length 1, so only the direction of a latent counts, and
     of the cube [-1, 1]³ only the surface: six faces of R x R cells, decoded at their corners and
     interpolated bilinearly. All of it: the blends of a scene's latents that its views show lie in
-    four fifths of the cells and more. One text needs one product with the rows; then every pixel
+    about four fifths of the cells. One text needs one product with the rows; then every pixel
     reads four numbers. Embeddings of one scene span few directions: a row has K numbers in place
     of E.
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from llvmlite.binding import get_host_cpu_name
 
 from tests.benchmarks.rows import Row
 
@@ -22,12 +23,13 @@ Each section says what was run, where and when.
 
 
 def machine(device: str) -> str:
-    """The GPU's name, or the processor's with the number of cores."""
+    """The GPU's name, or the processor's with its generation (LLVM's word) and number of cores."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+    name = names[0] if names else platform.machine()
+    return f"{name} ({get_host_cpu_name()}), {os.cpu_count()} cores"
 
 
 def section(name: str, doc: str, picture: str | None, rows: Sequence[Row], device: str) -> str:
