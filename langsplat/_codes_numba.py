@@ -64,11 +64,13 @@ from langsplat._rasterize_numba import (
     FIELDS,
     LIGHT,
     SIDE,
+    START,
     TILE,
     X,
     Y,
     _approach,
     _corners,
+    _grown,
     _half_to,
     _in_threads,
     _kernel,
@@ -386,7 +388,7 @@ def _weigh(
     present = np.empty(words + LANES, np.uint16)
     doubles = np.empty(words // 2 + LANES, np.uint16)
     pairs = _lines(words // 2 * LANES, np.int32)
-    room, used = owners.shape[0], 0
+    room, used = owners.shape[0], START
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= tiles:
@@ -429,10 +431,8 @@ def _weigh(
             kept = min(occurring, rows)
             if used + kept > room:
                 room += room // 2 + kept
-                more, names_of = np.empty(room * LANES, np.uint16), np.empty(room, np.uint32)
-                more[: used * LANES] = weights[: used * LANES]
-                names_of[:used] = owners[:used]
-                weights, owners = more, names_of
+                weights = _grown(weights, used * LANES, room * LANES)
+                owners = _grown(owners, used, room)
             _measure(
                 planes, found.view(np.int64), present, doubles, pairs, gram, unit, lines, support,
                 inverse[tile, block], best[tile, block],
@@ -518,7 +518,7 @@ def _measure(
             end = min(b + QUADRATIC // 2, m)
             square += _quadratic(gram, line, pairs, planes, first, doubles, b, end)
         one = np.float32(1) / math.sqrt(max(square * unit / scale, np.float32(1e-12)))
-        kept = one * np.float32(1 / ONE**2)
+        kept = one * np.float32(1 / (ONE * ONE))
         store(inverse, level * LANES, where(share > support, kept, np.float32(0)))
         store(best, level * LANES, high * one)
         for j in range(n):
@@ -553,7 +553,7 @@ def _answer(part, parts, weights, owners, spans, columns, values, inverse, best,
         if tile >= spans.shape[0]:
             break
         for block in range(BLOCKS):
-            u, v = _pixel(block, 0)
+            u, v = _pixel(block, START)
             x0, y0 = tile % columns * TILE + u, tile // columns * TILE + v
             if x0 >= width or y0 >= height:
                 continue
@@ -680,7 +680,9 @@ def _half_smooth(part, parts, maps, half, peaks):
                 peak = max(peak, smooth)
                 store_until(maps, at + x, at + width, smooth)
         store(sums, 0, peak)
-        peaks[m] = sums[:LANES].max()
+        peaks[m] = sums[0]
+        for lane in range(1, LANES):
+            peaks[m] = max(peaks[m], sums[lane])
 
 
 # ----------------------------------------------------------------- for langsplat.query

@@ -70,6 +70,7 @@ AHEAD = 16  # rows are fetched into the cache this many before their turn
 MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
 LINE = 64  # bytes
+START = np.int64(0)  # a plain 0 is another type to numba, which then compiles twice what takes it
 LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # memory is used again from which size on, up to
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
@@ -188,12 +189,12 @@ def _candidates(begin, end, means, scales, opacities, view, K, size, rules):
     for first in range(begin, end, LANES):
         for lane in range(LANES):
             rows[lane] = min(first + lane, end - 1)
-        x, y, z = _to_camera(_vector(means, rows, 0), view)
+        x, y, z = _to_camera(_vector(means, rows, START), view)
         opacity = gather(opacities, rows, 0, 0)
         tx, ty = _tangents(x, y, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
         # No Gaussian reaches farther than a ball of its largest scale.
-        s0, s1, s2 = _vector(scales, rows, 0)
+        s0, s1, s2 = _vector(scales, rows, START)
         largest = max(s0, max(s1, s2))
         bound = max(opacity, 1.0) * (2 * math.log(1 / alpha_min))
         rx = math.sqrt(bound * (largest * largest * _dot(u, u) + rules[0]))
@@ -343,13 +344,13 @@ def _list_tiles(part, parts, keys, splats, counts, size):
     tiles = np.empty(6 * (end - turn) + more, np.int32)
     owners = np.empty_like(tiles)
     counts[part] = 0
-    used = 0
+    used = START
     while True:
         turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners)
         if turn == end:
             break
-        tiles = np.append(tiles, np.empty(tiles.shape[0] + more, np.int32))
-        owners = np.append(owners, np.empty(owners.shape[0] + more, np.int32))
+        room = 2 * tiles.shape[0] + more
+        tiles, owners = _grown(tiles, used, room), _grown(owners, used, room)
     own = counts[part]
     for k in range(used):
         own[tiles[k]] += 1
@@ -467,6 +468,15 @@ def _lines(count, dtype):
     block = np.empty(count + 64, dtype)
     skip = -block.ctypes.data % 64 // block.itemsize
     return block[skip : skip + count]
+
+
+@_kernel
+def _grown(numbers, used, size):
+    """The first numbers, with room behind them. (A slice's assignment takes seconds to compile.)"""
+    grown = np.empty(size, numbers.dtype)
+    for k in range(used):
+        grown[k] = numbers[k]
+    return grown
 
 
 @_kernel
@@ -993,11 +1003,11 @@ def _project_backward(
         v_yy = (q * q * vaa + 2 * q * r * vab + r * r * vbb) * (-STEEP * STEEP / 2)
         for lane in range(LANES):
             rows[lane] = index[rows[lane]]
-        x, y, z = _to_camera(_vector(means, rows, 0), view)
+        x, y, z = _to_camera(_vector(means, rows, START), view)
         tx, ty = _tangents(x, y, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
-        quat = _quat(quats, rows, 0)
-        s = _vector(scales, rows, 0)
+        quat = _quat(quats, rows, START)
+        s = _vector(scales, rows, START)
         g, h = _footprint(quat, s, u, v)
         r0, r1, r2, unit, inverse = _rotation(quat)
         # cov2d = [g; h] [g; h]ᵀ
