@@ -237,9 +237,11 @@ class Shelf:
 
     def picture(self, name: str, view: View) -> np.ndarray:
         """The scene from a view, uint8 [H, W, 3]."""
-        room = self.room(name)
-        camera = camera_of(room.scene, view)
-        return self._pictures.get((name, view), lambda: render_rgb(room.scene, camera))
+        return self._draw(name, self.room(name).scene, view)
+
+    def _draw(self, name: str, scene: Scene, view: View) -> np.ndarray:
+        camera = camera_of(scene, view)
+        return self._pictures.get((name, view), lambda: render_rgb(scene, camera))
 
     def answer(
         self, name: str, view: View, text: str, *, level: str = AUTO, threshold: float = 0.5
@@ -287,6 +289,13 @@ class Shelf:
 
     def _open(self, name: str, folder: Path) -> Room:
         scene = _load_listed(name, folder)
+
+        def draw() -> None:
+            with contextlib.suppress(ValueError):  # said to whoever asks for the picture
+                self._draw(name, scene, start_of(scene))
+
+        # The first picture needs no encoder: it is drawn while that is loaded.
+        threading.Thread(target=draw, daemon=True).start()
         cloud = cloud_of(scene)
         if scene.language is None:
             silence = "This scene has no words in it yet: build it again to ask it questions."

@@ -34,12 +34,13 @@ from demo.handlers import (
     check_photos,
     list_scenes,
     orbit_of,
+    start_of,
 )
 from demo.page import Explore, build_app, serve
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
-from langsplat.query import NEGATIVES
+from langsplat.query import NEGATIVES, render_rgb
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene, load_scene, save_scene
 from tests import hub_server
 from tests.conftest import ROOT
@@ -197,6 +198,42 @@ def test_a_visitor_does_not_wait_for_the_answer_of_another(tmp_path: Path) -> No
         assert not slow.done()
         go.set()
         assert slow.result().found
+
+
+def test_the_first_picture_is_drawn_while_the_encoder_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, loaded = threading.Event(), threading.Event()
+
+    def draw(scene: Scene, camera: Camera) -> np.ndarray:
+        picture = render_rgb(scene, camera)
+        drawn.set()
+        return picture
+
+    def load(spec: str) -> TableEncoder:
+        assert drawn.wait(60)
+        loaded.set()
+        return TableEncoder()
+
+    monkeypatch.setattr("demo.handlers.render_rgb", draw)
+    scene = three_balls()
+    save_scene(scene, tmp_path / "balls")
+    shelf = Shelf(tmp_path / "results", {"balls": tmp_path / "balls"}, load)
+    assert shelf.room("balls").engine is not None and loaded.is_set()
+    drawn.clear()
+    shelf.picture("balls", start_of(scene))
+    assert not drawn.is_set(), "it is there already"
+
+
+def test_the_page_does_without_gradios_type_stubs() -> None:
+    code = (
+        "import sys, app; sys.meta_path.insert(0, app.WithoutStubs()); import demo.page\n"
+        "print(sys.modules['gradio.component_meta'].create_or_modify_pyi.__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "app"
 
 
 def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:
