@@ -59,6 +59,7 @@ MIN_SUPPORT = 0.5
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
+_KEPT_TEXTS = 1000  # of which the embeddings are kept
 _LATENTS_AT_ONCE = 1 << 17  # whose places in a table are found
 _PART_OF = re.compile(r".+ of (?:the|a|an|this|that|my) (?P<thing>.+)", re.IGNORECASE)
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
@@ -471,6 +472,7 @@ class SceneQuery:
         # What no view ever saw says nothing, whatever its code holds.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0)
         self._field = replace(field, codes=codes)
+        self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
         self._scores: _Scores = (
             _LatentScores(scene, self._field, negatives, exact)
@@ -602,7 +604,15 @@ class SceneQuery:
         return (x * _CELLS + y) * _CELLS + z
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
-        return self.encoder.encode_texts(list(texts)).to(self._field.codes.device)
+        """Embeddings [T, E]. Kept, as the same words are asked from view to view."""
+        known = self._embeddings  # replaced, never changed: others may be reading it
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            rows = self.encoder.encode_texts(new).to(self._field.codes.device)
+            old = known if len(known) + len(new) <= _KEPT_TEXTS else {}
+            self._embeddings = old | dict(zip(new, rows, strict=True))
+            known = known | self._embeddings
+        return torch.stack([known[text] for text in texts])
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
         """Some texts at a time, and what Gaussians and pixels are compared with."""

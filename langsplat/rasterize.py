@@ -265,9 +265,10 @@ def blending_weights(
 ) -> "tuple[Weights, np.ndarray, np.ndarray]":
     """W of `image = W values` for one view, kept: how much of each pixel each Gaussian paints.
 
-    On the CPU only, without gradient; weights below 1e-9 may be rounded to 0. A Gaussian with a
-    number that is not finite is left out. What comes beside, and the last two arguments, are those
-    of `langsplat._codes_numba.weigh`.
+    Pixels that see fewer codewords than Gaussians keep the codewords' weights instead. On the CPU
+    only, without gradient; weights below 1e-9 may be rounded to 0. A Gaussian with a number that is
+    not finite is left out. What comes beside, and the last two arguments, are those of
+    `langsplat._codes_numba.weigh`.
     """
     from langsplat._codes_numba import weigh
 

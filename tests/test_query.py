@@ -469,6 +469,29 @@ def test_a_picture_too_large_to_be_asked_is_refused_with_its_size(engine: SceneQ
         engine.scene.cameras[0].resized(0, 10)
 
 
+def test_words_are_encoded_once_however_often_they_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[str] = []
+
+    class Counting(TableEncoder):
+        def encode_texts(self, texts: list[str]) -> torch.Tensor:
+            encoded.extend(texts)
+            return super().encode_texts(texts)
+
+    scene = asked_scene()
+    engine = SceneQuery(scene, Counting())
+    encoded.clear()
+    first = engine.ask("left ball", scene.cameras[0])
+    engine.ask_all(["both", "left ball", "both"], scene.cameras[0].resized(40, 30))
+    assert encoded == ["left ball", "both"]
+    monkeypatch.setattr("langsplat.query._KEPT_TEXTS", 1)
+    engine.ask_all(["both", "left ball", "right ball"], scene.cameras[0])
+    again = engine.ask("left ball", scene.cameras[0])
+    assert encoded[2:] == ["right ball", "left ball"], "kept in bounds"
+    np.testing.assert_array_equal(again.by_level, first.by_level)
+
+
 def test_answers_to_several_texts_are_those_they_get_alone(engine: SceneQuery) -> None:
     camera, texts = engine.scene.cameras[0], ["left ball", "both", "right ball"] * 4
     for text, answer in zip(texts, engine.ask_all(texts, camera, threshold=0.6), strict=True):
