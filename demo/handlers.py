@@ -29,7 +29,15 @@ from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
-from langsplat.query import Answer, Recent, SceneQuery, check_text, render_rgb, save_answer
+from langsplat.query import (
+    NEGATIVES,
+    Answer,
+    Recent,
+    SceneQuery,
+    check_text,
+    render_rgb,
+    save_answer,
+)
 from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,6 +176,7 @@ class Shelf:
         self._rooms: Recent[Room] = Recent(_KEPT_SCENES)
         self._pictures: Recent[np.ndarray] = Recent(_KEPT_ANSWERS)
         self._answers: Recent[Answer] = Recent(_KEPT_ANSWERS)
+        self._ready: Recent[Answer] = Recent(_KEPT_SCENES)  # a small one of each scene asked
         self._files: list[Path] = []
         self.downloads.mkdir(parents=True, exist_ok=True)
         for name, folder in (bundled_scenes() if bundled is None else bundled).items():
@@ -262,9 +271,13 @@ class Shelf:
         if room.engine is None:
             raise ValueError(room.silence)
         engine, chosen = room.engine, None if level == AUTO else level
-        found = self._answers.get(
-            (name, view, text, level), lambda: engine.ask(text, camera, level=chosen)
-        )
+
+        def ask() -> Answer:
+            # What is done once, compiling or tabulating, takes seconds that are not the answer's.
+            self._ready.get(name, lambda: engine.ask(NEGATIVES[0], camera.resized(40)))
+            return engine.ask(text, camera, level=chosen)
+
+        found = self._answers.get((name, view, text, level), ask)
         return replace(found, threshold=threshold)
 
     def files(self, answer: Answer, rgb: np.ndarray) -> dict[str, Path]:

@@ -116,10 +116,12 @@ def _twin(cloud: Cloud, answer: Answer | None) -> str:
         return f"{shown} None scores above {answer.threshold:.2f}."
     places = cloud.low + cloud.places[chosen] / _STEPS * cloud.size
     middle = ", ".join(f"{value:.2f}" for value in np.median(places, axis=0))
+    if len(places) == 1:
+        return f"{shown} 1 of them scores above {answer.threshold:.2f}, at ({middle})."
     low, high = np.quantile(places, (0.05, 0.95), axis=0)
     extent = " × ".join(f"{value:.2f}" for value in high - low)
     return (
-        f"{shown} {int(chosen.sum()):,} of them score above {answer.threshold:.2f}, around "
+        f"{shown} {len(places):,} of them score above {answer.threshold:.2f}, around "
         f"({middle}), spread over {extent} scene units."
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import gradio_client
@@ -40,7 +41,7 @@ from demo.page import Explore, build_app, serve
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
-from langsplat.query import NEGATIVES, render_rgb
+from langsplat.query import NEGATIVES, Answer, SceneQuery, render_rgb
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene, load_scene, save_scene
 from tests import hub_server
 from tests.conftest import ROOT
@@ -225,6 +226,22 @@ def test_the_first_picture_is_drawn_while_the_encoder_is_loaded(
     assert not drawn.is_set(), "it is there already"
 
 
+def test_the_seconds_of_a_first_answer_are_not_those_of_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def ask(engine: SceneQuery, text: str, camera: Camera, **given: Any) -> Answer:
+        asked.append((text, camera.width))
+        return engine.ask_all([text], camera, **given)[0]
+
+    monkeypatch.setattr(SceneQuery, "ask", ask)
+    shelf = shelf_of_balls(tmp_path)
+    shelf.warm_up()
+    shelf.answer("balls", start_of(shelf.room("balls").scene), "red ball")
+    assert asked == [(NEGATIVES[0], 40), ("red ball", 640)], "small first, and once"
+
+
 def test_the_page_does_without_gradios_type_stubs() -> None:
     code = (
         "import sys, app; sys.meta_path.insert(0, app.WithoutStubs()); import demo.page\n"
@@ -314,8 +331,12 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
     assert "No query yet" in point_payload("balls", cloud, None)["twin"]
     red = point_payload("balls", cloud, shelf.answer("balls", View(0), "red ball"))
     assert "400 of them score above 0.50" in red["twin"]
-    none = point_payload("balls", cloud, shelf.answer("balls", View(0), "giraffe"))
-    assert "None scores above" in none["twin"]
+    answer = shelf.answer("balls", View(0), "giraffe")
+    assert "None scores above" in point_payload("balls", cloud, answer)["twin"]
+    scores = np.zeros_like(answer.gaussian_relevancy)
+    scores[cloud.rows[0]] = 0.9
+    one = point_payload("balls", cloud, replace(answer, gaussian_relevancy=scores))
+    assert "1 of them scores above 0.50, at (" in one["twin"]
 
 
 def test_the_legend_marks_the_threshold() -> None:
