@@ -242,9 +242,9 @@ def test_the_seconds_of_a_first_answer_are_not_those_of_compiling(
     assert asked == [(NEGATIVES[0], 40), ("red ball", 640)], "small first, and once"
 
 
-def test_the_page_does_without_gradios_type_stubs() -> None:
+def test_the_app_does_without_gradios_type_stubs() -> None:
     code = (
-        "import sys, app; sys.meta_path.insert(0, app.WithoutStubs()); import demo.page\n"
+        "import sys, app; sys.meta_path.insert(0, app.WithoutStubs()); import gradio\n"
         "print(sys.modules['gradio.component_meta'].create_or_modify_pyi.__module__)"
     )
     done = subprocess.run(
