@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     print("LangSplat is starting ...", flush=True)
     # Before torch is loaded: its idle threads would spin on the cores the rasterizer needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.meta_path.insert(0, WithoutStubs())
+    if "gradio" not in sys.modules:
+        sys.meta_path.insert(0, WithoutStubs())
     # Imported here so that --help and mistyped flags answer at once.
     from demo.handlers import Builder, Shelf
     from demo.page import build_app, serve

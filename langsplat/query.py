@@ -609,9 +609,9 @@ class SceneQuery:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             rows = self.encoder.encode_texts(new).to(self._field.codes.device)
-            old = known if len(known) + len(new) <= _KEPT_TEXTS else {}
-            self._embeddings = old | dict(zip(new, rows, strict=True))
-            known = known | self._embeddings
+            fresh = dict(zip(new, rows, strict=True))
+            self._embeddings = fresh if len(known) + len(new) > _KEPT_TEXTS else known | fresh
+            known = known | fresh
         return torch.stack([known[text] for text in texts])
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
