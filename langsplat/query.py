@@ -10,6 +10,9 @@ renders of one number per Gaussian and |W S|² = Wᵀ (S Sᵀ) W does not depend
 view keeps its norms, its best negatives and its blending weights, and a new word costs one sparse
 product: no embedding of a pixel is ever built.
 
+On a GPU the weights of a pixel are not kept: the sums over them are made again, for each word, in
+one render of its own, and for what all words share in one kernel.
+
 With an autoencoder f(p) is decoded from the latents blended over a pixel. The paper's have three
 numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTable`). Each view
 keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
@@ -43,11 +46,12 @@ from torch import Tensor
 
 from langsplat.codec import Autoencoder, Codebook, DecodeTable, tabulate
 from langsplat.encoders import Encoder
-from langsplat.rasterize import blending_weights, render
+from langsplat.rasterize import RULES, blending_weights, drawable, look, render
 from langsplat.scene import Camera, LanguageField, Scene
 
 if TYPE_CHECKING:
-    from langsplat._codes_numba import Codes, Values, Weights
+    from langsplat._codes_numba import Values, Weights
+    from langsplat._rasterize_gsplat import Frame
 
 NEGATIVES = ("object", "things", "stuff", "texture")
 SHARPNESS = 10.0
@@ -187,52 +191,34 @@ class _Scores(Protocol):
 
 
 class _CodebookScores:
-    """What Gaussians and views score, when codes weigh codewords.
+    """What Gaussians and views score on the CPU, when codes weigh codewords.
 
-    What is asked are the dot products of texts with codewords [L, V, T]; on the CPU, with
-    Gaussians.
+    What is asked are the dot products of texts with codewords and with Gaussians.
     """
 
     def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+        from langsplat._codes_numba import LANES, pack
+
         assert isinstance(field.codec, Codebook) and field.rows is not None
-        self._gaussians, self._field, self._codec = scene.gaussians, field, field.codec
-        self._negatives = self._codec.similarity(negatives)  # [L, V, P]
-        inverse = (field.mass > 0) / field.norms().clamp_min(1e-6)
-        best = field.score(self._negatives).amax(2) * inverse
-        self._packed: Codes | None = None
-        if not field.codes.is_cuda:
-            from langsplat._codes_numba import LANES, pack
+        self._gaussians, self._codec = scene.gaussians, field.codec
+        similarity = self._codec.similarity(negatives)  # [L, V, P]
+        compared = self._codec.gram().numpy(), similarity.numpy()
+        self._packed = pack(field.rows.numpy(), field.codes.numpy(), *compared)
+        inverse = _inverse_norms(field)
+        best = field.score(similarity).amax(2) * inverse
+        inverse, best = (F.pad(t, (0, -t.shape[1] % LANES)) for t in (inverse, best))
+        self._inverse, self._best = inverse.numpy(), best.numpy()  # [L, N], padded to whole lanes
 
-            compared = self._codec.gram().numpy(), self._negatives.numpy()
-            self._packed = pack(field.rows.numpy(), field.codes.numpy(), *compared)
-            inverse, best = (F.pad(t, (0, -t.shape[1] % LANES)) for t in (inverse, best))
-        self._inverse, self._best = inverse, best  # [L, N], on the CPU padded to whole lanes
+    def ask(self, texts: Tensor) -> "Values":
+        return self._packed.score(self._codec.similarity(texts).numpy())
 
-    def ask(self, texts: Tensor) -> "Tensor | Values":
-        similarity = self._codec.similarity(texts)
-        return self._packed.score(similarity.numpy()) if self._packed else similarity
+    def rate(self, asked: "Values", levels: Sequence[int]) -> Tensor:
+        from langsplat._codes_numba import rate
 
-    def rate(self, asked: "Tensor | Values", levels: Sequence[int]) -> Tensor:
-        if not isinstance(asked, Tensor):
-            from langsplat._codes_numba import rate
-
-            known = self._inverse.numpy(), self._best.numpy()
-            return torch.from_numpy(rate(asked, levels, *known, SHARPNESS))
-        dots = self._field.score(asked)[levels, :, range(len(levels))]  # [T, N]
-        inverse = self._inverse[levels]
-        return torch.sigmoid(SHARPNESS * (dots * inverse - self._best[levels])) * (inverse > 0)
+        return torch.from_numpy(rate(asked, levels, self._inverse, self._best, SHARPNESS))
 
     def view(self, camera: Camera) -> _View:
-        if self._packed is None:
-            return self.dense_view(camera)
         return _SparseView(*blending_weights(self._gaussians, camera, self._packed, MIN_SUPPORT))
-
-    def dense_view(self, camera: Camera) -> "_DenseView":
-        """The same for any device: one render of L x V channels."""
-        levels = range(len(self._field.levels))
-        values = torch.cat([self._field.dense(level) for level in levels], 1)
-        weights, _ = render(self._gaussians, camera, values=values)
-        return _DenseView(weights.unflatten(2, (len(levels), -1)), self._codec, self._negatives)
 
 
 class _SparseView:
@@ -251,34 +237,62 @@ class _SparseView:
         answer(self._weights, asked, self._inverse, self._best, SHARPNESS, out.numpy())
 
 
-class _DenseView:
-    """On a GPU: every pixel's weights of the codewords [H, W, L, V]; a word is one product."""
+class _DrawnScores:
+    """The same on a GPU, where what texts score with Gaussians [N, L, T] is drawn like colors."""
 
-    def __init__(self, weights: Tensor, codec: Codebook, negatives: Tensor) -> None:
-        self._weights, gram = weights, codec.gram()
-        squares = [
-            torch.einsum("hwlv,lvu,hwlu->hwl", part, gram, part)  # bounds the temporaries
-            for part in weights.split(64)
-        ]
-        self._norms = torch.cat(squares).clamp_min(1e-12).sqrt()
-        self._best = self._cosines(negatives).amax(3)
-        # Codes sum to 1 where a Gaussian was ever described, so this is its share of the pixel.
-        self._seen = weights.sum(3) > MIN_SUPPORT
+    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+        from langsplat._query_triton import halves, roots, score
+
+        assert isinstance(field.codec, Codebook) and field.rows is not None
+        self._gaussians, self._codec = drawable(scene.gaussians), field.codec
+        self._codes = field.rows.int(), field.codes
+        dots = self.ask(negatives)
+        self._inverse = _inverse_norms(field)  # [L, N]
+        self._best = dots.amax(2).T * self._inverse
+        # What of a view all texts share: lengths, the negatives, and the described Gaussians' part
+        # of a pixel, as codes sum to 1 where a Gaussian was ever described.
+        self._rows = score(*self._codes, roots(self._codec.gram()), half=True)
+        ones = torch.ones_like(self._codec.codewords[..., :1])
+        self._plain = halves(torch.cat([dots, score(*self._codes, ones)], dim=2).flatten(1))
+        self._negatives = len(negatives)
+
+    def ask(self, texts: Tensor) -> Tensor:
+        from langsplat._query_triton import score
+
+        return score(*self._codes, self._codec.similarity(texts))
+
+    def rate(self, asked: Tensor, levels: Sequence[int]) -> Tensor:
+        dots, inverse = asked[:, levels, range(len(levels))].T, self._inverse[levels]
+        return torch.sigmoid(SHARPNESS * (dots * inverse - self._best[levels])) * (inverse > 0)
+
+    def view(self, camera: Camera) -> _View:
+        from langsplat._query_triton import VIEW_TILE, view
+
+        frame = look(self._gaussians, camera, VIEW_TILE)
+        drawn = self._rows, self._plain, self._negatives
+        return _DrawnView(frame, *view(frame, *drawn, MIN_SUPPORT, RULES))
+
+
+class _DrawnView:
+    """On a GPU: what the view sees, norms and best negatives; a word is one render."""
+
+    def __init__(self, frame: "Frame", inverse: Tensor, best: Tensor) -> None:
+        self._frame, self._inverse, self._best = frame, inverse, best
 
     @property
     def nbytes(self) -> int:
-        kept = self._weights, self._norms, self._best, self._seen
-        return sum(tensor.nbytes for tensor in kept)
+        return self._frame.nbytes + self._inverse.nbytes + self._best.nbytes
 
     def relevancy(self, asked: Tensor, out: Tensor) -> None:
-        margin = self._cosines(asked) - self._best[..., None]
-        relevancy = torch.sigmoid(SHARPNESS * margin) * self._seen[..., None]
-        out.copy_(relevancy.permute(3, 2, 0, 1))
+        from langsplat._query_triton import relevancy
 
-    def _cosines(self, similarity: Tensor) -> Tensor:
-        """[L, V, T] -> [H, W, L, T]."""
-        dots = torch.einsum("hwlv,lvt->hwlt", self._weights, similarity)
-        return dots / self._norms[..., None]
+        image, _ = self._frame.draw(asked.flatten(1)[None])  # [1, H, W, L T]
+        relevancy(image[0], self._inverse, self._best, SHARPNESS, out)
+
+
+def _inverse_norms(field: LanguageField) -> Tensor:
+    """1 / length of each Gaussian's blended embedding [L, N]; 0 where no view saw it."""
+    return (field.mass > 0) / field.norms().clamp_min(1e-6)
 
 
 class _LatentScores:
@@ -315,6 +329,10 @@ class _LatentScores:
     def view(self, camera: Camera) -> _View:
         """Latents and best negatives: one render of L (D + 1) channels."""
         image, _ = render(self._gaussians, camera, values=self._values)
+        if image.is_cuda and isinstance(self._source, DecodeTable):
+            from langsplat._query_triton import place
+
+            return _PlacedView(*place(image, self._negatives, self._levels, MIN_SUPPORT))
         image = image.permute(2, 0, 1)
         latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
         seen = image[-self._levels :] > MIN_SUPPORT
@@ -380,6 +398,22 @@ class _LatentView:
             out = torch.zeros(seen.shape, device=found.device)
             out[seen] = found
             yield out
+
+
+class _PlacedView:
+    """On a GPU: where the latents are in the table, and best negatives; a word is one lookup."""
+
+    def __init__(self, places: Tensor, best: Tensor) -> None:
+        self._places, self._best = places, best
+
+    @property
+    def nbytes(self) -> int:
+        return self._places.nbytes + self._best.nbytes
+
+    def relevancy(self, asked: Tensor, out: Tensor) -> None:
+        from langsplat._query_triton import placed
+
+        placed(self._places, self._best, asked, SHARPNESS, out)
 
 
 class Recent(Generic[T]):
@@ -477,7 +511,7 @@ class SceneQuery:
         self._scores: _Scores = (
             _LatentScores(scene, self._field, negatives, exact)
             if isinstance(field.codec, Autoencoder)
-            else _CodebookScores(scene, self._field, negatives)
+            else (_DrawnScores if codes.is_cuda else _CodebookScores)(scene, self._field, negatives)
         )
         self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)
 
@@ -608,7 +642,8 @@ class SceneQuery:
         known = self._embeddings  # replaced, never changed: others may be reading it
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            rows = self.encoder.encode_texts(new).to(self._field.codes.device)
+            on = self._field.codes.device
+            rows = self.encoder.encode_texts(new).to(on, non_blocking=on.type == "cuda")
             fresh = dict(zip(new, rows, strict=True))
             self._embeddings = fresh if len(known) + len(new) > _KEPT_TEXTS else known | fresh
             known = known | fresh
@@ -709,18 +744,16 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
 
 
 def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps [M, H, W] half smoothed, on the CPU in place; and the highest of each, [M]."""
+    """Maps [M, H, W] half smoothed, in place; and the highest of each, [M]."""
     half = max(0, round(SMOOTHING * maps.shape[2] / 2))
-    if not maps.is_cuda:
-        from langsplat._codes_numba import half_smooth
+    if maps.is_cuda:
+        from langsplat._query_triton import half_smooth as on_gpu
 
-        return maps, torch.from_numpy(half_smooth(maps.numpy(), half))
-    size, mean = 2 * half + 1, maps[None]
-    # A box is a row of columns: two thin windows cost far less than one square one.
-    mean = F.avg_pool2d(mean, (size, 1), 1, (half, 0), count_include_pad=False)
-    mean = F.avg_pool2d(mean, (1, size), 1, (0, half), count_include_pad=False)[0]
-    smooth = 0.5 * (maps + mean)
-    return smooth, smooth.amax(dim=(1, 2))
+        on_gpu(maps, half)
+        return maps, maps.amax(dim=(1, 2))
+    from langsplat._codes_numba import half_smooth
+
+    return maps, torch.from_numpy(half_smooth(maps.numpy(), half))
 
 
 def render_rgb(scene: Scene, camera: Camera) -> np.ndarray:

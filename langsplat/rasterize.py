@@ -61,6 +61,15 @@ def available_backends() -> dict[str, str]:
     return {"numba": "ok", "gsplat": _rasterize_gsplat.problem() or "ok"}
 
 
+def quickest_device() -> str:
+    """The device to draw a scene on now: "cuda" where gsplat is ready, else "cpu".
+
+    It is not where its kernels still have to be compiled, at their first use, for some minutes.
+    """
+    ready = _rasterize_gsplat.problem() is None and _rasterize_gsplat.compiled()
+    return "cuda" if ready else "cpu"
+
+
 def rasterize(
     means: Tensor,  # [N, 3]
     quats: Tensor,  # [N, 4]
@@ -193,6 +202,31 @@ def render(
     return image[0], alpha[0]
 
 
+def look(gaussians: Gaussians, camera: Camera, tile: int) -> _rasterize_gsplat.Frame:
+    """What a view sees, to be drawn with one set of values after another.
+
+    On a GPU only, without gradient.
+
+    Args:
+        gaussians: as `drawable` gives them.
+        tile: pixels along a side of gsplat's tiles. Small ones are faster to draw where splats are
+            small, and take longer to list where they are large.
+    """
+    _backend("gsplat", gaussians.device)
+    with torch.no_grad():
+        g, camera = gaussians, camera.to(gaussians.device)
+        shape = g.means, g.quats, g.scales, g.opacities
+        view = camera.viewmat[None], camera.K[None], camera.width, camera.height
+        return _rasterize_gsplat.see(*shape, *view, RULES._replace(near=g.near), tile)
+
+
+def drawable(gaussians: Gaussians) -> Gaussians:
+    """The same with opacity 0 where a Gaussian has a number that is not finite; no gradient."""
+    g = gaussians
+    opacities = _opacities(g.means, g.quats, g.scales, g.opacities).detach()
+    return Gaussians(g.means, g.quats, g.scales, opacities, g.sh, g.near)
+
+
 def render_surface(gaussians: Gaussians, camera: Camera, *, backend: str = "auto") -> Tensor:
     """What lies behind each pixel: which way it faces, and how near it is.
 
@@ -316,10 +350,11 @@ def lift_labels(
             one_hot = (labels.to(out.device)[..., None] == chunk).sum(dim=2).float()
             out[:, chunk] = lift(gaussians, camera, one_hot, backend=backend)
         return out
-    g, lift_labels_numba = gaussians, import_module("langsplat._lift_numba").lift_labels
+    from langsplat._rasterize_numba import lift_labels as on_cpu
+
+    g, rules = gaussians, RULES._replace(near=gaussians.near)
     geometry = (g.means, g.quats, g.scales, g.opacities)
-    rules = RULES._replace(near=g.near)
-    return lift_labels_numba(geometry, camera.viewmat, camera.K, labels, count, rules)
+    return on_cpu(geometry, camera.viewmat, camera.K, labels, count, rules)
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
@@ -396,23 +431,34 @@ def _backend(name: str, device: torch.device) -> Any:
 
 
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
-    """Means, quats, scales, opacities, colors [.., N, D] less the Gaussians with NaN or inf."""
+    """Means, quats, scales, opacities, colors [.., N, D] less the Gaussians with NaN or inf.
+
+    On a GPU those are made too faint to be drawn, so that nothing waits for their number.
+    """
     *geometry, colors = gaussians
-    if not colors.is_cuda and colors.ndim == 2 and colors.shape[1] <= 3:
+    if colors.is_cuda:
+        return *geometry[:3], _opacities(*gaussians), colors
+    if colors.ndim == 2 and colors.shape[1] <= 3:
         return gaussians  # the CPU's kernels leave them out while they project
-    if _all_finite(*(gaussians if colors.is_cuda else [colors])):
-        return gaussians
+    # A sum is finite only if all its terms are, and costs far less than a look at each of them.
+    # Not by torch: its threads would spin for more work on the cores needed next.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(float(colors.detach().numpy().sum())):
+            return gaussians
     keep = colors.isfinite().all(-1).reshape(-1, len(geometry[0])).all(0)
     for tensor in geometry:
         keep = keep & tensor.isfinite().reshape(len(keep), -1).all(1)
     return *(tensor[keep] for tensor in geometry), colors[..., keep, :]
 
 
-def _all_finite(*tensors: Tensor) -> bool:
-    # A sum is finite only if all its terms are, and costs far less than a look at each of them.
-    if tensors[0].is_cuda:  # one wait for the device, not one for each tensor
-        sums = torch.stack([t.detach().sum().float() for t in tensors])
-        return bool(sums.isfinite().all())
-    # Not by torch: its threads would spin for more work on the cores needed next.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return all(math.isfinite(float(t.detach().numpy().sum())) for t in tensors)
+def _opacities(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, *values: Tensor
+) -> Tensor:
+    """Opacities [N], 0 where a Gaussian has a number that is not finite."""
+    with torch.no_grad():
+        total = means.sum(1) + quats.sum(1) + scales.sum(1) + opacities
+        for each in values:  # [N, D] or [C, N, D]
+            own = each.sum(-1)
+            total = total + (own.sum(0) if own.ndim > 1 else own)
+        known = total.isfinite()
+    return torch.where(known, opacities, 0)

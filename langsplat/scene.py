@@ -99,7 +99,10 @@ class Camera:
         return replace(self, K=self.K * scale.to(self.K), width=width, height=height)
 
     def to(self, device: torch.device | str) -> "Camera":
-        return replace(self, viewmat=self.viewmat.to(device), K=self.K.to(device))
+        # On its way to a GPU nobody waits for it, nor for what that is doing.
+        later = torch.device(device).type == "cuda"
+        viewmat, K = (t.to(device, non_blocking=later) for t in (self.viewmat, self.K))
+        return replace(self, viewmat=viewmat, K=K)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,6 +324,11 @@ class Scene:
                 f"The language field describes {self.language.mass.shape[1]} Gaussians but the "
                 f"scene has {len(self.gaussians)}: build the scene again."
             )
+
+    def to(self, device: torch.device | str) -> "Scene":
+        """Gaussians and language on a device; the cameras stay, they are read on the CPU."""
+        language = None if self.language is None else self.language.to(device)
+        return replace(self, gaussians=self.gaussians.to(device), language=language)
 
     @property
     def start_view(self) -> int:

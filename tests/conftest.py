@@ -1,10 +1,17 @@
 """Shared by all tests: where real captures live, small scenes, and what was left out."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+
+# Before anything imports Triton: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+# It comes with torch's CUDA builds only.
+collect_ignore = [] if find_spec("triton") else ["test_query_triton.py"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LANGSPLAT_TEST_DATA", ROOT.parent / "shared" / "data"))

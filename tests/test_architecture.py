@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 LAYERS = [
     {"progress", "codec", "metrics", "_lanes", "_rasterize_numba", "_rasterize_gsplat"}
-    | {"_codes_numba", "_lift_numba"},
+    | {"_codes_numba", "_query_triton"},
     {"scene"},
     {"rasterize", "cameras", "masks", "sam", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},

@@ -31,10 +31,13 @@ from langsplat.query import (
     thing_of,
 )
 from langsplat.rasterize import render
-from langsplat.scene import Gaussians, LanguageField, Scene
+from langsplat.scene import Camera, Gaussians, LanguageField, Scene
 from tests.test_language import HEIGHT, WIDTH, front_camera, two_balls
 
 E = 8
+
+
+on_devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 class TableEncoder:
@@ -84,7 +87,7 @@ def asked_scene() -> Scene:
     )
 
 
-def slow_relevancy(scene: Scene, text: str) -> torch.Tensor:
+def slow_relevancy(scene: Scene, text: str, camera: Camera | None = None) -> torch.Tensor:
     """[L, H, W]: features of every pixel in full, the softmax over pairs as the paper writes it."""
     field, encoder = scene.language, TableEncoder()
     assert field is not None
@@ -92,9 +95,9 @@ def slow_relevancy(scene: Scene, text: str) -> torch.Tensor:
     out = []
     for level in range(3):
         values = torch.cat(
-            [field.dense(level) @ field.codec.codewords[level], field.codes[level]], 1
+            [field.dense(level) @ field.codec.codewords[level], field.codes[level].float()], 1
         )
-        image, _ = render(scene.gaussians, scene.cameras[0], values=values)
+        image, _ = render(scene.gaussians, camera or scene.cameras[0], values=values)
         features = F.normalize(image[..., :E], dim=2)
         positive = (10 * features @ query.T).exp()
         pairs = positive / (positive + (10 * features @ negatives.T).exp())
@@ -374,22 +377,20 @@ def test_the_thing_that_a_text_names_a_part_of(text: str, thing: str | None) -> 
 
 
 @pytest.mark.parametrize("words", [5, 64, 300])
-def test_sparse_and_dense_views_give_the_same_relevancies(words: int) -> None:
+def test_codebooks_of_any_size_are_scored_as_full_features(words: int) -> None:
     scene = random_scene(words=words)
     assert scene.language is not None
     rounded = replace(scene.language, codes=scene.language.codes.half())  # as scenes are saved
-    engine = SceneQuery(replace(scene, language=rounded), TableEncoder())
+    scene = replace(scene, language=rounded)
+    engine = SceneQuery(scene, TableEncoder())
     camera = scene.cameras[0].resized(77, 53)  # no whole number of tiles
-    texts = engine._texts(["left ball", "both", "x"])
-    scores = engine._scores
-    assert isinstance(scores, _CodebookScores)
-    sparse, dense = torch.full((2, 3, 3, 53, 77), torch.nan)
-    view = scores.view(camera)
+    texts = ["left ball", "both", "x"]
+    view = engine._view(camera)
     assert isinstance(view, _SparseView)
     codewords = np.concatenate(view._weights.owners) >= len(scene.gaussians)
     assert not codewords.all() and codewords.any() == (words == 5), "where they are fewer"
-    view.relevancy(scores.ask(texts), sparse)
-    scores.dense_view(camera).relevancy(scores._codec.similarity(texts), dense)
+    sparse = engine.relevancy(texts, camera)
+    dense = torch.stack([slow_relevancy(scene, text, camera) for text in texts])
     assert 0.1 < float((dense > 0).float().mean()) < 0.9, "seen and unseen pixels are compared"
     np.testing.assert_allclose(sparse.numpy(), dense.numpy(), atol=1e-4)
 
@@ -419,8 +420,9 @@ def test_a_view_that_needs_more_room_than_was_set_aside_keeps_all_its_weights(
     np.testing.assert_array_equal(got, want)
 
 
-def test_a_gaussian_that_is_not_finite_is_left_out_of_a_view() -> None:
-    scene = random_scene()
+@on_devices
+def test_a_gaussian_that_is_not_finite_is_left_out_of_a_view(device: str) -> None:
+    scene = random_scene().to(device)
     whole = SceneQuery(scene, TableEncoder()).relevancy(["both"], scene.cameras[0])
     means, opacities = scene.gaussians.means.clone(), scene.gaussians.opacities.clone()
     means[5], opacities[8] = torch.nan, torch.inf
@@ -430,12 +432,13 @@ def test_a_gaussian_that_is_not_finite_is_left_out_of_a_view() -> None:
     opacities[[5, 8]] = 0
     without = replace(scene, gaussians=replace(scene.gaussians, opacities=opacities))
     want = SceneQuery(without, TableEncoder()).relevancy(["both"], scene.cameras[0])
-    np.testing.assert_array_equal(got.numpy(), want.numpy())
+    assert torch.equal(got, want)
     assert not torch.equal(got, whole)
 
 
-def test_what_no_view_ever_saw_scores_zero_whatever_its_code_holds() -> None:
-    scene = asked_scene()
+@on_devices
+def test_what_no_view_ever_saw_scores_zero_whatever_its_code_holds(device: str) -> None:
+    scene = asked_scene().to(device)
     assert scene.language is not None
     codes = torch.where(scene.language.mass[..., None] > 0, scene.language.codes, torch.nan)
     damaged = replace(scene, language=replace(scene.language, codes=codes))
@@ -446,16 +449,19 @@ def test_what_no_view_ever_saw_scores_zero_whatever_its_code_holds() -> None:
     assert got.gaussian_relevancy[120] == 0
 
 
+@on_devices
 @pytest.mark.parametrize("made", [asked_scene, latent_scene])
 def test_a_scene_without_gaussians_answers_that_nothing_is_there(
-    made: Callable[[], Scene],
+    made: Callable[[], Scene], device: str
 ) -> None:
-    scene = made()
+    scene = made().to(device)
     field = scene.language
     assert field is not None
     rows = None if field.rows is None else field.rows[:, :0]
     nothing = replace(field, rows=rows, codes=field.codes[:, :0], mass=field.mass[:, :0])
-    empty = scene.gaussians.select(torch.zeros(len(scene.gaussians), dtype=torch.bool))
+    empty = scene.gaussians.select(
+        torch.zeros(len(scene.gaussians), dtype=torch.bool, device=device)
+    )
     engine = SceneQuery(replace(scene, gaussians=empty, language=nothing), TableEncoder())
     answer = engine.ask("left ball", scene.cameras[0])
     assert answer.score == 0 and not answer.found and answer.gaussian_relevancy.shape == (0,)
@@ -628,9 +634,7 @@ def test_the_overlay_outlines_the_mask_and_dims_the_rest() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("scene", [asked_scene(), latent_scene()], ids=["codebook", "latents"])
 def test_a_gpu_answers_as_the_cpu_does(scene: Scene) -> None:
-    assert scene.language is not None
-    there = replace(scene, gaussians=scene.gaussians.to("cuda"), language=scene.language.to("cuda"))
-    here, there_too = SceneQuery(scene, TableEncoder()), SceneQuery(there, TableEncoder())
+    here, there_too = (SceneQuery(scene.to(on), TableEncoder()) for on in ("cpu", "cuda"))
     texts, camera = ["left ball", "both", "x"], scene.cameras[0]
     for got, want in (
         (there_too.relevancy(texts, camera), here.relevancy(texts, camera)),

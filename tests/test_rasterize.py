@@ -1,17 +1,21 @@
 """The rasterizer: each backend against the reference, and what must hold for any numbers."""
 
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from langsplat import _rasterize_gsplat
 from langsplat.rasterize import (
     RULES,
     available_backends,
     lift,
     lift_labels,
+    quickest_device,
     rasterize,
     render,
     sh_to_rgb,
@@ -604,3 +608,18 @@ def test_gsplat_without_cuda_says_so_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="no CUDA device"):
         rasterize(*scene(), WIDTH, HEIGHT, backend="gsplat")
     assert available_backends() == {"numba": "ok", "gsplat": "no CUDA device was found"}
+
+
+@pytest.mark.skipif(find_spec("gsplat.csrc") is not None, reason="gsplat came with its kernels")
+def test_a_gpu_is_drawn_on_once_gsplats_kernels_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_rasterize_gsplat, "problem", lambda: None)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    (tmp_path / "gsplat_cuda").mkdir()
+    (tmp_path / "gsplat_cuda" / "build.ninja").touch()  # left behind by one that was stopped
+    assert quickest_device() == "cpu"
+    (tmp_path / "gsplat_cuda" / "gsplat_cuda.so").touch()
+    assert quickest_device() == "cuda"
+    monkeypatch.setattr(_rasterize_gsplat, "problem", lambda: "no CUDA device was found")
+    assert quickest_device() == "cpu"

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -191,12 +190,12 @@ def million() -> Scene:
 
 def run(device: str = "cpu") -> list[Row]:
     name, scene = garden_scene()
-    rows = measure(name, _on(device, scene), RandomEncoder(), scene.cameras[0].to(device))
+    rows = measure(name, scene.to(device), RandomEncoder(), scene.cameras[0])
     for name, folder in bundled_scenes().items():
         scene = load_scene(folder)
         assert scene.language is not None
         encoder = load_encoder(scene.language.encoder)
-        rows += measure(name, _on(device, scene), encoder, scene.cameras[0].to(device))
+        rows += measure(name, scene.to(device), encoder, scene.cameras[0])
     if device == "cpu":
         printed = subprocess.run(
             [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
@@ -204,9 +203,3 @@ def run(device: str = "cpu") -> list[Row]:
         label = "memory of 1,000,000 Gaussians and a view of 1440x1080"
         rows.append(row(label, int(printed.stdout) / 1e6, "MB", bar=2000, higher_is_better=False))
     return rows
-
-
-def _on(device: str, scene: Scene) -> Scene:
-    assert scene.language is not None
-    gaussians, language = scene.gaussians.to(device), scene.language.to(device)
-    return replace(scene, gaussians=gaussians, language=language)

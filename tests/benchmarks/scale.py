@@ -1,4 +1,4 @@
-"""What grows how: cost against Gaussians, pixels and words asked at once; writes docs/scale.svg.
+"""What grows how: cost against Gaussians, pixels and words asked at once, with a plot.
 
 Growth is the exponent of cost ~ size^exponent between the last two sizes: 1 is linear. Costs on
 the CPU are processor time of all cores together.
@@ -21,7 +21,7 @@ from tests.benchmarks import synthetic
 from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
 
-PICTURE = "scale.svg"
+PICTURES = {"cpu": "scale.svg", "cuda": "scale-gpu.svg"}
 GAUSSIANS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000)
 SIDES = (160, 320, 640, 1280, 1920)  # widths of views of 4:3
 WORDS = (1, 2, 5, 10, 20, 50)
@@ -36,7 +36,7 @@ def run(device: str = "cpu") -> list[Row]:
         ("Gaussians, at 640x480", GAUSSIANS, _against_gaussians(device)),
         *_against_view_and_words(device),
     ]
-    draw(ROOT / "docs" / PICTURE, panels)
+    draw(ROOT / "docs" / PICTURES[device], panels)
     rows = []
     for title, sizes, curves in panels:
         what = title.split(",")[0]

@@ -76,9 +76,9 @@ def scene(count: int, codec: str, *, device: str = "cpu", seed: int = 0) -> Scen
         latents = F.normalize(torch.stack(waves, dim=2), dim=2)
         field = LanguageField(None, latents, mass, autoencoder(), AnyWords.name)
     center = torch.tensor([0.0, 0, 0.3])
-    views = tuple(_camera(0.004 * k).to(device) for k in range(60))
+    views = tuple(_camera(0.004 * k) for k in range(60))
     up = torch.tensor([0.0, -1, 0])
-    return Scene(gaussians.to(device), views, up, center, 3.0, field.to(device), f"{count:,}")
+    return Scene(gaussians, views, up, center, 3.0, field, f"{count:,}").to(device)
 
 
 @functools.cache

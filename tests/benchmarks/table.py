@@ -86,10 +86,7 @@ def run(device: str = "cpu") -> list[Row]:
     for name, folder in bundled_scenes().items():
         scene = load_scene(folder)
         assert scene.language is not None
-        scene = replace(
-            scene, gaussians=scene.gaussians.to(device), language=scene.language.to(device)
-        )
-        scene, cosine = with_autoencoder(scene, encoder.turn)
+        scene, cosine = with_autoencoder(scene.to(device), encoder.turn)
         texts = [*scene.examples, *(word for word in words if word not in scene.examples)]
         rows += compare(name, scene, encoder, texts, cosine, device)
     return rows

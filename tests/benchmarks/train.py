@@ -1,4 +1,4 @@
-"""Training on a real capture, on two cores: steps per second, held-out PSNR within ten minutes."""
+"""Training on a real capture: steps per second, held-out PSNR within ten minutes."""
 
 import time
 from dataclasses import replace
