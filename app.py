@@ -27,9 +27,18 @@ def main(argv: list[str] | None = None) -> int:
     from demo.handlers import Builder, Shelf
     from demo.page import build_app, serve
     from langsplat.progress import terminal_progress
+    from langsplat.rasterize import available_backends, quickest_device
 
+    why = available_backends()["gsplat"]
+    if args.device == "cuda" and why != "ok":
+        print(f"app.py: The GPU cannot be used, {why}. Use --device cpu.", file=sys.stderr)
+        return 2
+    device = quickest_device() if args.device == "auto" else args.device
+    if device == "cpu" and args.device == "auto" and why == "ok":
+        print("The GPU is left alone: gsplat's kernels are not compiled yet, which takes minutes.")
+        print("Compile them once with --device cuda.", flush=True)
     with tempfile.TemporaryDirectory(prefix="langsplat-") as scratch:
-        shelf = Shelf(args.results or Path(scratch))
+        shelf = Shelf(args.results or Path(scratch), device=device)
         try:
             if args.scene:
                 shelf.add_first(args.scene, terminal_progress())
@@ -93,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         # A Space is reached from outside its container; a laptop should not be.
         default="0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1",
         help="address to listen on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where scenes are drawn; auto: on a GPU if gsplat's kernels are compiled already",
     )
     parser.add_argument("--results", type=Path, help="keep built scenes in this folder")
     return parser

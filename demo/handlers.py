@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from demo.viewer import Cloud, cloud_of
 from langsplat.cameras import orbit_camera, yaw_pitch_of
@@ -159,6 +160,7 @@ class Shelf:
         results: folder for what visitors make (scenes they build, files to download).
         bundled: name -> folder of the scenes listed from the start; None: those that ship.
         load: gives the encoder a scene names.
+        device: where scenes are drawn and asked, "cpu" or "cuda".
     """
 
     def __init__(
@@ -166,8 +168,10 @@ class Shelf:
         results: Path,
         bundled: Mapping[str, Path] | None = None,
         load: Callable[[str], Encoder] = load_encoder,
+        device: str = "cpu",
     ) -> None:
         self.results = results
+        self.device = device
         self.downloads = results / "downloads"
         self._load = load
         self._lock = threading.Lock()  # of what is listed; nobody waits in it for an answer
@@ -301,14 +305,19 @@ class Shelf:
 
     def _open(self, name: str, folder: Path) -> Room:
         scene = _load_listed(name, folder)
+        cloud = cloud_of(scene)
+        try:
+            return self._furnish(name, scene.to(self.device), cloud)
+        except torch.OutOfMemoryError:  # of the GPU: the CPU can have it
+            return self._furnish(name, scene, cloud)
 
+    def _furnish(self, name: str, scene: Scene, cloud: Cloud) -> Room:
         def draw() -> None:
             with contextlib.suppress(ValueError):  # said to whoever asks for the picture
                 self._draw(name, scene, start_of(scene))
 
         # The first picture needs no encoder: it is drawn while that is loaded.
         threading.Thread(target=draw, daemon=True).start()
-        cloud = cloud_of(scene)
         if scene.language is None:
             silence = "This scene has no words in it yet: build it again to ask it questions."
             return Room(name, scene, cloud, None, silence)

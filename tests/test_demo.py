@@ -115,9 +115,10 @@ def three_balls(width: int = 160, height: int = 120) -> Scene:
     )
 
 
-def shelf_of_balls(folder: Path) -> Shelf:
+def shelf_of_balls(folder: Path, device: str = "cpu") -> Shelf:
     save_scene(three_balls(), folder / "balls")
-    return Shelf(folder / "results", {"balls": folder / "balls"}, lambda spec: TableEncoder())
+    scenes = {"balls": folder / "balls"}
+    return Shelf(folder / "results", scenes, lambda spec: TableEncoder(), device)
 
 
 @pytest.fixture(scope="module")
@@ -600,7 +601,39 @@ def test_no_file_of_the_machine_is_served(address: str, shelf: Shelf) -> None:
         assert error.value.code in (403, 404)
 
 
+def test_a_scene_too_large_for_the_gpu_is_opened_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(self: Scene, device: str) -> Scene:
+        raise torch.OutOfMemoryError(f"{device} is full")
+
+    monkeypatch.setattr(Scene, "to", full)
+    shelf = shelf_of_balls(tmp_path)
+    assert shelf.answer("balls", View(), "red ball").found
+
+
+@pytest.mark.gpu
+def test_a_page_on_a_gpu_answers_as_one_on_the_cpu(shelf: Shelf, tmp_path: Path) -> None:
+    on_gpu = shelf_of_balls(tmp_path, "cuda")
+    assert on_gpu.room("balls").scene.gaussians.means.is_cuda
+    np.testing.assert_allclose(
+        on_gpu.picture("balls", View()).astype(int), shelf.picture("balls", View()), atol=2
+    )
+    for text in (BALLS[0], f"top of the {BALLS[0]}"):
+        here, there = (one.answer("balls", View(), text) for one in (shelf, on_gpu))
+        assert (here.mask != there.mask).mean() < 0.002
+        np.testing.assert_allclose(there.gaussian_relevancy, here.gaussian_relevancy, atol=1e-4)
+
+
 # --------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_ends_the_app_with_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert app.main(["--device", "cuda"]) == 2
+    assert "no CUDA device was found. Use --device cpu." in capsys.readouterr().err
 
 
 def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
