@@ -126,9 +126,9 @@ def _view_kernel(
                 g = tl.load(members + at + places, mask=some, other=0)
                 mx = tl.load(means2d + 2 * g)
                 my = tl.load(means2d + 2 * g + 1)
-                a = tl.load(conics + 3 * g) * 0.72134752  # log2(e) / 2
-                b = tl.load(conics + 3 * g + 1) * 1.44269504
-                c = tl.load(conics + 3 * g + 2) * 0.72134752
+                a = tl.load(conics + 3 * g)
+                b = tl.load(conics + 3 * g + 1)
+                c = tl.load(conics + 3 * g + 2)
                 opacity = tl.load(opacities + g, mask=some, other=0.0)
                 wide = g.to(tl.int64)[:, None]
                 value = rows + (wide * LEVELS * parts + part) * COLUMNS + own[None, :]
@@ -141,8 +141,11 @@ def _view_kernel(
                 plain_low = tl.load(plain + (wide * 2 + 1) * PLAIN + other[None, :])
                 dx = mx[None, :] - x[:, None]
                 dy = my[None, :] - y[:, None]
-                power = a[None, :] * dx * dx + c[None, :] * dy * dy + b[None, :] * dx * dy
-                alpha = tl.minimum(alpha_max, opacity[None, :] * _exp2(-power))
+                # Rounded as gsplat's kernel does, which draws the words: what is just too faint
+                # for one should be for the other.
+                along = tl.fma(dx, dx * a[None, :], dy * c[None, :] * dy)
+                power = tl.fma(dy, dx * b[None, :], along * 0.5)
+                alpha = tl.minimum(alpha_max, _exp2(power * -1.4426950216) * opacity[None, :])
                 through = tl.where((power >= 0) & (alpha >= alpha_min), 1 - alpha, 1.0)
                 high, low = _split(_log2(through))
                 before = left[:, None] * _exp2(tl.dot(low, behind, tl.dot(high, behind)))

@@ -63,6 +63,9 @@ class Frame:
         """Image [C, H, W, D] and alpha [C, H, W, 1] of colors [C, N, D], without background."""
         from gsplat import rasterize_to_pixels
 
+        if self.means2d.shape[1] == 0:
+            blank = colors.new_zeros(len(colors), self.height, self.width, colors.shape[2])
+            return blank, blank[..., :1]
         parts = [
             rasterize_to_pixels(
                 self.means2d,
@@ -101,6 +104,11 @@ def see(
 
     eps2d, near, far = rules[:3]
     columns, rows = math.ceil(width / tile), math.ceil(height / tile)
+    if len(means) == 0:  # gsplat would divide by their number, and end the process
+        none, offsets = opacities.expand(len(viewmats), 0), Ks.new_zeros(len(Ks), rows, columns)
+        splats = means.expand(len(viewmats), 0, 3)
+        members = torch.zeros(0, dtype=torch.int32, device=means.device)
+        return Frame(width, height, tile, splats[..., :2], splats, none, offsets.int(), members)
     radii, means2d, depths, conics, _ = fully_fused_projection(
         means.float(),
         None,

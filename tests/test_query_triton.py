@@ -22,7 +22,7 @@ from langsplat._query_triton import (
     score,
     view,
 )
-from langsplat._rasterize_gsplat import Frame
+from langsplat._rasterize_gsplat import Frame, see
 from langsplat.codec import DecodeTable
 from langsplat.rasterize import RULES, drawable, look
 from langsplat.scene import Camera, Gaussians
@@ -131,6 +131,24 @@ def test_an_empty_frame_shows_nothing() -> None:
     frame = frame_of(gaussians, camera)
     for found in view(frame, blended, plain, NEGATIVES, 0.5, RULES):
         assert torch.equal(found.cpu(), torch.zeros(3, HEIGHT, WIDTH))
+
+
+def test_no_gaussians_at_all_show_nothing() -> None:
+    gaussians, camera = cloud(0.5)
+    g = gaussians.select(torch.zeros(N, dtype=torch.bool)).to(DEVICE)
+    camera = camera.to(DEVICE)
+    frame = see(
+        g.means, g.quats, g.scales, g.opacities, camera.viewmat[None], camera.K[None],
+        WIDTH, HEIGHT, RULES, VIEW_TILE,
+    )  # fmt: skip
+    image, alpha = frame.draw(torch.zeros(1, 0, 5, device=DEVICE))
+    assert image.shape == (1, HEIGHT, WIDTH, 5) and alpha.shape == (1, HEIGHT, WIDTH, 1)
+    rows, codes = (torch.zeros(3, 0, KEPT, dtype=dtype) for dtype in (torch.int32, torch.float32))
+    on = [t.to(DEVICE) for t in (rows, codes)]
+    blended = score(*on, torch.ones(3, 16, 64).to(DEVICE), half=True)
+    plain = halves(score(*on, torch.ones(3, 16, NEGATIVES + 1).to(DEVICE)).flatten(1))
+    for found in (image, alpha, *view(frame, blended, plain, NEGATIVES, 0.5, RULES)):
+        assert not found.any()
 
 
 @pytest.mark.parametrize("texts", [1, 3, 40])
