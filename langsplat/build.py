@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -27,7 +28,7 @@ from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
 from langsplat.language import LanguageTraining, fit_language, level_notes
 from langsplat.masks import Segmenter, load_segmenter
-from langsplat.progress import Progress, silent
+from langsplat.progress import Progress, silent, torch_threads
 from langsplat.query import render_rgb
 from langsplat.rasterize import render_surface
 from langsplat.sam import SamSegmenter
@@ -42,6 +43,8 @@ from langsplat.scene import (
     save_scene,
 )
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
+
+AT_ONCE = 8  # views described at the same time, at most
 
 
 @dataclass(frozen=True)
@@ -356,7 +359,7 @@ def _read_capture(file: Path) -> Capture:
 
 def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) -> None:
     """An .npz that is there whole or not at all; `small` for label maps, which shrink 50 times."""
-    partial = file.with_name("partial.npz")
+    partial = file.with_name(f"partial-{file.name}")  # others may be writing theirs
     (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
     partial.rename(file)
 
@@ -396,29 +399,44 @@ def _describe(
     folder: Path,
     progress: Progress,
 ) -> StoredFeatures:
-    """Segment and encode these photos, one file a view so that a stopped build loses one view.
+    """Segment and encode these photos, one file a view: a stopped build loses those in hand.
 
     `surface`: the Gaussians whose surface the segmenter sees too; None where it has no use for it.
     """
     folder.mkdir(exist_ok=True)
     files = [folder / f"{view:05d}.npz" for view in views]
-    for done, (view, file) in enumerate(zip(views, files, strict=True), start=1):
-        note = "from an earlier run"
-        if not file.is_file():
-            began, image = time.perf_counter(), picture(view)
-            if isinstance(segmenter, SamSegmenter):
-                segments, masks = segmenter.segments_and_masks(image)
-                features = embed_segments(image, segments, encoder, masks)
-            else:
-                seen = None
-                if surface is not None:
-                    seen = render_surface(surface, cameras[view]).cpu().numpy()
-                features = embed_segments(image, segmenter(image, seen), encoder)
-            _write_features(file, features)
-            seconds = time.perf_counter() - began
-            count = sum(len(rows) for rows in features.embeddings)
-            note = f"{count} segments in {cameras[view].name}, {seconds:.1f} s"
-        progress("Describe segments", done, len(views), note)
+
+    def describe(view: int, file: Path) -> str:
+        if file.is_file():
+            return "from an earlier run"
+        began, image = time.perf_counter(), picture(view)
+        if isinstance(segmenter, SamSegmenter):
+            segments, masks = segmenter.segments_and_masks(image)
+            features = embed_segments(image, segments, encoder, masks)
+        else:
+            seen = None
+            if surface is not None:
+                seen = render_surface(surface, cameras[view]).cpu().numpy()
+            features = embed_segments(image, segmenter(image, seen), encoder)
+        _write_features(file, features)
+        seconds = time.perf_counter() - began
+        count = sum(len(rows) for rows in features.embeddings)
+        return f"{count} segments in {cameras[view].name}, {seconds:.1f} s"
+
+    # A second thread makes the bundled encoder's crops of one view a third faster: rather two views
+    # at once. Large models keep all threads busy by themselves, and a view of theirs takes so long
+    # that a stop, which waits for the views in hand, would be waited for.
+    small = segmenter.name == encoder.name.split(":")[0] == "bundled"
+    workers = min(torch.get_num_threads(), AT_ONCE) if small else 1
+    with torch_threads(1 if small else torch.get_num_threads()):
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                notes = pool.map(describe, views, files) if small else map(describe, views, files)
+                for done, note in enumerate(notes, start=1):
+                    progress("Describe segments", done, len(views), note)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return StoredFeatures(files)
 
 

@@ -15,10 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from langsplat import build
 from langsplat.__main__ import main
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Autoencoder, AutoencoderConfig
-from langsplat.masks import RegionSegmenter
+from langsplat.encoders import load_encoder
+from langsplat.masks import RegionSegmenter, load_segmenter
+from langsplat.progress import Progress, torch_threads
 from langsplat.rasterize import render
 from langsplat.sam import SamSegmenter
 from langsplat.scene import SCENE_FILE, Gaussians, load_scene
@@ -272,6 +275,47 @@ def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
     assert all(line["done"] == line["total"] for line in trained), "training was not done again"
     assert load_scene(out).language is not None
     assert not (tmp_path / "scene.build").exists()
+
+
+def described(folder: Path, progress: Progress, threads: int) -> list[dict[str, np.ndarray]]:
+    """Twelve views of the painted world as a build describes them."""
+    world = painted_world()
+    cameras = [
+        orbit_camera(torch.zeros(3), torch.tensor([0.0, 0, 1]), 4.0, 30.0 * k, 30.0, 1.0, *SIZE, 50)
+        for k in range(12)
+    ]
+
+    def picture(view: int) -> np.ndarray:
+        image, _ = render(world, cameras[view])
+        return (image.clamp(0, 1) * 255).to(torch.uint8).numpy()
+
+    with torch_threads(threads):
+        build._describe(
+            cameras, picture, range(12), world, load_segmenter(), load_encoder(), folder, progress
+        )
+    return [dict(np.load(file)) for file in sorted(folder.glob("*.npz"))]
+
+
+def test_views_described_at_once_are_described_as_one_by_one(tmp_path: Path) -> None:
+    told: list[int] = []
+    at_once, alone = (
+        described(tmp_path / str(threads), lambda *now: told.append(now[1]), threads)
+        for threads in (8, 1)
+    )
+    assert told == [*range(1, 13)] * 2
+    assert len(at_once) == 12
+    for one, other in zip(at_once, alone, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_stop_leaves_the_views_that_were_not_begun(tmp_path: Path) -> None:
+    def stop(*now: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        described(tmp_path / "features", stop, 2)
+    assert 1 <= len(list((tmp_path / "features").glob("*.npz"))) < 12
 
 
 # The command line, with a checkpoint after every step and an autoencoder of few rounds.
