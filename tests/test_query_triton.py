@@ -23,9 +23,10 @@ from langsplat._query_triton import (
     view,
 )
 from langsplat._rasterize_gsplat import Frame, see
-from langsplat.codec import DecodeTable
-from langsplat.rasterize import RULES, drawable, look
-from langsplat.scene import Camera, Gaussians
+from langsplat.codec import Codebook, DecodeTable
+from langsplat.query import _CodebookScores, _DrawnScores
+from langsplat.rasterize import RULES, drawable, look, rasterize
+from langsplat.scene import Camera, Gaussians, LanguageField, Scene
 from tests import reference
 from tests.conftest import ROOT
 
@@ -171,6 +172,38 @@ def test_what_is_drawn_of_texts_becomes_their_relevancy(texts: int) -> None:
     cosines = dots.unflatten(2, (levels, texts)).permute(3, 2, 0, 1) * inverse
     wanted = torch.sigmoid(10 * (cosines - best)) * (inverse > 0)
     torch.testing.assert_close(out.cpu(), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the GPU's own test is in test_query")
+def test_what_a_gpu_scores_is_what_the_cpu_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but gsplat's own functions, whose pictures the CPU draws here."""
+    gaussians, camera = cloud(0.9)
+    codewords, rows, codes = coded(3, 24)
+    mass = torch.ones(3, N)
+    mass[1, 7], codes[1, 7] = 0, 0
+    field = LanguageField(rows, codes, mass, Codebook(codewords), "none")
+    up, center = torch.tensor([0.0, -1, 0]), torch.zeros(3)
+    scene = Scene(gaussians, (camera,), up, center, 1.0, field)
+    g, view = gaussians, (camera.viewmat[None], camera.K[None], WIDTH, HEIGHT)
+
+    def draw(frame: Frame, colors: Tensor) -> tuple[Tensor, Tensor]:
+        return rasterize(g.means, g.quats, g.scales, g.opacities, colors, *view)
+
+    monkeypatch.setattr(Frame, "draw", draw)
+    monkeypatch.setattr("langsplat.query.look", lambda *asked: frame_of(gaussians, camera))
+    texts = F.normalize(torch.randn(NEGATIVES + 3, E), dim=1)
+    found, rated = [], []
+    for scores in (
+        kind(scene, field, texts[:NEGATIVES]) for kind in (_CodebookScores, _DrawnScores)
+    ):
+        asked, out = scores.ask(texts[NEGATIVES:]), torch.full((3, 3, HEIGHT, WIDTH), torch.nan)
+        scores.view(camera).relevancy(asked, out)
+        found.append(out)
+        rated.append(scores.rate(asked, [2, 0, 1]))
+    assert (found[0] == 0).any() and (found[0] > 0.5).any()
+    torch.testing.assert_close(found[1], found[0], atol=2e-4, rtol=0)
+    torch.testing.assert_close(rated[1], rated[0], atol=1e-5, rtol=0)
+    assert rated[1][2, 7] == 0
 
 
 def test_latents_are_looked_up_as_the_table_does() -> None:
