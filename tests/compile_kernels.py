@@ -14,14 +14,15 @@ FLOATS = {"support", "alpha_min", "alpha_max", "stop", "sharpness"}
 ARRAYS = {"means2d", "conics", "opacities", "inverse", "best", "codes", "per_codeword", "out"}
 ARRAYS |= {"dots", "image", "corners", "places", "maps"}
 VIEW = {"TILE": kernels.VIEW_TILE, "LEVELS": 3, "COLUMNS": kernels.COLUMNS, "NEGATIVES": 4}
-VIEW |= {"PLAIN": 16, "GROUP": 32, "STAGES": 3, "RUN": 256}
+VIEW |= {"PLAIN": 16, "GROUP": kernels._GROUP, "STAGES": kernels._STAGES, "RUN": kernels._RUN}
+BLOCK = {"BLOCK": kernels._BLOCK}
 CONSTANTS = {
     "_view_kernel": VIEW | {"parts": 1},
-    "_score_kernel": {"KEPT": 4, "TEXTS": 1, "BLOCK": 4096, "texts": 1},
-    "_relevancy_kernel": {"BLOCK": 1024},
-    "_place_kernel": {"LEVELS": 3, "BLOCK": 1024},
-    "_placed_kernel": {"BLOCK": 1024},
-    "_box_kernel": {"ACROSS": True, "ROWS": 16, "COLUMNS": 128},
+    "_score_kernel": {"KEPT": 4, "TEXTS": 1, "BLOCK": kernels._PRODUCTS, "texts": 1},
+    "_relevancy_kernel": BLOCK,
+    "_place_kernel": BLOCK | {"LEVELS": 3},
+    "_placed_kernel": BLOCK,
+    "_box_kernel": {"ACROSS": True, "ROWS": kernels._BOX[0], "COLUMNS": kernels._BOX[1]},
 }
 
 
@@ -40,7 +41,9 @@ def main() -> None:
         own = {arg: "constexpr" if arg in constants else kind(arg) for arg in names}
         fixed = {(names.index(arg),): value for arg, value in constants.items()}
         source = ASTSource(kernel, own, constexprs=fixed)
-        options = {"num_warps": 4} | ({"maxnreg": 168} if name == "_view_kernel" else {})
+        options = {"num_warps": 4} | (
+            {"maxnreg": kernels._REGISTERS} if name == "_view_kernel" else {}
+        )
         found = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options)
         print(name, len(found.asm["cubin"]))
 

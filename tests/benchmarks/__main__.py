@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks [NAME ...] [--device cpu|cuda] [--markdown FILE] [--json FILE]`.
 
-Measures and prints. Without names: everything whose speed depends on the device. The bars are what
-two cores are to reach; those of `speed` are a GPU's.
+Measures and prints. Without names: everything whose speed depends on the device. Bars of times and
+rates are what two cores are to reach, those of `speed` a GPU; all others hold on any device.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from tests.benchmarks.rows import Row, not_measured
 SPEED = ("rasterize", "query", "speed", "table", "scale", "train")
 OTHERS = ("build", "sfm", "page", "masks", "segments", "accuracy", "import", "lift", "ablation")
 NAMES = (*SPEED, *OTHERS)
+OF_TIME = ("ms", "s", "1/s", "iterations/s", "x")  # the units of times, rates and their ratios
 MODULES = {"import": "imports"}  # a keyword is no name for a module
 
 
@@ -53,7 +54,9 @@ def main() -> None:
         except pytest.skip.Exception as reason:  # a capture that is not at hand
             measured = [not_measured(name, str(reason))]
         if args.device == "cuda" and name != "speed":
-            measured = [replace(row, bar=None, ok=None) for row in measured]
+            measured = [
+                replace(row, bar=None, ok=None) if row.unit in OF_TIME else row for row in measured
+            ]
         for row in measured:
             print(show(row), flush=True)
         rows += measured
