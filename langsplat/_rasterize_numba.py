@@ -1,7 +1,9 @@
 """The CPU backend: a tiled rasterizer in numba, forward and backward.
 
 In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1] before any
-background. The stages, each run by a few Python threads over disjoint parts of the work:
+background. Beside it, colors come from spherical harmonics (`sh_to_rgb`), and labels of pixels are
+lifted to the Gaussians that paint them (`lift_labels`). The stages, each run by a few Python
+threads over disjoint parts of the work:
 
     project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside),
                sixteen Gaussians at once
@@ -333,16 +335,15 @@ def _sort(keys):
 
 
 @_kernel
-def _list_tiles(part, parts, keys, splats, counts, size):
+def _list_tiles(part, parts, keys, splats, counts, size, tiles, owners):
     """The tiles that a part's share of the sorted splats touch, and which splat each is for.
 
-    counts[part] says how often each tile occurs.
+    They are put into tiles and owners, and into larger copies if these are too short. counts[part]
+    says how often each tile occurs.
     """
     turn, end = keys.shape[0] * part // parts, keys.shape[0] * (part + 1) // parts
     columns, rows = -(-size[0] // TILE), -(-size[1] // TILE)
     more = columns * rows + LANES
-    tiles = np.empty(6 * (end - turn) + more, np.int32)
-    owners = np.empty_like(tiles)
     counts[part] = 0
     used = START
     while True:
@@ -1103,6 +1104,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="rasterize")
 
 
+_tiles_each = 3.0  # that a splat touches: as in the frame before, to guess how long lists are
 # Memory that was let go, by a number of its own, oldest first. Only single operations of a dict,
 # which are atomic: any thread lets go of any, in the midst of anything.
 _spare: dict[int, np.ndarray] = {}
@@ -1230,6 +1232,7 @@ def _prepare(
     rules: tuple[float, ...],
 ) -> _Frame:
     """Project, sort, scatter."""
+    global _tiles_each
     parts = torch.get_num_threads()
     columns, rows = -(-width // TILE), -(-height // TILE)
     size, constants = np.array([width, height]), np.array(rules, np.float64)
@@ -1242,12 +1245,17 @@ def _prepare(
     visible = [len(part) for part in part_keys]
     keys = _sort(np.concatenate(part_keys))
     counts = np.empty((parts, columns * rows), np.int64)
-    listed = _in_threads(_list_tiles, parts, keys, splats, counts, size)
+    # Few sizes, so that memory of the frame before fits, and more than enough: what a frame does
+    # not write to is never there.
+    room = 1 << int(2 * _tiles_each * len(keys) / parts + columns * rows + LANES).bit_length()
+    room_for = ([empty(room, np.int32) for _ in range(parts)] for _ in ("tiles", "owners"))
+    listed = _in_threads(_list_tiles, parts, keys, splats, counts, size, *room_for)
     tiles, owners = (list(arrays) for arrays in zip(*listed, strict=True))
     # Every part fills its own places of a tile, behind those of the parts with nearer splats.
     cursors = counts.T.cumsum().reshape(-1, parts).T - counts
     starts = np.append(cursors[0], counts.sum())
     members = empty(int(starts[-1]), np.int32)
+    _tiles_each = len(members) / max(len(keys), 1)
     _in_threads(_scatter, parts, tiles, owners, cursors, members)
     return _Frame(parts, view, K, size, constants, splats, index, visible, columns, starts, members)
 
@@ -1390,6 +1398,120 @@ def rasterize(
     if len(views) == 1:
         return image[0][None], alpha[0][None]
     return torch.stack(image), torch.stack(alpha)
+
+
+# ----------------------------------------------------------------- spherical harmonics
+# Real ones, of a unit direction, with the signs of the 3DGS reference code: a band a function, of
+# numbers in a kernel and of tensors outside.
+
+
+@extending.register_jitable
+def _first_band(x, y, z):
+    c = 0.4886025119029199
+    return -c * y, c * z, -c * x
+
+
+@extending.register_jitable
+def _second_band(x, y, z):
+    a, b, c = 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
+    xx, yy, zz = x * x, y * y, z * z
+    return a * x * y, -a * y * z, b * (2 * zz - xx - yy), -a * x * z, c * (xx - yy)
+
+
+@extending.register_jitable
+def _third_band(x, y, z):
+    a, b, c = 0.5900435899266435, 2.890611442640554, 0.4570457994644658
+    d, e = 0.3731763325901154, 1.445305721320277
+    xx, yy, zz = x * x, y * y, z * z
+    return (
+        -a * y * (3 * xx - yy),
+        b * x * y * z,
+        -c * y * (4 * zz - xx - yy),
+        d * z * (2 * zz - 3 * xx - 3 * yy),
+        -c * x * (4 * zz - xx - yy),
+        e * z * (xx - yy),
+        -a * x * (xx - 3 * yy),
+    )
+
+
+BANDS = (_first_band, _second_band, _third_band)
+
+
+@_kernel
+def _harmonics(dirs, i, degree, bases):
+    """Fill in the bases beyond the constant, in the direction dirs[i] of any length."""
+    x, y, z = dirs[i, 0], dirs[i, 1], dirs[i, 2]
+    scale = 1 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
+    x, y, z = x * scale, y * scale, z * scale
+    bases[1], bases[2], bases[3] = _first_band(x, y, z)
+    if degree >= 2:
+        bases[4], bases[5], bases[6], bases[7], bases[8] = _second_band(x, y, z)
+    if degree >= 3:
+        band = _third_band(x, y, z)
+        bases[9], bases[10], bases[11], bases[12] = band[0], band[1], band[2], band[3]
+        bases[13], bases[14], bases[15] = band[4], band[5], band[6]
+
+
+@_kernel
+def _color(part, parts, sh, dirs, degree, constant, out):
+    """Write the colors [N, 3] of a part's Gaussians."""
+    bases = np.empty(16, sh.dtype)
+    bases[0] = constant
+    half = sh.dtype.type(0.5)
+    n, used = sh.shape[0], (degree + 1) ** 2
+    for i in range(n * part // parts, n * (part + 1) // parts):
+        _harmonics(dirs, i, degree, bases)
+        red, green, blue = half, half, half
+        for k in range(used):
+            red += bases[k] * sh[i, k, 0]
+            green += bases[k] * sh[i, k, 1]
+            blue += bases[k] * sh[i, k, 2]
+        out[i, 0], out[i, 1], out[i, 2] = red, green, blue
+
+
+@_kernel
+def _color_backward(part, parts, v_rgb, dirs, degree, constant, v_sh):
+    """Write the gradients [N, K, 3] of a part's harmonics."""
+    bases = np.zeros(v_sh.shape[1], v_sh.dtype)
+    bases[0] = constant
+    n = v_sh.shape[0]
+    for i in range(n * part // parts, n * (part + 1) // parts):
+        _harmonics(dirs, i, degree, bases)
+        red, green, blue = v_rgb[i, 0], v_rgb[i, 1], v_rgb[i, 2]
+        for k in range(bases.shape[0]):
+            v_sh[i, k, 0] = bases[k] * red
+            v_sh[i, k, 1] = bases[k] * green
+            v_sh[i, k, 2] = bases[k] * blue
+
+
+class _Color(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sh, dirs, degree, constant):  # type: ignore[no-untyped-def]
+        values, dirs = (t.detach().contiguous().numpy() for t in (sh, dirs))
+        ctx.parts, ctx.shape, ctx.given = torch.get_num_threads(), values.shape, (degree, constant)
+        ctx.dirs = dirs
+        out = empty((len(values), 3), values.dtype)
+        _in_threads(_color, ctx.parts, values, dirs, *ctx.given, out)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v_rgb):  # type: ignore[no-untyped-def]
+        v_sh = empty(ctx.shape, ctx.dirs.dtype)
+        v_rgb = v_rgb.contiguous().numpy()
+        _in_threads(_color_backward, ctx.parts, v_rgb, ctx.dirs, *ctx.given, v_sh)
+        return torch.from_numpy(v_sh), None, None, None
+
+
+def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int, constant: float) -> Tensor:
+    """See langsplat.rasterize; degree >= 1. Differentiable in sh only.
+
+    Each of torch's forty operations would read and write memory: five times as long, and more.
+    """
+    return _Color.apply(sh, dirs.to(sh.dtype), degree, constant)
+
+
+# ----------------------------------------------------------------- lifting
 
 
 @_kernel

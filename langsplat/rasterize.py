@@ -49,12 +49,6 @@ MAX_ONE_HOT = 1 << 25
 SH_C0 = 0.28209479177387814
 """The constant spherical harmonic: RGB = 0.5 + SH_C0 * sh[:, 0]."""
 
-# Real spherical harmonics with the signs of the 3DGS reference code, by band.
-_SH1 = 0.4886025119029199
-_SH2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
-_SH3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154)
-_SH3_ZXY = 1.445305721320277
-
 
 def available_backends() -> dict[str, str]:
     """Every backend's name -> "ok", or the reason it cannot be used here."""
@@ -376,32 +370,17 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
             f"degree must be 0 to 3 and sh must have (degree + 1)² bases, "
             f"got degree {degree} and {sh.shape[1]} bases."
         )
-    rgb = 0.5 + SH_C0 * sh[:, 0]
     if degree == 0:
-        return rgb
+        return 0.5 + SH_C0 * sh[:, 0]
+    from langsplat._rasterize_numba import BANDS
+    from langsplat._rasterize_numba import sh_to_rgb as on_cpu
+
+    if sh.device.type == "cpu" and not dirs.requires_grad:
+        return on_cpu(sh, dirs, degree, SH_C0)
     x, y, z = F.normalize(dirs, dim=1).unbind(1)
-    bases = [-_SH1 * y, _SH1 * z, -_SH1 * x]
-    if degree >= 2:
-        xx, yy, zz = x * x, y * y, z * z
-        bases += [
-            _SH2[0] * x * y,
-            -_SH2[0] * y * z,
-            _SH2[1] * (2 * zz - xx - yy),
-            -_SH2[0] * x * z,
-            _SH2[2] * (xx - yy),
-        ]
-    if degree >= 3:
-        bases += [
-            -_SH3[0] * y * (3 * xx - yy),
-            _SH3[1] * x * y * z,
-            -_SH3[2] * y * (4 * zz - xx - yy),
-            _SH3[3] * z * (2 * zz - 3 * xx - 3 * yy),
-            -_SH3[2] * x * (4 * zz - xx - yy),
-            _SH3_ZXY * z * (xx - yy),
-            -_SH3[0] * x * (xx - 3 * yy),
-        ]
-    weights = torch.stack(bases, dim=1)
-    return rgb + torch.einsum("nk,nkc->nc", weights, sh[:, 1 : weights.shape[1] + 1])
+    weights = torch.stack([base for band in BANDS[:degree] for base in band(x, y, z)], dim=1)
+    rest = sh[:, 1 : weights.shape[1] + 1]
+    return 0.5 + SH_C0 * sh[:, 0] + torch.einsum("nk,nkc->nc", weights, rest)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -363,8 +363,10 @@ class _Trainer:
         degree = self.degree(share)
         sh = torch.cat([p["sh_dc"], p["sh_rest"][:, : (degree + 1) ** 2 - 1]], dim=1)
         directions = p["means"].detach() - self.positions[view]
-        colors = sh_to_rgb(sh, directions, degree).clamp_min(0)
         scales, opacities = p["log_scales"].exp(), p["logit_opacities"].sigmoid()
+        with torch_threads(self.threads):
+            colors = sh_to_rgb(sh, directions, degree)
+        colors = colors.clamp_min(0)
         with torch_threads(self.threads):
             images, _ = rasterize(
                 p["means"],

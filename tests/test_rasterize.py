@@ -509,6 +509,21 @@ def test_trained_gaussians_are_seen_anew_and_not_kept(looks: list[object]) -> No
         assert len(looks) == count
 
 
+def test_a_frame_of_far_more_tiles_than_the_one_before_is_drawn_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from langsplat import _rasterize_numba as numba_backend
+
+    *geometry, colors, views, Ks = scene(n=400)
+    pictures = []
+    for each in (100.0, 0.0):  # far too much memory for the lists of tiles, and far too little
+        monkeypatch.setattr(numba_backend, "_tiles_each", each)
+        monkeypatch.setattr(numba_backend, "_known", None)
+        pictures.append(draw((*geometry, colors, views, Ks), "numba"))
+        assert 1 < numba_backend._tiles_each < 12
+    assert all(map(torch.equal, *pictures))
+
+
 def test_fast_exponential_is_accurate() -> None:
     from numba import njit
 
@@ -545,6 +560,28 @@ def test_sh_to_rgb_agrees_with_closed_forms() -> None:
     expected = 0.5 + 0.4886025 * torch.tensor([-4.0, -1.0, 2.0])
     torch.testing.assert_close(sh_to_rgb(sh, axes * 7)[:, 0], expected)
     torch.testing.assert_close(sh_to_rgb(sh, axes, degree=0), torch.full((3, 3), 0.5))
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_colors_and_their_gradient_do_not_depend_on_whether_directions_are_learned(
+    degree: int,
+) -> None:
+    """The CPU's kernel against the same bands in torch; sh has more bases than are used."""
+    generator = torch.Generator().manual_seed(degree)
+    sh = torch.randn(300, 16, 3, generator=generator, dtype=torch.float64)
+    dirs = torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    dirs[7] = 0
+    v_rgb = torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    found = []
+    for learned in (False, True):
+        leaf, given = sh.clone().requires_grad_(), dirs.clone().requires_grad_(learned)
+        rgb = sh_to_rgb(leaf, given, degree)
+        rgb.backward(v_rgb)
+        assert (given.grad is not None) == learned
+        found.append((rgb.detach(), leaf.grad))
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
+    single = sh_to_rgb(sh.float(), dirs.float(), degree)
+    torch.testing.assert_close(single, found[0][0].float(), atol=1e-5, rtol=1e-5)
 
 
 def test_render_draws_rgb_from_sh(backend: str) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from langsplat.rasterize import RULES, lift, rasterize
+from langsplat.progress import torch_threads
+from langsplat.rasterize import RULES, lift, rasterize, sh_to_rgb
 from langsplat.scene import Camera, Gaussians
 from tests.benchmarks.rows import Row, cores_at_hand, exp_yardstick, row
 from tests.benchmarks.synthetic import moved
@@ -167,7 +168,7 @@ def run(device: str = "cpu") -> list[Row]:
             higher_is_better=False,
         ),
     ]
-    return rows + smaller(device)
+    return rows + smaller(device) + colors_of_harmonics(device)
 
 
 def smaller(device: str) -> list[Row]:
@@ -212,4 +213,24 @@ def smaller(device: str) -> list[Row]:
     picture = torch.rand(480, 640, 64, generator=generator).to(device)
     lifting = seconds(lambda: lift(gaussians, camera, picture), 3, device)
     rows.append(row("30k Gaussians 640x480: lift 64 channels", 1e3 * lifting, "ms"))
+    return rows
+
+
+def colors_of_harmonics(device: str) -> list[Row]:
+    """Spherical harmonics of degree 3: of an official scene as it is drawn, of one in training."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for n, learned in ((1_000_000, False), (30_000, True)):
+        sh = torch.randn(n, 16, 3, generator=generator).to(device).requires_grad_(learned)
+        dirs, v_rgb = torch.randn(2, n, 3, generator=generator).to(device)
+
+        def work(sh=sh, dirs=dirs, v_rgb=v_rgb, learned=learned) -> None:
+            rgb = sh_to_rgb(sh, dirs)
+            if learned:
+                with torch_threads(1):  # as in training
+                    torch.autograd.grad(rgb, sh, v_rgb)
+
+        what = "forward + backward" if learned else "forward"
+        label = f"colors of {n:,} Gaussians from harmonics: {what}"
+        rows.append(row(label, 1e3 * seconds(work, 9, device), "ms"))
     return rows
