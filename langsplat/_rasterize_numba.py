@@ -1401,114 +1401,96 @@ def rasterize(
 
 
 # ----------------------------------------------------------------- spherical harmonics
-# Real ones, of a unit direction, with the signs of the 3DGS reference code: a band a function, of
-# numbers in a kernel and of tensors outside.
 
 
 @extending.register_jitable
-def _first_band(x, y, z):
-    c = 0.4886025119029199
-    return -c * y, c * z, -c * x
+def harmonics(x, y, z):
+    """The real spherical harmonics of degrees 1 to 3 in a unit direction, numbers or tensors.
 
-
-@extending.register_jitable
-def _second_band(x, y, z):
-    a, b, c = 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
-    xx, yy, zz = x * x, y * y, z * z
-    return a * x * y, -a * y * z, b * (2 * zz - xx - yy), -a * x * z, c * (xx - yy)
-
-
-@extending.register_jitable
-def _third_band(x, y, z):
-    a, b, c = 0.5900435899266435, 2.890611442640554, 0.4570457994644658
-    d, e = 0.3731763325901154, 1.445305721320277
+    Their signs are those of the 3DGS reference code.
+    """
     xx, yy, zz = x * x, y * y, z * z
     return (
-        -a * y * (3 * xx - yy),
-        b * x * y * z,
-        -c * y * (4 * zz - xx - yy),
-        d * z * (2 * zz - 3 * xx - 3 * yy),
-        -c * x * (4 * zz - xx - yy),
-        e * z * (xx - yy),
-        -a * x * (xx - 3 * yy),
+        -0.4886025119029199 * y,
+        0.4886025119029199 * z,
+        -0.4886025119029199 * x,
+        1.0925484305920792 * x * y,
+        -1.0925484305920792 * y * z,
+        0.31539156525252005 * (2 * zz - xx - yy),
+        -1.0925484305920792 * x * z,
+        0.5462742152960396 * (xx - yy),
+        -0.5900435899266435 * y * (3 * xx - yy),
+        2.890611442640554 * x * y * z,
+        -0.4570457994644658 * y * (4 * zz - xx - yy),
+        0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+        -0.4570457994644658 * x * (4 * zz - xx - yy),
+        1.445305721320277 * z * (xx - yy),
+        -0.5900435899266435 * x * (xx - 3 * yy),
     )
 
 
-BANDS = (_first_band, _second_band, _third_band)
-
-
 @_kernel
-def _harmonics(dirs, i, degree, bases):
-    """Fill in the bases beyond the constant, in the direction dirs[i] of any length."""
-    x, y, z = dirs[i, 0], dirs[i, 1], dirs[i, 2]
-    scale = 1 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
-    x, y, z = x * scale, y * scale, z * scale
-    bases[1], bases[2], bases[3] = _first_band(x, y, z)
-    if degree >= 2:
-        bases[4], bases[5], bases[6], bases[7], bases[8] = _second_band(x, y, z)
-    if degree >= 3:
-        band = _third_band(x, y, z)
-        bases[9], bases[10], bases[11], bases[12] = band[0], band[1], band[2], band[3]
-        bases[13], bases[14], bases[15] = band[4], band[5], band[6]
-
-
-@_kernel
-def _color(part, parts, sh, dirs, degree, constant, out):
-    """Write the colors [N, 3] of a part's Gaussians."""
-    bases = np.empty(16, sh.dtype)
-    bases[0] = constant
-    half = sh.dtype.type(0.5)
-    n, used = sh.shape[0], (degree + 1) ** 2
+def _color(part, parts, sh, dirs, used, constant, out):
+    """Write the colors [N, 3] of a part's Gaussians, from the first `used` of their harmonics."""
+    n, kind = sh.shape[0], sh.dtype.type
     for i in range(n * part // parts, n * (part + 1) // parts):
-        _harmonics(dirs, i, degree, bases)
-        red, green, blue = half, half, half
-        for k in range(used):
-            red += bases[k] * sh[i, k, 0]
-            green += bases[k] * sh[i, k, 1]
-            blue += bases[k] * sh[i, k, 2]
+        x, y, z = dirs[i, 0], dirs[i, 1], dirs[i, 2]
+        scale = 1 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
+        bases = harmonics(x * scale, y * scale, z * scale)
+        red = kind(0.5 + constant * sh[i, 0, 0])
+        green = kind(0.5 + constant * sh[i, 0, 1])
+        blue = kind(0.5 + constant * sh[i, 0, 2])
+        for k in range(1, used):
+            base = kind(bases[k - 1])
+            red += base * sh[i, k, 0]
+            green += base * sh[i, k, 1]
+            blue += base * sh[i, k, 2]
         out[i, 0], out[i, 1], out[i, 2] = red, green, blue
 
 
 @_kernel
-def _color_backward(part, parts, v_rgb, dirs, degree, constant, v_sh):
-    """Write the gradients [N, K, 3] of a part's harmonics."""
-    bases = np.zeros(v_sh.shape[1], v_sh.dtype)
-    bases[0] = constant
-    n = v_sh.shape[0]
+def _color_backward(part, parts, v_rgb, dirs, used, constant, v_sh):
+    """Write the gradients [N, K, 3] of a part's harmonics; 0 beyond the first `used`."""
+    n, kind = v_sh.shape[0], v_sh.dtype.type
     for i in range(n * part // parts, n * (part + 1) // parts):
-        _harmonics(dirs, i, degree, bases)
+        x, y, z = dirs[i, 0], dirs[i, 1], dirs[i, 2]
+        scale = 1 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
+        bases = harmonics(x * scale, y * scale, z * scale)
         red, green, blue = v_rgb[i, 0], v_rgb[i, 1], v_rgb[i, 2]
-        for k in range(bases.shape[0]):
-            v_sh[i, k, 0] = bases[k] * red
-            v_sh[i, k, 1] = bases[k] * green
-            v_sh[i, k, 2] = bases[k] * blue
+        for k in range(v_sh.shape[1]):
+            base = kind(constant)
+            if k > 0:
+                base = kind(bases[k - 1]) if k < used else kind(0)
+            v_sh[i, k, 0] = base * red
+            v_sh[i, k, 1] = base * green
+            v_sh[i, k, 2] = base * blue
 
 
 class _Color(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, sh, dirs, degree, constant):  # type: ignore[no-untyped-def]
+    def forward(ctx, sh, dirs, used, constant):  # type: ignore[no-untyped-def]
         values, dirs = (t.detach().contiguous().numpy() for t in (sh, dirs))
-        ctx.parts, ctx.shape, ctx.given = torch.get_num_threads(), values.shape, (degree, constant)
-        ctx.dirs = dirs
+        ctx.parts, ctx.shape = torch.get_num_threads(), values.shape
+        ctx.given = dirs, used, constant
         out = empty((len(values), 3), values.dtype)
-        _in_threads(_color, ctx.parts, values, dirs, *ctx.given, out)
+        _in_threads(_color, ctx.parts, values, *ctx.given, out)
         return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, v_rgb):  # type: ignore[no-untyped-def]
-        v_sh = empty(ctx.shape, ctx.dirs.dtype)
         v_rgb = v_rgb.contiguous().numpy()
-        _in_threads(_color_backward, ctx.parts, v_rgb, ctx.dirs, *ctx.given, v_sh)
+        v_sh = empty(ctx.shape, v_rgb.dtype)
+        _in_threads(_color_backward, ctx.parts, v_rgb, *ctx.given, v_sh)
         return torch.from_numpy(v_sh), None, None, None
 
 
-def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int, constant: float) -> Tensor:
-    """See langsplat.rasterize; degree >= 1. Differentiable in sh only.
+def sh_to_rgb(sh: Tensor, dirs: Tensor, used: int, constant: float) -> Tensor:
+    """See langsplat.rasterize; the first `used` harmonics are. Differentiable in sh only.
 
     Each of torch's forty operations would read and write memory: five times as long, and more.
     """
-    return _Color.apply(sh, dirs.to(sh.dtype), degree, constant)
+    return _Color.apply(sh, dirs.to(sh.dtype), used, constant)
 
 
 # ----------------------------------------------------------------- lifting

@@ -372,15 +372,15 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
         )
     if degree == 0:
         return 0.5 + SH_C0 * sh[:, 0]
-    from langsplat._rasterize_numba import BANDS
+    from langsplat._rasterize_numba import harmonics
     from langsplat._rasterize_numba import sh_to_rgb as on_cpu
 
+    used = (degree + 1) ** 2
     if sh.device.type == "cpu" and not dirs.requires_grad:
-        return on_cpu(sh, dirs, degree, SH_C0)
+        return on_cpu(sh, dirs, used, SH_C0)
     x, y, z = F.normalize(dirs, dim=1).unbind(1)
-    weights = torch.stack([base for band in BANDS[:degree] for base in band(x, y, z)], dim=1)
-    rest = sh[:, 1 : weights.shape[1] + 1]
-    return 0.5 + SH_C0 * sh[:, 0] + torch.einsum("nk,nkc->nc", weights, rest)
+    bases = torch.stack(harmonics(x, y, z)[: used - 1], dim=1)
+    return 0.5 + SH_C0 * sh[:, 0] + torch.einsum("nk,nkc->nc", bases, sh[:, 1:used])
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
