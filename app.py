@@ -14,13 +14,14 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
+from langsplat.progress import prepare_process
+
 
 def main(argv: list[str] | None = None) -> int:
     """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments."""
     args = _parser().parse_args(argv)
     print("LangSplat is starting ...", flush=True)
-    # Before torch is loaded: its idle threads would spin on the cores the rasterizer needs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_process()
     if "gradio" not in sys.modules:
         sys.meta_path.insert(0, WithoutStubs())
     # Imported here so that --help and mistyped flags answer at once.

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import langsplat
+from langsplat.progress import prepare_process
 
 if TYPE_CHECKING:
     from langsplat.query import SceneQuery
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 1 after an error that was said in one sentence."""
     args = _parser().parse_args(argv)
-    # As app.py does, before torch is loaded: its idle threads would spin on the other's core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_process()
     signal.signal(signal.SIGTERM, _stop)
     try:
         return args.run(args)
