@@ -366,7 +366,7 @@ class _Trainer:
         scales, opacities = p["log_scales"].exp(), p["logit_opacities"].sigmoid()
         with torch_threads(self.threads):
             colors = sh_to_rgb(sh, directions, degree)
-        colors = colors.clamp_min(0)
+        colors = colors.clamp_min(0)  # torch's, so on its one thread
         with torch_threads(self.threads):
             images, _ = rasterize(
                 p["means"],
