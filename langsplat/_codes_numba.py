@@ -75,10 +75,10 @@ from langsplat._rasterize_numba import (
     _in_threads,
     _kernel,
     _lines,
+    _next_tile,
     _pixel,
     _shade,
     _start_tile,
-    _tile_of,
     _workspace,
     empty,
     see,
@@ -360,13 +360,14 @@ _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
 
 @_kernel
 def _weigh(
-    part, parts, weights, owners, splats, index, starts, members, columns, size, rules,
+    part, parts, weights, owners, taken, splats, index, starts, members, columns, size, rules,
     records, entries, largest, gram, unit, lines, support, spans, inverse, best,
 ):  # fmt: skip
     """A part's rows of weights and their owners; those of a block lie in spans[tile, block].
 
     They are put into weights and owners, and into larger copies if these are too short. Then what
-    does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16].
+    does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16]. Returned as
+    well: which tiles are the part's.
     """
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
     state, _, items, _ = _workspace(splats.dtype)
@@ -388,11 +389,10 @@ def _weigh(
     present = np.empty(words + LANES, np.uint16)
     doubles = np.empty(words // 2 + LANES, np.uint16)
     pairs = _lines(words // 2 * LANES, np.int32)
-    room, used = owners.shape[0], START
-    for turn in range(starts.shape[0]):
-        tile = _tile_of(part, parts, turn, columns)
-        if tile >= tiles:
-            break
+    room, used, done = owners.shape[0], START, START
+    own = np.empty(tiles, np.int32)
+    tile = _next_tile(np.int64(-1), taken)
+    while tile < tiles:
         x0, y0 = _start_tile(tile, columns, size, state)
         begin, count, known = starts[tile], starts[tile + 1] - starts[tile], 0
         for block in range(BLOCKS):
@@ -444,7 +444,10 @@ def _weigh(
                     owners[used + k] = names[drawers[k]]
             spans[tile, block, 0], spans[tile, block, 1] = used, used + kept
             used += kept
-    return weights[: used * LANES], owners[:used]
+        own[done] = tile
+        done += 1
+        tile = _next_tile(tile, taken)
+    return weights[: used * LANES], owners[:used], own[:done]
 
 
 @_kernel
@@ -541,17 +544,16 @@ def _relevancy(dot, inverse, best, steep):
 
 
 @_kernel
-def _answer(part, parts, weights, owners, spans, columns, values, inverse, best, sharpness, out):
+def _answer(
+    part, parts, weights, owners, tiles, spans, columns, values, inverse, best, sharpness, out
+):
     """Write the relevancies [T L, H, W] of a part's tiles, from values [owners, T L padded]."""
     pitch, levels = values.shape[1], inverse.shape[2]
     channels, height, width = out.shape
     values, picture = values.reshape(-1), out.reshape(-1)
     inverse, best = inverse.reshape(-1), best.reshape(-1)
     sums, steep = _lines(pitch * LANES, np.float32), np.float32(sharpness / math.log(2))
-    for turn in range(spans.shape[0] + 1):
-        tile = _tile_of(part, parts, turn, columns)
-        if tile >= spans.shape[0]:
-            break
+    for tile in tiles:
         for block in range(BLOCKS):
             u, v = _pixel(block, START)
             x0, y0 = tile % columns * TILE + u, tile // columns * TILE + v
@@ -694,17 +696,20 @@ class Weights:
 
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
     owners: list[Array]  # for each part [R] uint32: a Gaussian, or N + a codeword's place
+    tiles: list[Array]  # for each part, which tiles its rows are of
     spans: Array  # [tiles, BLOCKS, 2], where the rows of each block begin and end
     width: int
     height: int
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*self.rows, *self.owners, self.spans))
+        return sum(array.nbytes for array in (*self.rows, *self.owners, *self.tiles, self.spans))
 
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
         columns = -(-self.width // TILE)
-        _in_threads(kernel, len(self.rows), self.rows, self.owners, self.spans, columns, *args)
+        _in_threads(
+            kernel, len(self.rows), self.rows, self.owners, self.tiles, self.spans, columns, *args
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -826,10 +831,10 @@ def weigh(
     world = frame.splats, frame.index, frame.starts, frame.members
     screen = frame.columns, frame.size, frame.rules
     known = codes.records, codes.entries, codes.largest, codes.gram, codes.unit, codes.lines
-    given = *world, *screen, *known, np.float32(support)
+    given = np.zeros(1, np.int64), *world, *screen, *known, np.float32(support)
     found = _in_threads(_weigh, frame.parts, rows, owners, *given, spans, inverse, best)
-    rows, owners = (list(arrays) for arrays in zip(*found, strict=True))
-    return Weights(rows, owners, spans, width, height), inverse, best
+    rows, owners, own = (list(arrays) for arrays in zip(*found, strict=True))
+    return Weights(rows, owners, own, spans, width, height), inverse, best
 
 
 def answer(

@@ -455,6 +455,17 @@ def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
 
 
 @_intrinsic
+def take(typingctx, counter):  # type: ignore[no-untyped-def]
+    """counter[0] of int64, which grows by one: no two threads get the same number."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        view = context.make_array(counter)(context, builder, args[0])
+        return builder.atomic_rmw("add", view.data, _LONG(1), "monotonic")
+
+    return types.int64(counter), generate
+
+
+@_intrinsic
 def lowest_bit(typingctx, number):  # type: ignore[no-untyped-def]
     """The place of the lowest bit that is set in an integer other than 0."""
 

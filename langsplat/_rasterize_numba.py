@@ -56,6 +56,7 @@ from langsplat._lanes import (
     store,
     store_fours,
     store_until,
+    take,
     times_power,
     to_pixels,
     to_planes,
@@ -66,6 +67,7 @@ from langsplat._lanes import (
 TILE = 16  # pixels along a side
 SIDE = 4  # of a block: SIDE x SIDE pixels fill the lanes
 BLOCKS = (TILE // SIDE) ** 2
+RUN = 4  # tiles in sequence, which share splats
 BATCH = 32  # splats whose blocks are listed before they are blended
 ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
 AHEAD = 16  # rows are fetched into the cache this many before their turn
@@ -535,6 +537,17 @@ def _tile_of(part, parts, turn, columns):
 
 
 @_kernel
+def _next_tile(tile, taken):
+    """The tile a part draws after `tile` (-1: none yet); beyond the last one when it is through.
+
+    Whichever part is free takes the next RUN tiles: tiles differ, and so do cores. Only for what
+    comes out the same whoever draws it; sums of gradients do not.
+    """
+    tile += 1
+    return take(taken) * RUN if tile % RUN == 0 else tile
+
+
+@_kernel
 def _start_tile(tile, columns, size, state):
     """Light in all pixels of the picture; returns where the tile is."""
     one = spread(state.dtype.type(1))
@@ -653,8 +666,9 @@ def _pass(state, near, item, alpha_max, stop):
 
 @_kernel
 def _blend(
-    part, parts, splats, index, starts, members, colors, columns, size, rules, image, trans, alpha
-):
+    part, parts, taken, splats, index, starts, members, colors, columns, size, rules,
+    image, trans, alpha,
+):  # fmt: skip
     """A part's tiles of image [H, W, D], of trans [H, W] = 1 - alpha, and of alpha.
 
     colors [N, D] is None where the splats hold them: numba then compiles without the other branch,
@@ -668,10 +682,8 @@ def _blend(
     left, top = _corners(image.dtype, SIDE)
     weights = _lines(LANES, image.dtype)
     flat_image, flat_trans, flat_alpha = image.reshape(-1), trans.reshape(-1), alpha.reshape(-1)
-    for turn in range(starts.shape[0]):
-        tile = _tile_of(part, parts, turn, columns)
-        if tile >= starts.shape[0] - 1:
-            break
+    tile = _next_tile(np.int64(-1), taken)
+    while tile < starts.shape[0] - 1:
         x0, y0 = _start_tile(tile, columns, size, state)
         for first in range(starts[tile], starts[tile + 1], BATCH):
             alive = _alive(state)
@@ -726,6 +738,7 @@ def _blend(
                     load_fours(state, PLANE2 + p, FIELDS),
                 )
                 _store_pixels(flat_image, at, end, planes)
+        tile = _next_tile(tile, taken)
 
 
 @_kernel
@@ -1291,6 +1304,7 @@ class _Rasterize(torch.autograd.Function):
         _in_threads(
             _blend,
             frame.parts,
+            np.zeros(1, np.int64),
             frame.splats,
             frame.index,
             frame.starts,
