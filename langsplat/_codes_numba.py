@@ -372,18 +372,28 @@ def _weigh(
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
     state, _, items, _ = _workspace(splats.dtype)
     left, top = _corners(splats.dtype, SIDE)
-    splats, tiles, most = splats.reshape(-1), starts.shape[0] - 1, 1
+    splats, tiles, largest_tile = splats.reshape(-1), starts.shape[0] - 1, 1
     for tile in range(tiles):
-        most = max(most, starts[tile + 1] - starts[tile])
-    levels, words, (gaussians, pitch) = gram.shape[0], lines.shape[3], records.shape
+        largest_tile = max(largest_tile, starts[tile + 1] - starts[tile])
+    levels, groups, _, words = lines.shape
+    gaussians, pitch = records.shape
+    # Flat before the loops, as each view of an array counts its references, at once for all cores.
+    lines, inverse, best = lines.reshape(-1), inverse.reshape(-1), best.reshape(-1)
     records, marked = records.reshape(-1).view(np.float32), levels * words // 32
     # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
-    near, masks = _lines(most * COLUMNS, splats.dtype), np.empty(most + BATCH, np.uint16)
-    names, near_codes = np.empty(most, np.int64), _lines(most * pitch, np.float32)
+    near, masks = (
+        _lines(largest_tile * COLUMNS, splats.dtype),
+        np.empty(largest_tile + BATCH, np.uint16),
+    )
+    names, near_codes = np.empty(largest_tile, np.int64), _lines(largest_tile * pitch, np.float32)
     near_places = near_codes.view(np.int32)
     # Of a block's rows: who draws them, by the number in the tile, and the weights.
-    drawers, drawn = np.empty(most + 1, np.int64), _lines((most + 1) * LANES, np.float32)
+    drawers, drawn = (
+        np.empty(largest_tile + 1, np.int64),
+        _lines((largest_tile + 1) * LANES, np.float32),
+    )
     found = np.empty(-(-marked // LANES) * LANES, np.int32)
+    twos = found.view(np.int64)
     planes = _lines((levels * words + 2) * LANES, np.float32)
     planes[:] = 0
     present = np.empty(words + LANES, np.uint16)
@@ -395,6 +405,11 @@ def _weigh(
     while tile < tiles:
         x0, y0 = _start_tile(tile, columns, size, state)
         begin, count, known = starts[tile], starts[tile + 1] - starts[tile], 0
+        most = BLOCKS * min(count, levels * words)  # rows that may come
+        if used + most > room:
+            room += room // 2 + most
+            weights = _grown(weights, used * LANES, room * LANES)
+            owners = _grown(owners, used, room)
         for block in range(BLOCKS):
             p, rows = block * FIELDS, 0
             x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
@@ -427,15 +442,11 @@ def _weigh(
             _union(found, near_places, drawers, rows, pitch)
             occurring = 0
             for k in range(marked // 2):
-                occurring += bit_count(found.view(np.int64)[k])
+                occurring += bit_count(twos[k])
             kept = min(occurring, rows)
-            if used + kept > room:
-                room += room // 2 + kept
-                weights = _grown(weights, used * LANES, room * LANES)
-                owners = _grown(owners, used, room)
             _measure(
-                planes, found.view(np.int64), present, doubles, pairs, gram, unit, lines, support,
-                inverse[tile, block], best[tile, block],
+                planes, twos, present, doubles, pairs, gram, unit, lines, groups, support,
+                inverse, best, (tile * BLOCKS + block) * levels * LANES,
                 weights, owners, used if occurring < rows else -1, largest, gaussians,
             )  # fmt: skip
             if occurring >= rows:
@@ -474,18 +485,17 @@ def _even_bits(number):
 
 @_kernel
 def _measure(
-    planes, found, present, doubles, pairs, gram, unit, lines, support, inverse, best,
+    planes, found, present, doubles, pairs, gram, unit, lines, groups, support, inverse, best, at,
     weights, owners, row, largest, gaussians,
 ):  # fmt: skip
-    """Write inverse and best [L, 16] of a block, and clear its planes.
+    """Write inverse and best [L, 16] of a block, from `at` on, and clear its planes.
 
     Before that the planes become rows of weights, from `row` on, unless that is negative. found
     holds a bit for every place that occurs. gram, unit, lines and largest are those of Codes.
     present [V + 16], doubles [V / 2 + 16] and pairs [V / 2 * 16] are working memory.
     """
-    levels, groups, words = gram.shape[0], lines.shape[1], lines.shape[3]
+    levels, words = gram.shape[0], 2 * gram.shape[2]
     zero = spread(np.float32(0))
-    lines, inverse, best = lines.reshape(-1), inverse.reshape(-1), best.reshape(-1)
     for level in range(levels):
         first, n, m = level * words, 0, 0
         for word in range(0, words, 64):
@@ -514,16 +524,16 @@ def _measure(
         # As parts of all that is described in a pixel they fill 15 bits, and no sum overflows.
         scale = np.float32(HALF) / max(share, np.float32(1e-12))
         for k in range(m):
-            at = (first + 2 * doubles[k]) * LANES
-            _pair(pairs, k * LANES, load(planes, at), load(planes, at + LANES), scale)
+            two = (first + 2 * doubles[k]) * LANES
+            _pair(pairs, k * LANES, load(planes, two), load(planes, two + LANES), scale)
         line = level * (words + 2)
         for b in range(0, m, QUADRATIC // 2):
             end = min(b + QUADRATIC // 2, m)
             square += _quadratic(gram, line, pairs, planes, first, doubles, b, end)
         one = np.float32(1) / math.sqrt(max(square * unit / scale, np.float32(1e-12)))
         kept = one * np.float32(1 / (ONE * ONE))
-        store(inverse, level * LANES, where(share > support, kept, np.float32(0)))
-        store(best, level * LANES, high * one)
+        store(inverse, at + level * LANES, where(share > support, kept, np.float32(0)))
+        store(best, at + level * LANES, high * one)
         for j in range(n):
             place = first + present[j]
             if row >= 0:
@@ -559,7 +569,7 @@ def _answer(
             x0, y0 = tile % columns * TILE + u, tile // columns * TILE + v
             if x0 >= width or y0 >= height:
                 continue
-            first, end = spans[tile, block]
+            first, end = spans[tile, block, 0], spans[tile, block, 1]
             channel = 0
             while channel + BROAD <= channels:
                 _sum_broad(weights, owners, first, end, values, pitch, channel, sums)
