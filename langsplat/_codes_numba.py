@@ -137,17 +137,16 @@ def _row(context, builder, array, offset):  # type: ignore[no-untyped-def]
 
 
 def _call(builder, name, *rows):  # type: ignore[no-untyped-def]
-    function = ir.FunctionType(_ROW, [_ROW] * len(rows))
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.v{LANES}f32"), rows
-    )
+    kind = rows[0].type
+    function, name = ir.FunctionType(kind, [kind] * len(rows)), f"llvm.{name}.v{kind.count}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), rows)
 
 
-def _all_lanes(context, builder, array, offset):  # type: ignore[no-untyped-def]
-    """One element of an array, 16 times."""
+def _all_lanes(context, builder, array, offset, lanes=LANES):  # type: ignore[no-untyped-def]
+    """One element of an array, on all lanes."""
     value = builder.load(_address(context, builder, array, offset))
-    nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
-    first = ir.Constant(_WHOLE, [0] * LANES)
+    nothing = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
     one = builder.insert_element(nothing, value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, nothing, first)
 
@@ -344,6 +343,38 @@ def _sum_of(count):  # type: ignore[no-untyped-def]
     return code
 
 
+def _total_of(count):  # type: ignore[no-untyped-def]
+    kind = ir.VectorType(ir.FloatType(), count)
+
+    def code(typingctx, places, codes, first, apart, end, table, pitch, channel, out, at):  # type: ignore[no-untyped-def]
+        """Entries of a code, first ... end - 1, times `count` channels of table [places, pitch].
+
+        The sum is written to out[at + channel ...]. A place's code is `apart` further.
+        """
+
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            places, codes, _, _, _, table, _, _, out, _ = zip(signature.args, args, strict=True)
+            _, _, first, apart, end, _, pitch, channel, _, at = args
+
+            def pointer(array, at):  # type: ignore[no-untyped-def]
+                address = _address(context, builder, array, builder.add(at, channel))
+                return builder.bitcast(address, kind.as_pointer())
+
+            total = cgutils.alloca_once_value(builder, ir.Constant(kind, [0.0] * count))
+            with cgutils.for_range_slice(builder, first, end, _INT(1)) as (e, _):
+                place = builder.mul(_number(context, builder, places, e), pitch)
+                row = builder.load(pointer(table, place), align=4)
+                code = _all_lanes(context, builder, codes, builder.add(e, apart), count)
+                builder.store(_call(builder, "fma", code, row, builder.load(total)), total)
+            builder.store(builder.load(total), pointer(out, at), align=4)
+            return context.get_dummy_value()
+
+        at = types.int64
+        return types.void(places, codes, at, at, at, table, at, at, out, at), generate
+
+    return code
+
+
 _keep: Callable[..., None] = extending.intrinsic(_keep_code)
 _add: Callable[..., None] = extending.intrinsic(_add_code)
 _linear: Callable[..., Any] = extending.intrinsic(_linear_code)
@@ -353,6 +384,8 @@ _quadratic: Callable[..., Any] = extending.intrinsic(_quadratic_code)
 _sum_broad: Callable[..., None] = extending.intrinsic(_sum_of(BROAD))
 _sum_wide: Callable[..., None] = extending.intrinsic(_sum_of(WIDE))
 _sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
+_total_broad: Callable[..., None] = extending.intrinsic(_total_of(LANES))
+_total_thin: Callable[..., None] = extending.intrinsic(_total_of(THIN))
 
 
 # ----------------------------------------------------------------- kernels
@@ -600,19 +633,21 @@ def _answer(
 def _score(part, parts, records, entries, table, out):
     """Write out [.., T L padded] of a part's Gaussians: the codes times table [places, ..].
 
-    The table's lines are padded to whole lanes; each is zero in the channels of other levels.
+    The table is as wide; it is zero in the channels of other levels than the place's.
     """
-    n, size, pitch, width = records.shape[0], records.shape[1], out.shape[1], table.shape[1]
+    n, size, pitch = records.shape[0], records.shape[1], out.shape[1]
     marked = table.shape[0] // 32
     places = records.reshape(-1)
     codes, table, out = places.view(np.float32), table.reshape(-1), out.reshape(-1)
     for i in range(n * part // parts, n * (part + 1) // parts):
-        first = i * size + marked + 1
-        for channel in range(0, width, LANES):
-            value = spread(np.float32(0))
-            for e in range(first, first + places[first - 1]):
-                value += load(table, np.int64(places[e]) * width + channel) * codes[e + entries]
-            store_until(out, i * pitch + channel, (i + 1) * pitch, value)
+        first, at, channel = i * size + marked + 1, i * pitch, 0
+        end = first + places[first - 1]
+        while channel + LANES <= pitch:
+            _total_broad(places, codes, first, entries, end, table, pitch, channel, out, at)
+            channel += LANES
+        while channel < pitch:
+            _total_thin(places, codes, first, entries, end, table, pitch, channel, out, at)
+            channel += THIN
 
 
 @_kernel
@@ -750,15 +785,15 @@ class Codes:
     def score(self, per_codeword: Array) -> "Values":
         """One number a codeword [L, V, T] -> one an owner of weights."""
         channels = per_codeword.shape[2] * self.levels
-        pitch, whole = (-(-channels // size) * size for size in (THIN, LANES))
-        table = np.zeros((self.levels, self.words, whole), np.float32)
+        pitch = channels + -channels % THIN
+        table = np.zeros((self.levels, self.words, pitch), np.float32)
         for level, numbers in enumerate(per_codeword):
             table[level, : len(numbers), level : channels : self.levels] = numbers
-        table, gaussians = table.reshape(-1, whole), len(self.records)
+        table, gaussians = table.reshape(-1, pitch), len(self.records)
         # An owner's values in as few lines of the cache as can be: they are read in no order.
         out = empty((gaussians + len(table), pitch), np.float32)
         _in_threads(_score, torch.get_num_threads(), self.records, self.entries, table, out)
-        np.multiply(table[:, :pitch], self.largest, out=out[gaussians:])
+        np.multiply(table, self.largest, out=out[gaussians:])
         return Values(out, gaussians, per_codeword.shape[2])
 
 
