@@ -98,6 +98,7 @@ ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
 # Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
 # smoothed score must not be above it.
 ROUNDED_DOWN = 0.5 * (1 - 2e-6)
+PACKED_AT_ONCE = 32768  # Gaussians, whose records stay in the cache
 _LATER = 24  # rows; what belongs to the Gaussian that far ahead is fetched into the cache
 
 _ROW = ir.VectorType(ir.FloatType(), LANES)
@@ -817,20 +818,23 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     levels, n, each = rows.shape
     known, entries = gram.shape[1], levels * each
     words = known + -known % 64
-    first = np.arange(0, levels * words, words, dtype=np.int32)[:, None, None]
-    places = (rows + first).transpose(1, 0, 2).reshape(n, entries)
-    weights = codes.astype(np.float32).transpose(1, 0, 2).reshape(n, entries)
-    order = np.argsort(weights == 0, axis=1, kind="stable")
-    places, weights = (np.take_along_axis(array, order, 1) for array in (places, weights))
     marked = levels * words // 32
-    records = empty((n, -(-(marked + 1 + 2 * entries) // LANES) * LANES), np.int32)
+    pitch = marked + 1 + 2 * entries
+    pitch += -pitch % LANES
+    records = empty((n, pitch), np.int32)
     records[:] = 0
-    for place, weight in zip(places.T, weights.T, strict=True):
-        bit = np.left_shift(1, place % 32, dtype=np.int64).astype(np.uint32).view(np.int32)
-        records[np.arange(n), place // 32] |= np.where(weight != 0, bit, 0)
-    records[:, marked] = (weights != 0).sum(1)
-    records[:, marked + 1 : marked + 1 + entries] = places
-    records[:, marked + 1 + entries : marked + 1 + 2 * entries] = weights.view(np.int32)
+    for start in range(0, n, PACKED_AT_ONCE):
+        flat = records[start : start + PACKED_AT_ONCE].reshape(-1)
+        for level, k in np.ndindex(levels, each):
+            weights = codes[level, start : start + PACKED_AT_ONCE, k].astype(np.float32)
+            some = np.flatnonzero(weights)
+            places = rows[level, start + some, k].astype(np.int32) + level * words
+            own = some * pitch
+            used = flat[own + marked]
+            flat[own + marked + 1 + used] = places
+            flat[own + marked + 1 + used + entries] = weights[some].view(np.int32)
+            flat[own + marked] = used + 1
+            flat[own + places // 32] |= np.left_shift(np.int32(1), places % 32)
     lower = np.zeros((levels, words + 2, words), np.float32)
     lower[:, :known, :known] = np.tril(gram) + np.tril(gram, -1)
     widest = np.abs(lower).max(initial=1e-12)
