@@ -1,5 +1,6 @@
 """The rasterizer: each backend against the reference, and what must hold for any numbers."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -429,6 +430,24 @@ def test_parts_take_every_tile_once_and_about_as_many_each(
         taken.append(own)
     assert sorted(tile for own in taken for tile in own) == list(range(tiles))
     assert max(map(len, taken)) - min(map(len, taken)) <= max(1, columns // parts + 1)
+
+
+def test_whichever_part_is_free_takes_the_next_tiles_and_each_is_taken_once() -> None:
+    from langsplat._rasterize_numba import RUN, _in_threads, _next_tile
+
+    tiles, taken = 50 * RUN + 1, np.zeros(1, np.int64)
+
+    def draw(part: int, parts: int) -> list[int]:
+        own, tile = [], _next_tile(-1, taken)
+        while tile < tiles:
+            own.append(tile)
+            time.sleep(0.02 if part == 1 else 0.0005)
+            tile = _next_tile(tile, taken)
+        return own
+
+    fast, slow, other = _in_threads(draw, 3)
+    assert sorted([*fast, *slow, *other]) == list(range(tiles))
+    assert 4 * len(slow) < min(len(fast), len(other))
 
 
 def test_memory_is_used_again_only_when_the_last_array_in_it_is_gone() -> None:
