@@ -780,7 +780,8 @@ _TURBO = (_TURBO + 0.5).astype(np.uint8)
 
 def heat(relevancy: np.ndarray) -> np.ndarray:
     """Relevancy [H, W] in [0, 1] as Turbo colors, uint8 [H, W, 3]."""
-    return _TURBO[np.rint(np.clip(relevancy, 0, 1) * (len(_TURBO) - 1)).astype(np.int16)]
+    places = np.rint(np.clip(relevancy, 0, 1) * (len(_TURBO) - 1)).astype(np.int16)
+    return np.take(_TURBO, places, axis=0)
 
 
 def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -791,15 +792,22 @@ def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndar
     Returns:
         uint8 [H, W, 3].
     """
-    base = rgb.astype(np.float32)
-    grey = base.mean(axis=2, keepdims=True)
-    quiet = 0.45 * (0.35 * base + 0.65 * grey)
-    strength = np.clip((relevancy - 0.25) / 0.4, 0, 1)[..., None] * 0.65
-    out = (
-        np.where(mask[..., None], base * 0.35, quiet * (1 - strength)) + heat(relevancy) * strength
+    # Channel by channel: numpy is slow where the last axis has three numbers.
+    base = np.moveaxis(rgb, 2, 0).astype(np.float32, order="C")
+    colors = np.moveaxis(heat(relevancy), 2, 0)
+    strength = np.clip((relevancy - 0.25) / 0.4, 0, 1) * np.float32(0.65)
+    quiet = np.float32(0.45) * (1 - strength)
+    own = np.where(mask, np.float32(0.35), np.float32(0.35) * quiet)
+    grey = (base[0] + base[1] + base[2]) * np.where(
+        mask, np.float32(0), np.float32(0.65 / 3) * quiet
     )
+    out = np.empty(rgb.shape, np.uint8)
+    for channel in range(3):
+        out[..., channel] = (
+            base[channel] * own + grey + colors[channel] * strength + np.float32(0.5)
+        )
     out[_outline(mask)] = 255
-    return np.clip(out + 0.5, 0, 255).astype(np.uint8)
+    return out
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
