@@ -213,7 +213,8 @@ class Explore:
     # ------------------------------------------------------------------ events
     # Every action is a chain of plain functions: move (a new visit and its picture), answer, offer
     # (the files). Not one generator: the browser drops some updates of generators that yield
-    # faster than it draws.
+    # faster than it draws. Words alone move nothing: they are taken up and answered in one step, as
+    # every step is two requests, which take longer than the answer.
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events: each moves the visit, then answers, then offers the files."""
@@ -222,13 +223,25 @@ class Explore:
             moved = trigger(move, [self.visit, *inputs], self.moved, **self._shown, **_LANE)
             self._answer_after(moved)
 
+        def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
+            taken = [self.visit, self.text]
+            self._offer_after(
+                trigger(
+                    ask,
+                    [self.visit, words, *self._judging],
+                    [*taken, *self._answered],
+                    **self._shown,
+                    **_LANE,
+                )
+            )
+
         asking = [self.find.click, self.text.submit, self.examples.click]
         gr.on(asking, None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)
         on(page.load, self.arrive)
         on(self.scene.input, self.open, self.scene)
-        on(self.find.click, self.ask, self.text)
-        on(self.text.submit, self.ask, self.text)
-        on(self.examples.click, self.try_example, self.examples)
+        on_words(self.find.click, self.ask, self.text)
+        on_words(self.text.submit, self.ask, self.text)
+        on_words(self.examples.click, self.try_example, self.examples)
         on(self.photo.release, self.go_to, self.photo)
         on(self.before.click, self.go_before)
         on(self.after.click, self.go_after)
@@ -260,15 +273,22 @@ class Explore:
         self._answer_after(opened)
 
     def _answer_after(self, event: Any) -> None:
-        judging = [self.visit, self.level, self.threshold, self.display]
-        answered = event.then(
-            self.answer,
-            judging,
-            [self.find, self.line, self.found, self.points, *self._files],
-            **self._shown,
-            **_LANE,
-        )
-        answered.then(self.offer, judging, self._files, show_progress="hidden", **_LANE, **_PRIVATE)
+        judging = [self.visit, *self._judging]
+        self._offer_after(event.then(self.answer, judging, self._answered, **self._shown, **_LANE))
+
+    def _offer_after(self, event: Any) -> None:
+        judging = [self.visit, *self._judging]
+        event.then(self.offer, judging, self._files, show_progress="hidden", **_LANE, **_PRIVATE)
+
+    @property
+    def _judging(self) -> list[Any]:
+        """What an answer depends on besides the visit."""
+        return [self.level, self.threshold, self.display]
+
+    @property
+    def _answered(self) -> list[Any]:
+        """What an answer may change."""
+        return [self.find, self.line, self.found, self.points, *self._files]
 
     @property
     def _files(self) -> list[gr.DownloadButton]:
@@ -315,12 +335,13 @@ class Explore:
             return {self.visit: visit}
         return self.open(visit, name)
 
-    def ask(self, visit: Visit, text: str) -> Updates:
-        """Take up a question; `answer` follows, also with the reason why it cannot be asked."""
-        return {self.visit: replace(visit, text=text, asked=True)}
+    def ask(self, visit: Visit, text: str, level: str, threshold: float, display: str) -> Updates:
+        """Take up a question; the answer to it, or the reason why it cannot be asked."""
+        visit = replace(visit, text=text, asked=True)
+        return {self.visit: visit} | self.answer(visit, level, threshold, display)
 
-    def try_example(self, visit: Visit, sample: list[str]) -> Updates:
-        return self.ask(visit, sample[0]) | {self.text: sample[0]}
+    def try_example(self, visit: Visit, sample: list[str], *judging: Any) -> Updates:
+        return self.ask(visit, sample[0], *judging) | {self.text: sample[0]}
 
     def go_to(self, visit: Visit, index: float) -> Updates:
         """Look from the training view of that number; numbers wrap around."""

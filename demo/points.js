@@ -73,5 +73,14 @@ function draw() {
   Plotly.react(plot, [trace], layout, config);
 }
 
-watch("value", draw);
+// A moment after the next frame: while Plotly draws, the browser shows nothing else, neither the
+// answer's words nor its picture.
+let frame = 0, timer = 0;
+function later() {
+  cancelAnimationFrame(frame);
+  clearTimeout(timer);
+  frame = requestAnimationFrame(() => { timer = setTimeout(draw, 100); });
+}
+
+watch("value", later);
 draw();

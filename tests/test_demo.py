@@ -361,8 +361,8 @@ def test_a_visitor_finds_the_first_scene_answered(explore: Explore) -> None:
 
 
 def test_nothing_like_it_gives_words_an_empty_mask_and_no_download(explore: Explore) -> None:
-    visit = explore.ask(Visit("balls"), "giraffe")[explore.visit]
-    shown = explore.answer(visit, AUTO, 0.5, "Mask")
+    shown = explore.ask(Visit("balls"), "giraffe", AUTO, 0.5, "Mask")
+    visit = shown[explore.visit]
     assert shown[explore.line]["kind"] == "none"
     assert 'Nothing here looks like "giraffe"' in shown[explore.line]["text"]
     files = explore.offer(visit, AUTO, 0.5, "Mask")
@@ -378,8 +378,8 @@ def test_a_level_at_which_nothing_was_described_says_so(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "results", {"balls": tmp_path / "balls"}, lambda spec: TableEncoder())
     with gr.Blocks():
         explore = Explore(shelf)
-    visit = explore.ask(Visit("balls"), "red ball")[explore.visit]
-    line = explore.answer(visit, "whole", 0.5, "Overlay")[explore.line]
+    shown = explore.ask(Visit("balls"), "red ball", "whole", 0.5, "Overlay")
+    visit, line = shown[explore.visit], shown[explore.line]
     assert line["kind"] == "none" and "ask at another one (subpart, part)" in line["text"]
     for level in ("part", AUTO):
         assert explore.answer(visit, level, 0.5, "Overlay")[explore.line]["kind"] == "found"
@@ -391,12 +391,18 @@ def test_a_level_at_which_nothing_was_described_says_so(tmp_path: Path) -> None:
 def test_a_query_that_cannot_be_asked_is_answered_in_words(
     explore: Explore, text: str, words: str
 ) -> None:
-    visit = explore.ask(Visit("balls"), text)[explore.visit]
-    shown = explore.answer(visit, AUTO, 0.5, "Overlay")
+    shown = explore.ask(Visit("balls"), text, AUTO, 0.5, "Overlay")
+    visit = shown[explore.visit]
     assert shown[explore.line]["kind"] == "error"
     assert words in shown[explore.line]["text"]
     assert shown[explore.find].interactive
     assert not explore.offer(visit, AUTO, 0.5, "Overlay")[explore.scores_file].interactive
+
+
+def test_an_example_is_put_into_the_field_and_answered(explore: Explore) -> None:
+    shown = explore.try_example(Visit("balls"), ["blue ball"], AUTO, 0.5, "Overlay")
+    assert shown[explore.text] == shown[explore.visit].text == "blue ball"
+    assert "blue ball" in shown[explore.line]["text"]
 
 
 def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
