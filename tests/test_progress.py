@@ -33,3 +33,27 @@ def test_memory_that_is_freed_stays_with_the_program() -> None:
         [sys.executable, "-c", NEW_PAGES], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert int(run.stdout) < 200
+
+
+def test_a_program_that_starts_does_not_look_for_old_garbage() -> None:
+    """What is imported is no garbage; young garbage, a cycle that was let go, still goes."""
+    code = """
+import gc, weakref
+from langsplat.progress import prepare_process
+prepare_process()
+before = gc.get_stats()[2]["collections"]
+import torch
+print(gc.get_stats()[2]["collections"] - before)
+
+class Cycle:
+    def __init__(self):
+        self.own = self
+
+gone = weakref.ref(Cycle())
+kept = [[] for _ in range(20_000)]
+print(gone() is None)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert run.stdout.split() == ["0", "True"]
