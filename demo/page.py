@@ -140,7 +140,7 @@ class Explore:
             )
             self.text = gr.Textbox(
                 label="Find",
-                placeholder="a thing you can see, for example: the handle of the mug",
+                placeholder="a thing you can see, for example: the shade of the lamp",
                 scale=5,
                 min_width=240,
                 max_lines=1,
@@ -224,16 +224,9 @@ class Explore:
             self._answer_after(moved)
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
-            taken = [self.visit, self.text]
-            self._offer_after(
-                trigger(
-                    ask,
-                    [self.visit, words, *self._judging],
-                    [*taken, *self._answered],
-                    **self._shown,
-                    **_LANE,
-                )
-            )
+            given = [self.visit, words, *self._judging]
+            changed = [self.visit, self.text, *self._answered]
+            self._offer_after(trigger(ask, given, changed, **self._shown, **_LANE))
 
         asking = [self.find.click, self.text.submit, self.examples.click]
         gr.on(asking, None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)

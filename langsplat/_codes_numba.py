@@ -415,17 +415,13 @@ def _weigh(
     lines, inverse, best = lines.reshape(-1), inverse.reshape(-1), best.reshape(-1)
     records, marked = records.reshape(-1).view(np.float32), levels * words // 32
     # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
-    near, masks = (
-        _lines(largest_tile * COLUMNS, splats.dtype),
-        np.empty(largest_tile + BATCH, np.uint16),
-    )
-    names, near_codes = np.empty(largest_tile, np.int64), _lines(largest_tile * pitch, np.float32)
+    near = _lines(largest_tile * COLUMNS, splats.dtype)
+    masks, names = np.empty(largest_tile + BATCH, np.uint16), np.empty(largest_tile, np.int64)
+    near_codes = _lines(largest_tile * pitch, np.float32)
     near_places = near_codes.view(np.int32)
     # Of a block's rows: who draws them, by the number in the tile, and the weights.
-    drawers, drawn = (
-        np.empty(largest_tile + 1, np.int64),
-        _lines((largest_tile + 1) * LANES, np.float32),
-    )
+    drawers = np.empty(largest_tile + 1, np.int64)
+    drawn = _lines((largest_tile + 1) * LANES, np.float32)
     found = np.empty(-(-marked // LANES) * LANES, np.int32)
     twos = found.view(np.int64)
     planes = _lines((levels * words + 2) * LANES, np.float32)
@@ -824,6 +820,7 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     records = empty((n, pitch), np.int32)
     records[:] = 0
     for start in range(0, n, PACKED_AT_ONCE):
+        # Entry by entry; those that are not zero lie behind each other.
         flat = records[start : start + PACKED_AT_ONCE].reshape(-1)
         for level, k in np.ndindex(levels, each):
             weights = codes[level, start : start + PACKED_AT_ONCE, k].astype(np.float32)
