@@ -5,7 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
+
+from langsplat.progress import prepare_process
+
+prepare_process()  # as every program does, before it loads torch
+
+import torch  # noqa: E402
 
 # Before anything imports Triton: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
