@@ -411,7 +411,7 @@ def _weigh(
         largest_tile = max(largest_tile, starts[tile + 1] - starts[tile])
     levels, groups, _, words = lines.shape
     gaussians, pitch = records.shape
-    # Flat before the loops, as each view of an array counts its references, at once for all cores.
+    # Flat before the loops: each view of an array counts its references, an atomic operation.
     lines, inverse, best = lines.reshape(-1), inverse.reshape(-1), best.reshape(-1)
     records, marked = records.reshape(-1).view(np.float32), levels * words // 32
     # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.

@@ -795,17 +795,13 @@ def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndar
     # Channel by channel: numpy is slow where the last axis has three numbers.
     base = np.moveaxis(rgb, 2, 0).astype(np.float32, order="C")
     colors = np.moveaxis(heat(relevancy), 2, 0)
-    strength = np.clip((relevancy - 0.25) / 0.4, 0, 1) * np.float32(0.65)
-    quiet = np.float32(0.45) * (1 - strength)
-    own = np.where(mask, np.float32(0.35), np.float32(0.35) * quiet)
-    grey = (base[0] + base[1] + base[2]) * np.where(
-        mask, np.float32(0), np.float32(0.65 / 3) * quiet
-    )
+    strength = np.clip((relevancy - 0.25) / 0.4, 0, 1) * 0.65
+    quiet = 0.45 * (1 - strength)
+    own = np.where(mask, 0.35, 0.35 * quiet)
+    grey = (base[0] + base[1] + base[2]) * np.where(mask, 0, 0.65 / 3 * quiet)
     out = np.empty(rgb.shape, np.uint8)
     for channel in range(3):
-        out[..., channel] = (
-            base[channel] * own + grey + colors[channel] * strength + np.float32(0.5)
-        )
+        out[..., channel] = base[channel] * own + grey + colors[channel] * strength + 0.5
     out[_outline(mask)] = 255
     return out
 
