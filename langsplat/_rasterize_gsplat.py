@@ -146,3 +146,10 @@ def rasterize(
     each = colors.float().expand(len(viewmats), *colors.shape[-2:])
     image, alpha = frame.draw(each)
     return image.to(colors), alpha.to(colors)
+
+
+def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int) -> Tensor:
+    """[N, 3]; see langsplat.rasterize."""
+    from gsplat import spherical_harmonics
+
+    return 0.5 + spherical_harmonics(degree, dirs.float(), sh.float()).to(sh)

@@ -168,12 +168,12 @@ def build_scene(
     start = central_view(capture.cameras)
     up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     scene = Scene(
-        gaussians=gaussians.to("cpu"),
+        gaussians=gaussians,
         cameras=capture.cameras,
         up=up,
         center=center,
         radius=radius,
-        language=language.to("cpu"),
+        language=language,
         name=config.name or capture.name,
         provenance={
             "langsplat": langsplat.__version__,
@@ -187,7 +187,7 @@ def build_scene(
         },
     )
     preview = jpeg(render_rgb(scene, scene.cameras[start]))
-    save_scene(scene, out, preview=preview, card=_card(scene))
+    save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
     progress("Save the scene", 1, 1, " ".join(notes))
     return out
@@ -216,13 +216,13 @@ def describe_scene(
     check_destination(out)
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
-    scene = load_scene(folder)
+    scene = load_scene(folder).to(config.torch_device)
     if not scene.cameras:
         raise ValueError(f"The scene {scene.name!r} has no cameras: build it from photos instead.")
     work = _working_folder(folder / SCENE_FILE, out, config.max_side)
     seconds: dict[str, float] = {}
     language = _speak(
-        scene.gaussians.to(config.torch_device),
+        scene.gaussians,
         scene.cameras,
         lambda view: render_rgb(scene, scene.cameras[view]),
         segmenter,
@@ -243,9 +243,9 @@ def describe_scene(
     }
     if config.examples:
         made["examples"] = list(config.examples)
-    scene = replace(scene, language=language.to("cpu"), provenance=made)
+    scene = replace(scene, language=language, provenance=made)
     preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
-    save_scene(scene, out, preview=preview, card=_card(scene))
+    save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
     shutil.rmtree(work)
     progress("Save the scene", 1, 1, " ".join(level_notes(language)))
     return out

@@ -114,7 +114,12 @@ class OpenClipEncoder:
         with torch.inference_mode():
             pixels = crops.to(self._device).permute(0, 3, 1, 2).float() / 255
             pixels = (pixels - self._mean) / self._std
-            size = CPU_BATCH if self._device.type == "cpu" else len(pixels)
+            if self._device.type == "cpu":
+                size = CPU_BATCH
+            else:
+                # Channels last, as a picture lies, cuDNN would compile depthwise convolutions for
+                # every thread and every number of crops: 1.7 s each time for the bundled model.
+                pixels, size = pixels.contiguous(), len(pixels)
             rows = torch.cat([self._model.encode_image(chunk) for chunk in pixels.split(size)])
             rows = F.normalize(rows, dim=1)
         return rows.clone()  # an inference tensor could not be saved for a backward pass later
@@ -158,8 +163,10 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
         _check_readable(file)
         tower.load_state_dict(load_file(file))
     fold_norms(built.visual)
+    if device.type != "cpu":  # see encode_images
+        built.to(device, memory_format=torch.contiguous_format)
     tokenizer = get_tokenizer(f"local-dir:{BUNDLED}")
-    return OpenClipEncoder(name, built.to(device), tokenizer, device)
+    return OpenClipEncoder(name, built, tokenizer, device)
 
 
 def fold_norms(module: torch.nn.Module) -> None:

@@ -372,11 +372,14 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
         )
     if degree == 0:
         return 0.5 + SH_C0 * sh[:, 0]
+    if sh.is_cuda:
+        _backend("gsplat", sh.device)  # raises where it is not installed
+        return _rasterize_gsplat.sh_to_rgb(sh, dirs, degree)
     from langsplat._rasterize_numba import harmonics
     from langsplat._rasterize_numba import sh_to_rgb as on_cpu
 
     used = (degree + 1) ** 2
-    if sh.device.type == "cpu" and not dirs.requires_grad:
+    if not dirs.requires_grad:
         return on_cpu(sh, dirs, used, SH_C0)
     x, y, z = F.normalize(dirs, dim=1).unbind(1)
     bases = torch.stack(harmonics(x, y, z)[: used - 1], dim=1)

@@ -237,6 +237,33 @@ def test_the_bundled_encoder_knows_a_drawn_apple_from_a_table() -> None:
     assert scores[0, 0] > scores[0, 1] and scores[1, 1] > scores[1, 0]
 
 
+@pytest.mark.gpu
+def test_a_gpu_embeds_as_the_cpu_does(crops: np.ndarray) -> None:
+    there, here = load_encoder(device="cuda"), load_encoder()
+    small = crops[:, :128, :128]
+    for count in (5, 3):
+        got, want = (encoder.encode_images(small[:count]) for encoder in (there, here))
+        # A GPU rounds what it convolves to TensorFloat-32.
+        torch.testing.assert_close(got.cpu(), want, atol=3e-3, rtol=0)
+    got, want = (encoder.encode_texts(["mug", "a red mug"]) for encoder in (there, here))
+    torch.testing.assert_close(got.cpu(), want, atol=1e-4, rtol=0)
+
+
+def test_crops_on_a_gpu_are_laid_out_so_that_nothing_is_compiled_for_their_number() -> None:
+    # Of a convolution channel by channel that is channels last, cuDNN compiles one for each number
+    # of crops. "meta" is a device that has layouts and no values.
+    encoder, seen = load_encoder(device="meta"), []
+    for layer in encoder._model.visual.modules():  # type: ignore[attr-defined]
+        if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1:
+            weight = layer.weight.stride()
+            layer.register_forward_pre_hook(
+                lambda _, given, weight=weight: seen.append((given[0].is_contiguous(), weight[:2]))
+            )
+    encoder.encode_images(np.zeros((3, 128, 128, 3), np.uint8))
+    assert len(seen) == 16
+    assert all(contiguous and weight[0] == weight[1] for contiguous, weight in seen)
+
+
 def test_the_bundled_encoder_says_what_open_clip_makes_of_its_files() -> None:
     import open_clip
 

@@ -603,6 +603,23 @@ def test_colors_and_their_gradient_do_not_depend_on_whether_directions_are_learn
     torch.testing.assert_close(single, found[0][0].float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_a_gpu_makes_of_harmonics_what_the_cpu_makes_of_them(degree: int) -> None:
+    generator = torch.Generator().manual_seed(degree)
+    sh, dirs = (torch.randn(300, *size, generator=generator) for size in ((16, 3), (3,)))
+    v_rgb, found = torch.randn(300, 3, generator=generator), []
+    for device in ("cpu", "cuda"):
+        leaf, given = (one.detach().to(device).requires_grad_() for one in (sh, dirs))
+        rgb = sh_to_rgb(leaf, given, degree)
+        rgb.backward(v_rgb.to(device))
+        assert leaf.grad is not None
+        learned = torch.zeros(300, 3) if given.grad is None else given.grad.cpu()
+        found.append((rgb.detach().cpu(), leaf.grad.cpu(), learned))
+    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+    assert sh_to_rgb(sh[:0].cuda(), dirs[:0].cuda(), degree).shape == (0, 3)
+
+
 def test_render_draws_rgb_from_sh(backend: str) -> None:
     inputs = scene()
     gaussians, camera = as_scene(inputs)
