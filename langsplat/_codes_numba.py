@@ -265,7 +265,8 @@ def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin,
 
     The lines of this level begin at `line`. Codewords come in pairs, and so do numbers of 16 bits
     in an integer: of gram [.., V / 2], and of the planes in pairs[k * 16 ...], of present[k].
-    Two products and both sums are one instruction, for which two of floats are needed.
+    Two products and both sums are one instruction, for which two of floats are needed. `end` is
+    even, so that a turn of the loop takes two pairs.
     """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -284,7 +285,8 @@ def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin,
         sums = [cgutils.alloca_once(builder, _WHOLE) for _ in own]
         for register in sums:
             builder.store(ir.Constant(_WHOLE, [0] * LANES), register)
-        with cgutils.for_range_slice(builder, _INT(0), end, _INT(1)) as (k, _):
+
+        def multiply(k):  # type: ignore[no-untyped-def]
             pointer = _address(context, builder, pairs, builder.mul(k, _INT(LANES)))
             row = builder.load(builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
             row = builder.sext(builder.bitcast(row, halves), products)
@@ -294,6 +296,10 @@ def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin,
                 both = builder.mul(row, builder.sext(builder.bitcast(factor, halves), products))
                 both = builder.add(*(builder.shuffle_vector(both, both, m) for m in (even, odd)))
                 builder.store(builder.add(builder.load(register), both), register)
+
+        with cgutils.for_range_slice(builder, _INT(0), end, _INT(2)) as (k, _):
+            multiply(k)
+            multiply(builder.add(k, _INT(1)))
         total = ir.Constant(_ROW, [0.0] * LANES)
         for word, register in zip(own, sums, strict=True):
             row = builder.sitofp(builder.load(register), _ROW)
@@ -428,7 +434,7 @@ def _weigh(
     planes[:] = 0
     present = np.empty(words + LANES, np.uint16)
     doubles = np.empty(words // 2 + LANES, np.uint16)
-    pairs = _lines(words // 2 * LANES, np.int32)
+    pairs = _lines((words // 2 + 1) * LANES, np.int32)
     room, used, done = owners.shape[0], START, START
     own = np.empty(tiles, np.int32)
     tile = _next_tile(np.int64(-1), taken)
@@ -443,17 +449,20 @@ def _weigh(
         for block in range(BLOCKS):
             p, rows = block * FIELDS, 0
             x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
+            # A row is added to the planes while the next one is drawn: until that one's weights are
+            # known, the additions have the processor.
+            at, end, before = np.int64(0), np.int64(0), light
             for first in range(0, count, BATCH):
                 if bits(light > 0) == 0:
                     break
                 if first == known:  # no block before had light for these
-                    known, end = first + BATCH, min(first + BATCH, count)
+                    known, last = first + BATCH, min(first + BATCH, count)
                     masks[first:known] = 0
-                    for j in range(first, end):
+                    for j in range(first, last):
                         masks[j] = _approach(
                             splats, members, begin + j, x0, y0, left, top, near, j * COLUMNS
                         )
-                    _approach_codes(first, end, begin, members, index, records, names, near_codes)
+                    _approach_codes(first, last, begin, members, index, records, names, near_codes)
                 todo = 0
                 for j in range(0, BATCH, LANES):
                     todo = append_bits(items, todo, column_bits(masks, first + j, block), j)
@@ -461,14 +470,16 @@ def _weigh(
                     number = first + np.int64(items[k])
                     row = number * COLUMNS
                     _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
+                    _add(planes, near_places, near_codes, at, entries, end, before)
+                    end = at
                     if bits(weight > 0) == 0:
                         continue
                     drawers[rows] = number
                     store(drawn, rows * LANES, weight)
                     rows += 1
                     at = number * pitch + marked + 1
-                    end = at + near_places[at - 1]
-                    _add(planes, near_places, near_codes, at, entries, end, weight)
+                    end, before = at + near_places[at - 1], weight
+            _add(planes, near_places, near_codes, at, entries, end, before)
             _union(found, near_places, drawers, rows, pitch)
             occurring = 0
             for k in range(marked // 2):
@@ -522,7 +533,7 @@ def _measure(
 
     Before that the planes become rows of weights, from `row` on, unless that is negative. found
     holds a bit for every place that occurs. gram, unit, lines and largest are those of Codes.
-    present [V + 16], doubles [V / 2 + 16] and pairs [V / 2 * 16] are working memory.
+    present [V + 16], doubles [V / 2 + 16] and pairs [(V / 2 + 1) * 16] are working memory.
     """
     levels, words = gram.shape[0], 2 * gram.shape[2]
     zero = spread(np.float32(0))
@@ -556,9 +567,10 @@ def _measure(
         for k in range(m):
             two = (first + 2 * doubles[k]) * LANES
             _pair(pairs, k * LANES, load(planes, two), load(planes, two + LANES), scale)
+        _pair(pairs, m * LANES, zero, zero, zero)
         line = level * (words + 2)
         for b in range(0, m, QUADRATIC // 2):
-            end = min(b + QUADRATIC // 2, m)
+            end = b + QUADRATIC // 2
             square += _quadratic(gram, line, pairs, planes, first, doubles, b, end)
         one = np.float32(1) / math.sqrt(max(square * unit / scale, np.float32(1e-12)))
         kept = one * np.float32(1 / (ONE * ONE))
