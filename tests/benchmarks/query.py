@@ -127,7 +127,7 @@ def measure(name: str, scene: Scene, encoder: Encoder, camera: Camera) -> list[R
         [lambda: engine.ask_all(new(10), camera), lambda: engine.ask_all(new(1), camera)], 9
     )
     view, ten_views, rgb, drawn_view = medians(
-        [first(1), first(10), picture, first(1, drawn=True)], 9
+        [first(1), first(10), picture, first(1, drawn=True)], 25
     )
     (definition,) = medians([lambda: exact(engine, camera, ASKED)], 5)
     label = f"{name} {camera.width}x{camera.height}"
