@@ -19,8 +19,9 @@ keeps where to look and its best negative; a new word costs one lookup a pixel a
 of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
 "The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
-not their order. So where the thing itself is found in the view, what is not sure to be meant counts
-in full near the thing only.
+not their order. So where the thing itself is found in the view, the part's own word, "handle",
+counts near the thing as much as the whole text does, and what is not sure to be meant counts in
+full near the thing only.
 
 The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
 of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
@@ -34,7 +35,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -65,7 +66,12 @@ KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
 _KEPT_TEXTS = 1000  # of which the embeddings are kept
 _LATENTS_AT_ONCE = 1 << 17  # whose places in a table are found
-_PART_OF = re.compile(r".+ of (?:the|a|an|this|that|my) (?P<thing>.+)", re.IGNORECASE)
+_WHICH = "(?:the|a|an|this|that|my) "
+_PART_OF = re.compile(  # "a photo of a mug" names no part
+    f"(?!(?:{_WHICH})?(?:photo|picture|image|kind|sort|type) of )"
+    f"(?:{_WHICH})?(?P<part>.+) of {_WHICH}(?P<thing>.+)",
+    re.IGNORECASE,
+)
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
 SURE = 0.9  # the relevancy from which on a part counts in full wherever it is
@@ -555,12 +561,12 @@ class SceneQuery:
         for some, asked in self._batches(texts):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
-            _hold(some, maps, near)
+            self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
             best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
             levels = best if level is None else [self._field.levels.index(level)] * len(some)
             of_gaussians = self._scores.rate(asked, levels)
-            _hold(some, of_gaussians, near_gaussians)
+            self._hold(some, of_gaussians, near_gaussians, partial(self._rated, levels))
             by_level = smooth.unflatten(0, maps.shape[:2]).cpu().numpy()
             found += zip(some, levels, by_level, of_gaussians.cpu().numpy(), strict=True)
         seconds = time.perf_counter() - began
@@ -584,8 +590,15 @@ class SceneQuery:
         for some, asked in self._batches(texts):
             view.relevancy(asked, out[done : done + len(some)])
             done += len(some)
-        _hold(texts, out, self._near(texts, view, camera, gaussians=False)[0])
+        near, _ = self._near(texts, view, camera, gaussians=False)
+        self._hold(texts, out, near, lambda parts, _: self._shown(parts, view, camera))
         return out
+
+    def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
+        """The pixel relevancy [T, L, H, W] of a few texts, compared by themselves."""
+        maps = self._maps(len(texts), camera)
+        view.relevancy(self._scores.ask(self._texts(texts)), maps)
+        return maps
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
@@ -596,6 +609,36 @@ class SceneQuery:
         levels = range(len(self._field.levels))
         return torch.stack([self._scores.rate(asked, [level] * texts) for level in levels], dim=1)
 
+    def _rated(self, levels: Sequence[int], parts: Sequence[str], rows: Sequence[int]) -> Tensor:
+        """Gaussian relevancy [P, N] of parts, at the levels of the texts that name them."""
+        asked = self._scores.ask(self._texts(parts))
+        return self._scores.rate(asked, [levels[row] for row in rows])
+
+    def _hold(
+        self,
+        texts: Sequence[str],
+        scores: Tensor,
+        near: Mapping[str, Tensor],
+        score: Callable[[Sequence[str], Sequence[int]], Tensor],
+    ) -> None:
+        """Hold what texts score [T, ..], in place, to the things that they name parts of.
+
+        near: of each thing that is found, how near it is. score(parts, rows) is what the parts'
+        own words score, which stand in the texts of these rows. What is sure stands by itself: the
+        thing's own words do not reach all of it.
+        """
+        named = {row: found for row, text in enumerate(texts) if (found := part_of(text))}
+        held = {row: found for row, found in named.items() if found[1] in near}
+        rows = list(held)
+        for start in range(0, len(rows), _TEXTS_AT_ONCE):
+            some = rows[start : start + _TEXTS_AT_ONCE]
+            alone = score([held[row][0] for row in some], some)
+            for row, part in zip(some, alone, strict=True):
+                close = near[held[row][1]]
+                own = torch.maximum(scores[row], part.mul_(close), out=scores[row])
+                sure = own.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
+                own *= torch.maximum(close, sure, out=sure)
+
     def _near(
         self, texts: Sequence[str], view: _View, camera: Camera, *, gaussians: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -603,8 +646,8 @@ class SceneQuery:
 
         And, unless `gaussians` is False, how near each Gaussian [N] is.
         """
-        named = dict.fromkeys(thing_of(text) for text in texts) if self._near_things else {}
-        things = [thing for thing in named if thing]
+        parts = [part_of(text) for text in texts] if self._near_things else []
+        things = list(dict.fromkeys(found[1] for found in parts if found))
         pixels, of_gaussians = {}, {}
         for some, asked in self._batches(things):
             maps = self._maps(len(some), camera)
@@ -700,22 +743,10 @@ def check_text(text: str) -> str:
     return text
 
 
-def thing_of(text: str) -> str | None:
-    """ "the handle of the mug" -> "mug"; None for a text that names no part of a thing."""
+def part_of(text: str) -> tuple[str, str] | None:
+    """ "the handle of the mug" -> "handle", "mug"; None for a text that names no part."""
     match = _PART_OF.fullmatch(text)
-    return match["thing"] if match else None
-
-
-def _hold(texts: Sequence[str], scores: Tensor, near: Mapping[str, Tensor]) -> None:
-    """Scale each text's scores, in place, by how near the thing is that it names a part of.
-
-    What is sure stands by itself: the thing's own words do not reach all of it.
-    """
-    for text, own in zip(texts, scores, strict=True):
-        held = near.get(thing_of(text) or "")
-        if held is not None:
-            sure = own.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
-            own *= torch.maximum(held, sure)
+    return (match["part"], match["thing"]) if match else None
 
 
 def _highest_around(values: Tensor, half: int) -> Tensor:

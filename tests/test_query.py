@@ -27,8 +27,8 @@ from langsplat.query import (
     half_smoothed,
     heat,
     overlay,
+    part_of,
     save_answer,
-    thing_of,
 )
 from langsplat.rasterize import render
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene
@@ -53,7 +53,7 @@ class TableEncoder:
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         axes = torch.eye(E)
         known = {"left ball": axes[0], "right ball": axes[1], "both": axes[0] + axes[1]}
-        known["lid of the left ball"] = known["both"]
+        known["lid of the left ball"] = known["handle"] = known["both"]
         for thing in ("left ball", "unicorn"):  # relevancy 0.9 on the left, 0.7 on the right
             known[f"knob of the {thing}"] = 0.5 * axes[0] + 0.085 * axes[1] + 0.862 * axes[3]
         known |= {name: axes[4 + i] + 0.3 * axes[0] for i, name in enumerate(NEGATIVES)}
@@ -360,20 +360,38 @@ def test_a_part_is_looked_for_near_its_thing_where_that_is_found() -> None:
     )
 
 
+def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> None:
+    """The encoder knows handles, and makes nothing of "the handle of the left ball"."""
+    scene = asked_scene()
+    assert scene.language is not None
+    scene.language.mass[0] = 0
+    camera, encoder = scene.cameras[0], TableEncoder()
+    text, middle = "the handle of the left ball", camera.width // 2
+    assert not SceneQuery(scene, encoder, near_things=False).ask(text, camera).found
+    for texts in ([text], ["right ball", *[text] * 11]):
+        answer = SceneQuery(scene, encoder).ask_all(texts, camera)[-1]
+        assert answer.mask[:, :middle].any() and not answer.mask[:, middle:].any()
+        selected = answer.gaussian_relevancy > 0.5
+        assert selected[:60].all() and not selected[60:120].any()
+    absent = SceneQuery(scene, encoder).ask("the handle of the unicorn", camera)
+    assert not absent.found, "of a thing that is not here no part is looked for"
+
+
 @pytest.mark.parametrize(
-    ("text", "thing"),
+    ("text", "named"),
     [
-        ("the handle of the mug", "mug"),
-        ("Lid of a blue teapot", "blue teapot"),
-        ("wheel of the back of the car", "car"),
+        ("the handle of the mug", ("handle", "mug")),
+        ("Lid of a blue teapot", ("Lid", "blue teapot")),
+        ("wheel of the back of the car", ("wheel of the back", "car")),
+        ("a photo of a mug", None),
         ("glass of water", None),
         ("of the mug", None),
         ("handle of the ", None),
         ("mug", None),
     ],
 )
-def test_the_thing_that_a_text_names_a_part_of(text: str, thing: str | None) -> None:
-    assert thing_of(text) == thing
+def test_the_part_that_a_text_names_and_its_thing(text: str, named: tuple[str, str] | None) -> None:
+    assert part_of(text) == named
 
 
 @pytest.mark.parametrize("words", [5, 64, 300])
