@@ -35,7 +35,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -561,12 +561,12 @@ class SceneQuery:
         for some, asked in self._batches(texts):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
-            self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
+            self._hold(some, maps, near, lambda parts: self._shown(parts, view, camera))
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
             best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
             levels = best if level is None else [self._field.levels.index(level)] * len(some)
             of_gaussians = self._scores.rate(asked, levels)
-            self._hold(some, of_gaussians, near_gaussians, partial(self._rated, levels))
+            self._hold(some, of_gaussians, near_gaussians)
             by_level = smooth.unflatten(0, maps.shape[:2]).cpu().numpy()
             found += zip(some, levels, by_level, of_gaussians.cpu().numpy(), strict=True)
         seconds = time.perf_counter() - began
@@ -591,7 +591,7 @@ class SceneQuery:
             view.relevancy(asked, out[done : done + len(some)])
             done += len(some)
         near, _ = self._near(texts, view, camera, gaussians=False)
-        self._hold(texts, out, near, lambda parts, _: self._shown(parts, view, camera))
+        self._hold(texts, out, near, lambda parts: self._shown(parts, view, camera))
         return out
 
     def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
@@ -609,35 +609,29 @@ class SceneQuery:
         levels = range(len(self._field.levels))
         return torch.stack([self._scores.rate(asked, [level] * texts) for level in levels], dim=1)
 
-    def _rated(self, levels: Sequence[int], parts: Sequence[str], rows: Sequence[int]) -> Tensor:
-        """Gaussian relevancy [P, N] of parts, at the levels of the texts that name them."""
-        asked = self._scores.ask(self._texts(parts))
-        return self._scores.rate(asked, [levels[row] for row in rows])
-
     def _hold(
         self,
         texts: Sequence[str],
         scores: Tensor,
         near: Mapping[str, Tensor],
-        score: Callable[[Sequence[str], Sequence[int]], Tensor],
+        score: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
         """Hold what texts score [T, ..], in place, to the things that they name parts of.
 
-        near: of each thing that is found, how near it is. score(parts, rows) is what the parts'
-        own words score, which stand in the texts of these rows. What is sure stands by itself: the
-        thing's own words do not reach all of it.
+        near: of each thing that is found, how near it is. score: what the parts' own words score,
+        which then counts near the thing; for Gaussians, which by themselves are less sure, it is
+        left out. What is sure stands by itself: the thing's own words do not reach all of it.
         """
-        named = {row: found for row, text in enumerate(texts) if (found := part_of(text))}
-        held = {row: found for row, found in named.items() if found[1] in near}
-        rows = list(held)
-        for start in range(0, len(rows), _TEXTS_AT_ONCE):
-            some = rows[start : start + _TEXTS_AT_ONCE]
-            alone = score([held[row][0] for row in some], some)
-            for row, part in zip(some, alone, strict=True):
-                close = near[held[row][1]]
-                own = torch.maximum(scores[row], part.mul_(close), out=scores[row])
+        parts = [(own, part_of(text)) for own, text in zip(scores, texts, strict=True)]
+        held = [(own, *found) for own, found in parts if found and found[1] in near]
+        for start in range(0, len(held), _TEXTS_AT_ONCE):
+            some = held[start : start + _TEXTS_AT_ONCE]
+            alone = score([part for _, part, _ in some]) if score else [None] * len(some)
+            for (own, _, thing), by_part in zip(some, alone, strict=True):
+                if by_part is not None:
+                    torch.maximum(own, by_part.mul_(near[thing]), out=own)
                 sure = own.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
-                own *= torch.maximum(close, sure, out=sure)
+                own *= torch.maximum(near[thing], sure, out=sure)
 
     def _near(
         self, texts: Sequence[str], view: _View, camera: Camera, *, gaussians: bool = True

@@ -371,8 +371,6 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
     for texts in ([text], ["right ball", *[text] * 11]):
         answer = SceneQuery(scene, encoder).ask_all(texts, camera)[-1]
         assert answer.mask[:, :middle].any() and not answer.mask[:, middle:].any()
-        selected = answer.gaussian_relevancy > 0.5
-        assert selected[:60].all() and not selected[60:120].any()
     absent = SceneQuery(scene, encoder).ask("the handle of the unicorn", camera)
     assert not absent.found, "of a thing that is not here no part is looked for"
 
