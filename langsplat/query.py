@@ -21,7 +21,8 @@ of other sizes, and exact answers, are decoded pixel by pixel, a part of the pic
 "The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
 not their order. So where the thing itself is found in the view, the part's own word, "handle",
 counts near the thing as much as the whole text does, and what is not sure to be meant counts in
-full near the thing only.
+full near the thing only. Near is what lies around the thing in the picture; a Gaussian is as near
+as the pixel that its centre falls on, and outside of the picture the whole text alone counts.
 
 The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
 of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
@@ -35,7 +36,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -75,7 +76,6 @@ _PART_OF = re.compile(  # "a photo of a mug" names no part
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
 SURE = 0.9  # the relevancy from which on a part counts in full wherever it is
-_CELLS = 64  # a side of the grid in which Gaussians are near each other
 
 T = TypeVar("T")
 
@@ -149,10 +149,11 @@ class Answer:
                 f"{self.score:.2f}, below the threshold of {self.threshold:.2f}."
             )
         left, top, right, bottom = self.box or (0, 0, 0, 0)
+        noun = "Gaussian" if self.count == 1 else "Gaussians"
         return (
             f'"{self.text}": best score {self.score:.2f} at the {self.level} level; the mask '
             f"covers {100 * self.share:.1f} % of the picture, from ({left}, {top}) to "
-            f"({right}, {bottom}); {self.count:,} Gaussians; {self.seconds:.2f} s."
+            f"({right}, {bottom}); {self.count:,} {noun}; {self.seconds:.2f} s."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -557,16 +558,17 @@ class SceneQuery:
             raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
         view = self._view(camera)
-        near, near_gaussians = self._near(texts, view, camera)
+        near = self._near(texts, view, camera)
         for some, asked in self._batches(texts):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
-            self._hold(some, maps, near, lambda parts: self._shown(parts, view, camera))
+            self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
             best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
             levels = best if level is None else [self._field.levels.index(level)] * len(some)
             of_gaussians = self._scores.rate(asked, levels)
-            self._hold(some, of_gaussians, near_gaussians)
+            if near:
+                self._hold_gaussians(some, of_gaussians, levels, near, camera)
             by_level = smooth.unflatten(0, maps.shape[:2]).cpu().numpy()
             found += zip(some, levels, by_level, of_gaussians.cpu().numpy(), strict=True)
         seconds = time.perf_counter() - began
@@ -590,8 +592,8 @@ class SceneQuery:
         for some, asked in self._batches(texts):
             view.relevancy(asked, out[done : done + len(some)])
             done += len(some)
-        near, _ = self._near(texts, view, camera, gaussians=False)
-        self._hold(texts, out, near, lambda parts: self._shown(parts, view, camera))
+        near = self._near(texts, view, camera)
+        self._hold(texts, out, near, lambda parts, _: self._shown(parts, view, camera))
         return out
 
     def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
@@ -614,65 +616,63 @@ class SceneQuery:
         texts: Sequence[str],
         scores: Tensor,
         near: Mapping[str, Tensor],
-        score: Callable[[Sequence[str]], Tensor] | None = None,
+        score: Callable[[Sequence[str], Sequence[int]], Tensor],
     ) -> None:
         """Hold what texts score [T, ..], in place, to the things that they name parts of.
 
         near: of each thing that is found, how near it is. score: what the parts' own words score,
-        which then counts near the thing; for Gaussians, which by themselves are less sure, it is
-        left out. What is sure stands by itself: the thing's own words do not reach all of it.
+        given these and which of the texts they come from. What is sure stands by itself: the
+        thing's own words do not reach all of it.
         """
-        parts = [(own, part_of(text)) for own, text in zip(scores, texts, strict=True)]
-        held = [(own, *found) for own, found in parts if found and found[1] in near]
+        named = [(k, part_of(text)) for k, text in enumerate(texts)]
+        held = [(k, *found) for k, found in named if found and found[1] in near]
         for start in range(0, len(held), _TEXTS_AT_ONCE):
-            some = held[start : start + _TEXTS_AT_ONCE]
-            alone = score([part for _, part, _ in some]) if score else [None] * len(some)
-            for (own, _, thing), by_part in zip(some, alone, strict=True):
-                if by_part is not None:
-                    torch.maximum(own, by_part.mul_(near[thing]), out=own)
+            which, parts, things = zip(*held[start : start + _TEXTS_AT_ONCE], strict=True)
+            for k, thing, by_part in zip(which, things, score(parts, which), strict=True):
+                own = torch.maximum(scores[k], by_part.mul_(near[thing]), out=scores[k])
                 sure = own.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
                 own *= torch.maximum(near[thing], sure, out=sure)
 
-    def _near(
-        self, texts: Sequence[str], view: _View, camera: Camera, *, gaussians: bool = True
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Of the things that are found in the view, how near each pixel [H, W] is, up to 1.
+    def _hold_gaussians(
+        self,
+        texts: Sequence[str],
+        scores: Tensor,
+        levels: Sequence[int],
+        near: Mapping[str, Tensor],
+        camera: Camera,
+    ) -> None:
+        """The same for Gaussians [T, N], of each text at its level, where the picture has them."""
+        gaussians, camera = self.scene.gaussians, camera.to(scores.device)
+        points = gaussians.means @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
+        across, down, depth = (points @ camera.K.T).unbind(1)
+        x, y = across / depth, down / depth
+        within = (depth > gaussians.near) & (0 <= x) & (x < camera.width)
+        rows = (within & (0 <= y) & (y < camera.height)).nonzero()[:, 0]
+        pixels = y[rows].long() * camera.width + x[rows].long()
 
-        And, unless `gaussians` is False, how near each Gaussian [N] is.
-        """
+        def score(parts: Sequence[str], which: Sequence[int]) -> Tensor:
+            asked = self._scores.ask(self._texts(parts))
+            return self._scores.rate(asked, [levels[k] for k in which])[:, rows]
+
+        held = scores[:, rows]
+        nearby = {thing: around.flatten()[pixels] for thing, around in near.items()}
+        self._hold(texts, held, nearby, score)
+        scores[:, rows] = held
+
+    def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
+        """Of the things that are found in the view, how near each pixel [H, W] is, up to 1."""
         parts = [part_of(text) for text in texts] if self._near_things else []
         things = list(dict.fromkeys(found[1] for found in parts if found))
-        pixels, of_gaussians = {}, {}
+        near = {}
         for some, asked in self._batches(things):
             maps = self._maps(len(some), camera)
             view.relevancy(asked, maps)
-            shown = maps.amax(dim=1)
-            rated = self._rate(asked, len(some)).amax(dim=1) if gaussians else shown
-            for thing, found, scores in zip(some, shown, rated, strict=True):
+            for thing, found in zip(some, maps.amax(dim=1), strict=True):
                 best = float(found.max())
                 if best > 0.5:
                     around = _highest_around(found, round(NEARBY * camera.width / 2))
-                    pixels[thing] = around.div_(NEAR_ENOUGH * best).clamp_(max=1)
-                    if gaussians:
-                        of_gaussians[thing] = self._gaussians_near(scores)
-        return pixels, of_gaussians
-
-    def _gaussians_near(self, scores: Tensor) -> Tensor:
-        """How near each Gaussian [N] is to those that score high by themselves, up to 1."""
-        grid = scores.new_zeros(_CELLS**3).scatter_reduce_(0, self._cells, scores, "amax")
-        near = _highest_around(grid.reshape([_CELLS] * 3), 1).flatten()[self._cells]
-        return near.div_(NEAR_ENOUGH * near.max().clamp_min(1e-6)).clamp_(max=1)
-
-    @cached_property
-    def _cells(self) -> Tensor:
-        """The number of each Gaussian's cell [N], in a grid around all but the outermost."""
-        means = self.scene.gaussians.means
-        ends = torch.tensor([0.02, 0.98], device=means.device)
-        some = means[:: len(means) // 100_000 + 1]
-        low, high = some.quantile(ends, dim=0)
-        place = ((means - low) / (high - low).clamp_min(1e-12) * _CELLS).long()
-        x, y, z = place.clamp_(0, _CELLS - 1).unbind(1)
-        return (x * _CELLS + y) * _CELLS + z
+                    near[thing] = around.div_(NEAR_ENOUGH * best).clamp_(max=1)
+        return near
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [T, E]. Kept, as the same words are asked from view to view."""

@@ -371,6 +371,21 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
     for texts in ([text], ["right ball", *[text] * 11]):
         answer = SceneQuery(scene, encoder).ask_all(texts, camera)[-1]
         assert answer.mask[:, :middle].any() and not answer.mask[:, middle:].any()
+        selected = answer.gaussian_relevancy > 0.5
+        assert selected[:60].any() and not selected[60:].any()
+    # In a scene so wide that all which is seen is close together, the picture still tells.
+    gaussians = scene.gaussians
+    means = gaussians.means.clone()
+    means[110:120] = torch.tensor([-1000.0, -1000, -1000])
+    wide = replace(scene, gaussians=replace(gaussians, means=means))
+    held, free = (
+        SceneQuery(wide, encoder, near_things=near).ask(text, camera, level="part")
+        for near in (True, False)
+    )
+    selected = held.gaussian_relevancy > 0.5
+    assert selected[:60].any() and not selected[60:].any()
+    # Outside of the picture they score what the whole text says.
+    np.testing.assert_array_equal(held.gaussian_relevancy[110:], free.gaussian_relevancy[110:])
     absent = SceneQuery(scene, encoder).ask("the handle of the unicorn", camera)
     assert not absent.found, "of a thing that is not here no part is looked for"
 
