@@ -73,6 +73,7 @@ from langsplat._rasterize_numba import (
     _grown,
     _half_to,
     _in_threads,
+    _inner,
     _kernel,
     _lines,
     _next_tile,
@@ -502,7 +503,7 @@ def _weigh(
     return weights[: used * LANES], owners[:used], own[:done]
 
 
-@_kernel
+@_inner
 def _approach_codes(first, end, begin, members, index, records, names, near):
     """Copy records of a tile's splats to near, all at once, so that memory is waited for once."""
     pitch = near.shape[0] // names.shape[0]
@@ -515,7 +516,7 @@ def _approach_codes(first, end, begin, members, index, records, names, near):
             store(near, j * pitch + e, load(records, names[j] * pitch + e))
 
 
-@_kernel
+@_inner
 def _even_bits(number):
     """Every other of 16 bits, in 8."""
     number &= 0x5555
@@ -524,7 +525,7 @@ def _even_bits(number):
     return (number | (number >> 4)) & 0x00FF
 
 
-@_kernel
+@_inner
 def _measure(
     planes, found, present, doubles, pairs, gram, unit, lines, groups, support, inverse, best, at,
     weights, owners, row, largest, gaussians,
@@ -585,7 +586,7 @@ def _measure(
             store(planes, place * LANES, zero)
 
 
-@_kernel
+@_inner
 def _relevancy(dot, inverse, best, steep):
     """1 / (1 + 2^-margin) of lanes, margin = steep (dot * inverse - best); 0 where inverse is."""
     zero = np.float32(0)

@@ -425,7 +425,7 @@ def test_parts_take_every_tile_once_and_about_as_many_each(
     taken = []
     for part in range(parts):
         own: list[int] = []
-        while (tile := _tile_of.py_func(part, parts, len(own), columns)) < tiles:
+        while (tile := _tile_of(part, parts, len(own), columns)) < tiles:
             own.append(tile)
         taken.append(own)
     assert sorted(tile for own in taken for tile in own) == list(range(tiles))
@@ -433,16 +433,22 @@ def test_parts_take_every_tile_once_and_about_as_many_each(
 
 
 def test_whichever_part_is_free_takes_the_next_tiles_and_each_is_taken_once() -> None:
+    from numba import njit
+
     from langsplat._rasterize_numba import RUN, _in_threads, _next_tile
+
+    @njit
+    def next_tile(tile, taken):
+        return _next_tile(tile, taken)
 
     tiles, taken = 50 * RUN + 1, np.zeros(1, np.int64)
 
     def draw(part: int, parts: int) -> list[int]:
-        own, tile = [], _next_tile(-1, taken)
+        own, tile = [], next_tile(-1, taken)
         while tile < tiles:
             own.append(tile)
             time.sleep(0.02 if part == 1 else 0.0005)
-            tile = _next_tile(tile, taken)
+            tile = next_tile(tile, taken)
         return own
 
     fast, slow, other = _in_threads(draw, 3)
