@@ -47,10 +47,12 @@ from langsplat._lanes import (
     bits,
     column_bits,
     fetch,
+    flattened,
     load,
     load_until,
     lowest_bit,
     prefetch,
+    room,
     spread,
     store,
     store_fours,
@@ -75,7 +77,6 @@ from langsplat._rasterize_numba import (
     _in_threads,
     _inner,
     _kernel,
-    _lines,
     _next_tile,
     _pixel,
     _shade,
@@ -413,40 +414,40 @@ def _weigh(
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
     state, _, items, _ = _workspace(splats.dtype)
     left, top = _corners(splats.dtype, SIDE)
-    splats, tiles, largest_tile = splats.reshape(-1), starts.shape[0] - 1, 1
+    splats, tiles, largest_tile = flattened(splats), starts.shape[0] - 1, 1
     for tile in range(tiles):
         largest_tile = max(largest_tile, starts[tile + 1] - starts[tile])
     levels, groups, _, words = lines.shape
     gaussians, pitch = records.shape
     # Flat before the loops: each view of an array counts its references, an atomic operation.
-    lines, inverse, best = lines.reshape(-1), inverse.reshape(-1), best.reshape(-1)
-    records, marked = records.reshape(-1).view(np.float32), levels * words // 32
+    lines, inverse, best = flattened(lines), flattened(inverse), flattened(best)
+    records, marked = flattened(records, np.float32), levels * words // 32
     # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
-    near = _lines(largest_tile * COLUMNS, splats.dtype)
-    masks, names = np.empty(largest_tile + BATCH, np.uint16), np.empty(largest_tile, np.int64)
-    near_codes = _lines(largest_tile * pitch, np.float32)
-    near_places = near_codes.view(np.int32)
+    near = room(largest_tile * COLUMNS, splats.dtype)
+    masks, names = room(largest_tile + BATCH, np.uint16), room(largest_tile, np.int64)
+    near_codes = room(largest_tile * pitch, np.float32)
+    near_places = flattened(near_codes, np.int32)
     # Of a block's rows: who draws them, by the number in the tile, and the weights.
-    drawers = np.empty(largest_tile + 1, np.int64)
-    drawn = _lines((largest_tile + 1) * LANES, np.float32)
-    found = np.empty(-(-marked // LANES) * LANES, np.int32)
-    twos = found.view(np.int64)
-    planes = _lines((levels * words + 2) * LANES, np.float32)
+    drawers = room(largest_tile + 1, np.int64)
+    drawn = room((largest_tile + 1) * LANES, np.float32)
+    found = room(-(-marked // LANES) * LANES, np.int32)
+    twos = flattened(found, np.int64)
+    planes = room((levels * words + 2) * LANES, np.float32)
     planes[:] = 0
-    present = np.empty(words + LANES, np.uint16)
-    doubles = np.empty(words // 2 + LANES, np.uint16)
-    pairs = _lines((words // 2 + 1) * LANES, np.int32)
-    room, used, done = owners.shape[0], START, START
-    own = np.empty(tiles, np.int32)
+    present = room(words + LANES, np.uint16)
+    doubles = room(words // 2 + LANES, np.uint16)
+    pairs = room((words // 2 + 1) * LANES, np.int32)
+    space, used, done = owners.shape[0], START, START
+    own = room(tiles, np.int32)
     tile = _next_tile(np.int64(-1), taken)
     while tile < tiles:
         x0, y0 = _start_tile(tile, columns, size, state)
         begin, count, known = starts[tile], starts[tile + 1] - starts[tile], 0
         most = BLOCKS * min(count, levels * words)  # rows that may come
-        if used + most > room:
-            room += room // 2 + most
-            weights = _grown(weights, used * LANES, room * LANES)
-            owners = _grown(owners, used, room)
+        if used + most > space:
+            space += space // 2 + most
+            weights = _grown(weights, used * LANES, space * LANES)
+            owners = _grown(owners, used, space)
         for block in range(BLOCKS):
             p, rows = block * FIELDS, 0
             x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
@@ -603,9 +604,9 @@ def _answer(
     """Write the relevancies [T L, H, W] of a part's tiles, from values [owners, T L padded]."""
     pitch, levels = values.shape[1], inverse.shape[2]
     channels, height, width = out.shape
-    values, picture = values.reshape(-1), out.reshape(-1)
-    inverse, best = inverse.reshape(-1), best.reshape(-1)
-    sums, steep = _lines(pitch * LANES, np.float32), np.float32(sharpness / math.log(2))
+    values, picture = flattened(values), flattened(out)
+    inverse, best = flattened(inverse), flattened(best)
+    sums, steep = room(pitch * LANES, np.float32), np.float32(sharpness / math.log(2))
     for tile in tiles:
         for block in range(BLOCKS):
             u, v = _pixel(block, START)
@@ -647,8 +648,8 @@ def _score(part, parts, records, entries, table, out):
     """
     n, size, pitch = records.shape[0], records.shape[1], out.shape[1]
     marked = table.shape[0] // 32
-    places = records.reshape(-1)
-    codes, table, out = places.view(np.float32), table.reshape(-1), out.reshape(-1)
+    places, codes = flattened(records), flattened(records, np.float32)
+    table, out = flattened(table), flattened(out)
     for i in range(n * part // parts, n * (part + 1) // parts):
         first, at, channel = i * size + marked + 1, i * pitch, 0
         end = first + places[first - 1]
@@ -667,8 +668,8 @@ def _rate(part, parts, values, levels, inverse, best, sharpness, out):
     inverse and best are [L, N padded] to whole lanes.
     """
     n, pitch, size = values.shape[0], values.shape[1], out.shape[1]
-    values, inverse, best = values.reshape(-1), inverse.reshape(-1), best.reshape(-1)
-    rated, dots = out.reshape(-1), _lines(LANES, np.float32)
+    values, inverse, best = flattened(values), flattened(inverse), flattened(best)
+    rated, dots = flattened(out), room(LANES, np.float32)
     steep, groups = np.float32(sharpness / math.log(2)), size // LANES
     for first in range(groups * part // parts * LANES, groups * (part + 1) // parts * LANES, LANES):
         for t in range(levels.shape[0]):
@@ -689,13 +690,13 @@ def _half_smooth(part, parts, maps, half, peaks):
     is added up from the sums of four neighbours.
     """
     number, height, width = maps.shape
-    maps = maps.reshape(-1)
+    maps = flattened(maps)
     size, whole, left = 2 * half + 1, -(-width // LANES) * LANES, -(-half // LANES) * LANES
-    kept = _lines(size * whole, np.float32)  # the rows of the box, as they were
-    sums, share = _lines(whole, np.float32), _lines(whole, np.float32)
+    kept = room(size * whole, np.float32)  # the rows of the box, as they were
+    sums, share = room(whole, np.float32), room(whole, np.float32)
     # Zeros, the sums of the columns, zeros; and the sums of four of these.
-    runs = _lines(left + whole + 2 * size + 4 * LANES, np.float32)
-    fours = _lines(left + whole + 2 * size + 4 * LANES, np.float32)
+    runs = room(left + whole + 2 * size + 4 * LANES, np.float32)
+    fours = room(left + whole + 2 * size + 4 * LANES, np.float32)
     runs[:] = 0
     fours[:] = 0
     share[:] = 0

@@ -21,10 +21,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import extending, types
-from numba.core import cgutils
+from numba.core import cgutils, errors
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.np.arrayobj import populate_array
 
 LANES = 16
+LINE = 64  # bytes of the cache
 # No "nnan", "ninf": masked lanes may hold infinities.
 FAST = ("contract", "nsz", "arcp", "afn")
 _INT = ir.IntType(32)
@@ -230,6 +233,49 @@ to_pixels = _intrinsic(
         [[n % 3 * LANES + n // 3 for n in range(k * LANES, (k + 1) * LANES)] for k in range(3)]
     )
 )
+
+
+@_intrinsic
+def room(typingctx, count, dtype):  # type: ignore[no-untyped-def]
+    """An array for `count` numbers, which begins at a line of the cache: lanes never straddle two.
+
+    Nothing is written to it. Unlike numpy's `empty`, this and `flattened` take no time to compile.
+    """
+    kind = types.Array(dtype.dtype, 1, "C")
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        size = _LONG(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        memory = context.nrt.meminfo_alloc_aligned(builder, builder.mul(args[0], size), LINE)
+        data = context.nrt.meminfo_data(builder, memory)
+        return _array(context, builder, kind, data, args[0], size, memory)
+
+    return kind(types.int64, dtype), generate
+
+
+@_intrinsic
+def flattened(typingctx, array, dtype=None):  # type: ignore[no-untyped-def]
+    """The numbers of a contiguous array one after the other, read as those of a dtype, if given."""
+    kind = types.Array((dtype or array).dtype, 1, "C")
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        given = context.make_array(array)(context, builder, args[0])
+        size = _LONG(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        count = builder.sdiv(builder.mul(given.nitems, given.itemsize), size)
+        made = _array(context, builder, kind, given.data, count, size, given.meminfo)
+        return impl_ret_borrowed(context, builder, kind, made)
+
+    if array.layout != "C":
+        raise errors.TypingError("Only an array without gaps can be flattened.")
+    return kind(array, dtype or types.Omitted(None)), generate
+
+
+def _array(
+    context: Any, builder: Any, kind: types.Array, data: Any, count: Any, size: Any, memory: Any
+) -> Any:
+    view = context.make_array(kind)(context, builder)
+    data = builder.bitcast(data, context.get_data_type(kind.dtype).as_pointer())
+    populate_array(view, data, [count], [size], size, memory)
+    return view._getvalue()
 
 
 @_intrinsic

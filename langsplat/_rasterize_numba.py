@@ -42,16 +42,19 @@ from torch.autograd.function import once_differentiable
 from langsplat._lanes import (
     FAST,
     LANES,
+    LINE,
     append_bits,
     append_squares,
     bits,
     column_bits,
+    flattened,
     gather,
     load,
     load_fours,
     load_until,
     lowest_bit,
     prefetch,
+    room,
     spread,
     store,
     store_fours,
@@ -73,7 +76,6 @@ ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
 AHEAD = 16  # rows are fetched into the cache this many before their turn
 MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
-LINE = 64  # bytes
 START = np.int64(0)  # a plain 0 is another type to numba, which then compiles twice what takes it
 LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # memory is used again from which size on, up to
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
@@ -194,9 +196,7 @@ def _candidates(begin, end, means, scales, opacities, view, K, size, rules):
     The list is padded to whole lanes.
     """
     near, far, alpha_min = rules[1], rules[2], rules[3]
-    found = np.zeros(end - begin + LANES, np.int32)
-    rows = np.empty(LANES, np.int32)
-    used = 0
+    found, rows, used = room(end - begin + LANES, np.int32), room(LANES, np.int32), 0
     for first in range(begin, end, LANES):
         for lane in range(LANES):
             rows[lane] = min(first + lane, end - 1)
@@ -217,6 +217,8 @@ def _candidates(begin, end, means, scales, opacities, view, K, size, rules):
             found[used] = first + lowest_bit(todo)
             todo &= todo - 1
             used += 1
+    for lane in range(LANES):
+        found[used + lane] = 0
     return found, used
 
 
@@ -247,10 +249,10 @@ def _project(
     begin, end = means.shape[0] * part // parts, means.shape[0] * (part + 1) // parts
     found, count = _candidates(begin, end, means, scales, opacities, view, K, size, rules)
     row = begin
-    keys = np.empty(count, np.uint64)
-    flat = splats.reshape(-1)
-    fields = np.empty(LANES * COLUMNS, splats.dtype)  # of the splats at hand, field by field
-    numbers = np.empty(LANES, np.float64)
+    keys = room(count, np.uint64)
+    flat = flattened(splats)
+    fields = room(LANES * COLUMNS, splats.dtype)  # of the splats at hand, field by field
+    numbers = room(LANES, np.float64)
     for first in range(0, count, LANES):
         x, y, z = _to_camera(_vector(means, found, first), view)
         mx, my = x * K[0, 0] + K[0, 2], y * K[1, 1] + K[1, 2]
@@ -307,7 +309,8 @@ def _project(
 @_kernel
 def _paint(part, parts, splats, index, visible, colors, painted):
     """Copy a part's splats to painted, with other colors; without a finite one, nowhere drawn."""
-    old, flat, begin = splats.reshape(-1), painted.reshape(-1), splats.shape[0] * part // parts
+    old, flat = flattened(splats), flattened(painted)
+    begin = splats.shape[0] * part // parts
     for row in range(begin, begin + visible):
         i, at = index[row], row * COLUMNS
         store(flat, at, load(old, at))
@@ -324,21 +327,23 @@ def _paint(part, parts, splats, index, visible, colors, painted):
 def _sort(keys):
     """keys [M] by depth, of equal ones the order stays: by row. Uses the given array as well."""
     last = np.uint64(2047)
-    counts = np.zeros((3, 2048), np.int64)
+    counts = room(3 * 2048, np.int64)
+    for value in range(3 * 2048):
+        counts[value] = 0
     for key in keys:
-        counts[0, (key >> np.uint64(32)) & last] += 1
-        counts[1, (key >> np.uint64(43)) & last] += 1
-        counts[2, key >> np.uint64(54)] += 1
-    given, ordered = keys, np.empty_like(keys)
+        counts[(key >> np.uint64(32)) & last] += 1
+        counts[2048 + ((key >> np.uint64(43)) & last)] += 1
+        counts[4096 + (key >> np.uint64(54))] += 1
+    given, ordered = keys, room(keys.shape[0], keys.dtype)
     for digit in range(3):
-        own, place = counts[digit], 0
-        for value in range(own.shape[0]):
-            place += own[value]
-            own[value] = place - own[value]
+        place = 0
+        for value in range(2048 * digit, 2048 * digit + 2048):
+            place += counts[value]
+            counts[value] = place - counts[value]
         for key in given:
-            value = (key >> np.uint64(32 + 11 * digit)) & last
-            ordered[own[value]] = key
-            own[value] += 1
+            value = 2048 * digit + ((key >> np.uint64(32 + 11 * digit)) & last)
+            ordered[counts[value]] = key
+            counts[value] += 1
         given, ordered = ordered, given
     return given
 
@@ -371,7 +376,7 @@ def _list_tiles(part, parts, keys, splats, counts, size, tiles, owners):
 def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners):
     """_list_tiles from a turn until the end, or until tiles may be too short for the next."""
     dtype = splats.dtype.type
-    flat = splats.reshape(-1)
+    flat = flattened(splats)
     left, top = _corners(splats.dtype, TILE)
     while turn < end:
         prefetch(splats, np.int64(keys[min(turn + AHEAD, end - 1)] & ROW))
@@ -473,17 +478,9 @@ X, Y, LIGHT, REST, PLANE0, PLANE1, PLANE2, _, FIELDS = (LANES * k for k in range
 
 
 @_inner
-def _lines(count, dtype):
-    """Numbers that begin at a line of the cache, which lanes then never straddle."""
-    block = np.empty(count + 64, dtype)
-    skip = -block.ctypes.data % 64 // block.itemsize
-    return block[skip : skip + count]
-
-
-@_inner
 def _grown(numbers, used, size):
     """The first numbers, with room behind them. (A slice's assignment takes seconds to compile.)"""
-    grown = np.empty(size, numbers.dtype)
+    grown = room(size, numbers.dtype)
     for k in range(used):
         grown[k] = numbers[k]
     return grown
@@ -505,7 +502,7 @@ def _place(u, v):
 @_inner
 def _corners(dtype, side):
     """First pixel centres of 4 x 4 squares of a side, row by row: x and y."""
-    corners = _lines(2 * LANES, dtype)
+    corners = room(2 * LANES, dtype)
     for k in range(LANES):
         corners[k] = k % 4 * side + 0.5
         corners[LANES + k] = k // 4 * side + 0.5
@@ -515,14 +512,15 @@ def _corners(dtype, side):
 @_inner
 def _workspace(dtype):
     """A tile's state, its copies of splats, its list of work (see _plan)."""
-    state = _lines(BLOCKS * FIELDS, dtype)
+    state = room(BLOCKS * FIELDS, dtype)
     for block in range(BLOCKS):
         for lane in range(LANES):
             x, y = _pixel(block, lane)
             state[block * FIELDS + X + lane] = x + 0.5
             state[block * FIELDS + Y + lane] = y + 0.5
-    near = _lines(BATCH * COLUMNS, dtype)
-    items, begins = np.empty(BATCH * BLOCKS + LANES, np.uint16), np.zeros(BATCH + 1, np.int64)
+    near = room(BATCH * COLUMNS, dtype)
+    items, begins = room(BATCH * BLOCKS + LANES, np.uint16), room(BATCH + 1, np.int64)
+    begins[0] = 0
     return state, near, items, begins
 
 
@@ -622,7 +620,7 @@ def _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, be
     Splat j's blocks are items[begins[j] : begins[j + 1]], each as j * BLOCKS + block. near holds
     the splats' rows with AT_A, AT_B and CUT.
     """
-    flat = splats.reshape(-1)
+    flat = flattened(splats)
     used = 0
     for j in range(end - first):
         todo = _approach(flat, members, first + j, x0, y0, left, top, near, j * COLUMNS) & alive
@@ -684,11 +682,11 @@ def _blend(
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, _ = _workspace(image.dtype)
-    masks = np.empty(BATCH, np.uint16)
-    flat = splats.reshape(-1)
+    masks = room(BATCH, np.uint16)
+    flat = flattened(splats)
     left, top = _corners(image.dtype, SIDE)
-    weights = _lines(LANES, image.dtype)
-    flat_image, flat_trans, flat_alpha = image.reshape(-1), trans.reshape(-1), alpha.reshape(-1)
+    weights = room(LANES, image.dtype)
+    flat_image, flat_trans, flat_alpha = flattened(image), flattened(trans), flattened(alpha)
     tile = _next_tile(np.int64(-1), taken)
     while tile < starts.shape[0] - 1:
         x0, y0 = _start_tile(tile, columns, size, state)
@@ -811,9 +809,9 @@ def _blend_colors_backward(
     wide = v_colors.shape[2] > NARROW
     state, near, items, begins = _workspace(v_image.dtype)
     left, top = _corners(v_image.dtype, SIDE)
-    weights = _lines(LANES, v_image.dtype)
+    weights = room(LANES, v_image.dtype)
     zero = spread(dtype(0))
-    flat_v = v_image.reshape(-1)
+    flat_v = flattened(v_image)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
@@ -900,14 +898,14 @@ def _blend_backward(
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, begins = _workspace(v_image.dtype)
     left, top = _corners(v_image.dtype, SIDE)
-    weights, dots = _lines(LANES, v_image.dtype), _lines(LANES, v_image.dtype)
+    weights, dots = room(LANES, v_image.dtype), room(LANES, v_image.dtype)
     sums = v_splats[part]
     for share in range(parts):
         begin = splats.shape[0] * share // parts
         sums[begin : begin + visible[share]] = 0
-    flat = sums.reshape(-1)
-    flat_v, flat_image = v_image.reshape(-1), image.reshape(-1)
-    flat_v_alpha, flat_trans = v_alpha.reshape(-1), trans.reshape(-1)
+    flat = flattened(sums)
+    flat_v, flat_image = flattened(v_image), flattened(image)
+    flat_v_alpha, flat_trans = flattened(v_alpha), flattened(trans)
     zero = spread(dtype(0))
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
@@ -1005,8 +1003,8 @@ def _project_backward(
     """From sums over pixels (see _blend_backward) to the gradients of the Gaussians."""
     begin = means.shape[0] * part // parts
     end = begin + visible
-    rows = np.empty(LANES, np.int32)
-    fields = np.empty(11 * LANES, means.dtype)  # gradients of the Gaussians at hand
+    rows = room(LANES, np.int32)
+    fields = room(11 * LANES, means.dtype)  # gradients of the Gaussians at hand
     for first in range(begin, end, LANES):
         for lane in range(LANES):
             rows[lane] = min(first + lane, end - 1)
@@ -1528,7 +1526,7 @@ def _add_weights(part, parts, splats, index, starts, members, columns, size, rul
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, begins = _workspace(splats.dtype)
     left, top = _corners(splats.dtype, SIDE)
-    weights = _lines(LANES, splats.dtype)
+    weights = room(LANES, splats.dtype)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:

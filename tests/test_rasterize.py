@@ -549,6 +549,35 @@ def test_a_frame_of_far_more_tiles_than_the_one_before_is_drawn_whole(
     assert all(map(torch.equal, *pictures))
 
 
+def test_a_kernels_memory_begins_at_a_line_and_lives_as_long_as_it_is_seen() -> None:
+    from numba import errors, njit
+
+    from langsplat._lanes import LINE, flattened, room
+
+    @njit
+    def made(count):
+        given = room(count, np.float32)
+        for k in range(count):
+            given[k] = k
+        return flattened(given, np.int32), flattened(given, np.int64)
+
+    @njit
+    def flat(array):
+        return flattened(array)
+
+    for count in (0, 1, 2, 1000):
+        words, pairs = made(count)
+        gone = [made(count) for _ in range(100)]  # would be given what was let go too early
+        assert words.ctypes.data == pairs.ctypes.data and words.ctypes.data % LINE == 0
+        assert len(words) == count and len(pairs) == count // 2 and len(gone) == 100
+        np.testing.assert_array_equal(words.view(np.float32), np.arange(count))
+    table = np.arange(12.0).reshape(3, 4)
+    flat(table)[5] = -1
+    assert table[1, 1] == -1 and flat(table).shape == (12,)
+    with pytest.raises(errors.TypingError, match="without gaps"):
+        flat(table[:, :2])
+
+
 def test_fast_exponential_is_accurate() -> None:
     from numba import njit
 
