@@ -22,7 +22,7 @@ where the machine's are shorter.
 Letters: N Gaussians, L levels, V codewords of a level, T words, E entries of a code over all
 levels, R rows of weights. A place is a codeword's number over all levels, level * V + codeword; as
 an owner it comes after the Gaussians, N + place. A channel is a level's number over all words,
-word * L + level.
+level * T + word.
 """
 
 import math
@@ -405,7 +405,7 @@ def _weigh(
     part, parts, weights, owners, taken, splats, index, starts, members, columns, size, rules,
     records, entries, largest, gram, unit, lines, support, spans, inverse, best,
 ):  # fmt: skip
-    """A part's rows of weights and their owners; those of a block lie in spans[tile, block].
+    """A part's rows of weights and their owners; where a block's lie is in spans (see Weights).
 
     They are put into weights and owners, and into larger copies if these are too short. Then what
     does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16]. Returned as
@@ -421,6 +421,7 @@ def _weigh(
     gaussians, pitch = records.shape
     # Flat before the loops: each view of an array counts its references, an atomic operation.
     lines, inverse, best = flattened(lines), flattened(inverse), flattened(best)
+    spans = flattened(spans)
     records, marked = flattened(records, np.float32), levels * words // 32
     # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
     near = room(largest_tile * COLUMNS, splats.dtype)
@@ -486,18 +487,21 @@ def _weigh(
             occurring = 0
             for k in range(marked // 2):
                 occurring += bit_count(twos[k])
-            kept = min(occurring, rows)
+            span = (tile * BLOCKS + block) * (levels + 1)
+            spans[span] = used
+            for level in range(1, levels):
+                spans[span + level] = -1
             _measure(
                 planes, twos, present, doubles, pairs, gram, unit, lines, groups, support,
                 inverse, best, (tile * BLOCKS + block) * levels * LANES,
-                weights, owners, used if occurring < rows else -1, largest, gaussians,
+                weights, owners, used if occurring < rows else -1, largest, gaussians, spans, span,
             )  # fmt: skip
             if occurring >= rows:
                 for k in range(rows):
                     _keep(weights, (used + k) * LANES, load(drawn, k * LANES))
                     owners[used + k] = names[drawers[k]]
-            spans[tile, block, 0], spans[tile, block, 1] = used, used + kept
-            used += kept
+            used += min(occurring, rows)
+            spans[span + levels] = used
         own[done] = tile
         done += 1
         tile = _next_tile(tile, taken)
@@ -529,11 +533,12 @@ def _even_bits(number):
 @_inner
 def _measure(
     planes, found, present, doubles, pairs, gram, unit, lines, groups, support, inverse, best, at,
-    weights, owners, row, largest, gaussians,
+    weights, owners, row, largest, gaussians, spans, span,
 ):  # fmt: skip
     """Write inverse and best [L, 16] of a block, from `at` on, and clear its planes.
 
-    Before that the planes become rows of weights, from `row` on, unless that is negative. found
+    Before that the planes become rows of weights, from `row` on, unless that is negative, and where
+    a level's end is written to spans, from `span` + 1 on. found
     holds a bit for every place that occurs. gram, unit, lines and largest are those of Codes.
     present [V + 16], doubles [V / 2 + 16] and pairs [(V / 2 + 1) * 16] are working memory.
     """
@@ -585,6 +590,8 @@ def _measure(
                 owners[row] = gaussians + place
                 row += 1
             store(planes, place * LANES, zero)
+        if row >= 0:
+            spans[span + level + 1] = row
 
 
 @_inner
@@ -601,9 +608,10 @@ def _relevancy(dot, inverse, best, steep):
 def _answer(
     part, parts, weights, owners, tiles, spans, columns, values, inverse, best, sharpness, out
 ):
-    """Write the relevancies [T L, H, W] of a part's tiles, from values [owners, T L padded]."""
+    """Write the relevancies [T L, H, W] of a part's tiles, from values [owners, L T padded]."""
     pitch, levels = values.shape[1], inverse.shape[2]
     channels, height, width = out.shape
+    texts = channels // levels
     values, picture = flattened(values), flattened(out)
     inverse, best = flattened(inverse), flattened(best)
     sums, steep = room(pitch * LANES, np.float32), np.float32(sharpness / math.log(2))
@@ -613,36 +621,44 @@ def _answer(
             x0, y0 = tile % columns * TILE + u, tile // columns * TILE + v
             if x0 >= width or y0 >= height:
                 continue
-            first, end = spans[tile, block, 0], spans[tile, block, 1]
-            channel = 0
-            while channel + BROAD <= channels:
-                _sum_broad(weights, owners, first, end, values, pitch, channel, sums)
-                channel += BROAD
-            while channel + WIDE <= channels:
-                _sum_wide(weights, owners, first, end, values, pitch, channel, sums)
-                channel += WIDE
-            while channel < channels:
-                channel = min(channel, pitch - THIN)  # some a second time, but none beyond the row
-                _sum_thin(weights, owners, first, end, values, pitch, channel, sums)
-                channel += THIN
+            first, end = spans[tile, block, 0], spans[tile, block, levels]
+            # Rows of codewords lie level by level, and have nothing for the other levels.
+            apart = spans[tile, block, 1] >= 0 and texts >= THIN
+            for level in range(levels if apart else 1):
+                channel, stop, last = START, channels, pitch - THIN
+                if apart:
+                    first, end = spans[tile, block, level], spans[tile, block, level + 1]
+                    channel = level * texts
+                    stop, last = channel + texts, channel + texts - THIN
+                while channel + BROAD <= stop:
+                    _sum_broad(weights, owners, first, end, values, pitch, channel, sums)
+                    channel += BROAD
+                while channel + WIDE <= stop:
+                    _sum_wide(weights, owners, first, end, values, pitch, channel, sums)
+                    channel += WIDE
+                while channel < stop:
+                    channel = min(channel, last)  # some a second time, but none beyond the row
+                    _sum_thin(weights, owners, first, end, values, pitch, channel, sums)
+                    channel += THIN
             whole = x0 + SIDE <= width and y0 + SIDE <= height
-            for channel in range(channels):
-                at = ((tile * BLOCKS + block) * levels + channel % levels) * LANES
-                dot = load(sums, channel * LANES)
-                share = _relevancy(dot, load(inverse, at), load(best, at), steep)
-                if whole:
-                    store_fours(picture, (channel * height + y0) * width + x0, width, share)
-                else:
-                    store(sums, channel * LANES, share)
+            for level in range(levels):
+                at = ((tile * BLOCKS + block) * levels + level) * LANES
+                length, negative = load(inverse, at), load(best, at)
+                for text in range(texts):
+                    channel, shown = (level * texts + text) * LANES, text * levels + level
+                    share = _relevancy(load(sums, channel), length, negative, steep)
+                    if whole:
+                        store_fours(picture, (shown * height + y0) * width + x0, width, share)
+                        continue
+                    store(sums, channel, share)
                     for y in range(min(SIDE, height - y0)):
                         for x in range(min(SIDE, width - x0)):
-                            pixel = sums[channel * LANES + y * SIDE + x]
-                            out[channel, y0 + y, x0 + x] = pixel
+                            out[shown, y0 + y, x0 + x] = sums[channel + y * SIDE + x]
 
 
 @_kernel
 def _score(part, parts, records, entries, table, out):
-    """Write out [.., T L padded] of a part's Gaussians: the codes times table [places, ..].
+    """Write out [.., L T padded] of a part's Gaussians: the codes times table [places, ..].
 
     The table is as wide; it is zero in the channels of other levels than the place's.
     """
@@ -673,7 +689,7 @@ def _rate(part, parts, values, levels, inverse, best, sharpness, out):
     steep, groups = np.float32(sharpness / math.log(2)), size // LANES
     for first in range(groups * part // parts * LANES, groups * (part + 1) // parts * LANES, LANES):
         for t in range(levels.shape[0]):
-            channel = t * (inverse.shape[0] // size) + levels[t]
+            channel = levels[t] * levels.shape[0] + t
             for lane in range(LANES):
                 dots[lane] = values[min(first + lane, n - 1) * pitch + channel]
             at = levels[t] * size + first
@@ -753,7 +769,9 @@ class Weights:
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
     owners: list[Array]  # for each part [R] uint32: a Gaussian, or N + a codeword's place
     tiles: list[Array]  # for each part, which tiles its rows are of
-    spans: Array  # [tiles, BLOCKS, 2], where the rows of each block begin and end
+    # [tiles, BLOCKS, L + 1], where the rows of each block begin and end, and between these, where
+    # those of each level but the first do; -1 there for rows of Gaussians, which are of all levels.
+    spans: Array
     width: int
     height: int
 
@@ -795,24 +813,24 @@ class Codes:
 
     def score(self, per_codeword: Array) -> "Values":
         """One number a codeword [L, V, T] -> one an owner of weights."""
-        channels = per_codeword.shape[2] * self.levels
-        pitch = channels + -channels % THIN
+        texts = per_codeword.shape[2]
+        pitch = texts * self.levels + -texts * self.levels % THIN
         table = np.zeros((self.levels, self.words, pitch), np.float32)
         for level, numbers in enumerate(per_codeword):
-            table[level, : len(numbers), level : channels : self.levels] = numbers
+            table[level, : len(numbers), level * texts : (level + 1) * texts] = numbers
         table, gaussians = table.reshape(-1, pitch), len(self.records)
         # An owner's values in as few lines of the cache as can be: they are read in no order.
         out = empty((gaussians + len(table), pitch), np.float32)
         _in_threads(_score, torch.get_num_threads(), self.records, self.entries, table, out)
         np.multiply(table, self.largest, out=out[gaussians:])
-        return Values(out, gaussians, per_codeword.shape[2])
+        return Values(out, gaussians, texts)
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
     """What every owner of weights scores for some words, at every level."""
 
-    numbers: Array  # [N + L V, T L padded] float32, the levels of a word side by side
+    numbers: Array  # [N + L V, L T padded] float32, the words of a level side by side
     gaussians: int  # N
     texts: int  # T
 
@@ -881,7 +899,7 @@ def weigh(
     nothing = np.empty((len(gaussians[0]), 0), np.float32)
     frame = see(gaussians, nothing, viewmat, K, width, height, rules)
     tiles = len(frame.starts) - 1
-    spans = np.zeros((tiles, BLOCKS, 2), np.int64)
+    spans = np.zeros((tiles, BLOCKS, codes.levels + 1), np.int64)
     shape = (tiles, BLOCKS, codes.levels, LANES)
     inverse, best = empty(shape, np.float32), empty(shape, np.float32)
     # More than enough, as what is not used is never there.
