@@ -538,9 +538,9 @@ def _measure(
     """Write inverse and best [L, 16] of a block, from `at` on, and clear its planes.
 
     Before that the planes become rows of weights, from `row` on, unless that is negative, and where
-    a level's end is written to spans, from `span` + 1 on. found
-    holds a bit for every place that occurs. gram, unit, lines and largest are those of Codes.
-    present [V + 16], doubles [V / 2 + 16] and pairs [(V / 2 + 1) * 16] are working memory.
+    those of each level end is written to spans, from `span` + 1 on. found holds a bit for every
+    place that occurs. gram, unit, lines and largest are those of Codes. present [V + 16], doubles
+    [V / 2 + 16] and pairs [(V / 2 + 1) * 16] are working memory.
     """
     levels, words = gram.shape[0], 2 * gram.shape[2]
     zero = spread(np.float32(0))
