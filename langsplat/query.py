@@ -150,9 +150,10 @@ class Answer:
             )
         left, top, right, bottom = self.box or (0, 0, 0, 0)
         noun = "Gaussian" if self.count == 1 else "Gaussians"
+        share = f"{100 * self.share:.1f}" if self.share >= 0.001 else "less than 0.1"
         return (
             f'"{self.text}": best score {self.score:.2f} at the {self.level} level; the mask '
-            f"covers {100 * self.share:.1f} % of the picture, from ({left}, {top}) to "
+            f"covers {share} % of the picture, from ({left}, {top}) to "
             f"({right}, {bottom}); {self.count:,} {noun}; {self.seconds:.2f} s."
         )
 

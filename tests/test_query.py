@@ -252,6 +252,16 @@ def test_each_word_finds_its_ball(engine: SceneQuery) -> None:
     assert not (left_mask & right.mask).any()
 
 
+def test_a_small_mask_and_a_single_gaussian_are_told_in_words(engine: SceneQuery) -> None:
+    answer = engine.ask("left ball", engine.scene.cameras[0])
+    assert f"covers {100 * answer.share:.1f} %" in answer.sentence()
+    assert "; 60 Gaussians;" in answer.sentence()
+    relevancy, of_gaussians = np.zeros((100, 100), np.float32), np.zeros(121, np.float32)
+    relevancy[5, 5:8] = of_gaussians[7] = 0.9
+    said = replace(answer, relevancy=relevancy, gaussian_relevancy=of_gaussians).sentence()
+    assert "covers less than 0.1 % of the picture, from (5, 5) to (8, 6); 1 Gaussian;" in said
+
+
 def test_an_absent_thing_gives_an_empty_mask_in_words(engine: SceneQuery) -> None:
     answer = engine.ask("submarine", engine.scene.cameras[0], level="part")
     assert not answer.found and answer.box is None and answer.share == 0
