@@ -903,9 +903,9 @@ def weigh(
     shape = (tiles, BLOCKS, codes.levels, LANES)
     inverse, best = empty(shape, np.float32), empty(shape, np.float32)
     # More than enough, as what is not used is never there.
-    room = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
-    rows = [empty(room * LANES, np.uint16) for _ in range(frame.parts)]
-    owners = [empty(room, np.uint32) for _ in range(frame.parts)]
+    space = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
+    rows = [empty(space * LANES, np.uint16) for _ in range(frame.parts)]
+    owners = [empty(space, np.uint32) for _ in range(frame.parts)]
     world = frame.splats, frame.index, frame.starts, frame.members
     screen = frame.columns, frame.size, frame.rules
     known = codes.records, codes.entries, codes.largest, codes.gram, codes.unit, codes.lines

@@ -5,8 +5,8 @@
     store(array, at, where(s > 1, s, 0.0))
 
 On lanes work + += - * / abs min max math.sqrt, < <= == >= >, & between their results, and what is
-defined below. A loop that LLVM vectorises needs none of this: it is for rows of constant length,
-which LLVM unrolls and leaves scalar.
+defined below, with the arrays for them (`room`, `flattened`). A loop that LLVM vectorises needs no
+lanes: they are for rows of constant length, which LLVM unrolls and leaves scalar.
 
 numba keeps compiled kernels by the content of their own file, not of this one: after a change here,
 or in the rasterizer's kernels, remove what it kept of the files that import them
@@ -166,10 +166,10 @@ def store(typingctx, array, at, lanes):  # type: ignore[no-untyped-def]
 
 def _before(builder: Any, at: Any, end: Any) -> Any:
     """A mask of the lanes k with at + k < end."""
-    room = builder.trunc(builder.sub(end, at), _INT)
+    left = builder.trunc(builder.sub(end, at), _INT)
     zeros = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-    room = builder.shuffle_vector(builder.insert_element(zeros, room, _INT(0)), zeros, zeros)
-    return builder.icmp_signed("<", ir.Constant(zeros.type, [*range(LANES)]), room)
+    left = builder.shuffle_vector(builder.insert_element(zeros, left, _INT(0)), zeros, zeros)
+    return builder.icmp_signed("<", ir.Constant(zeros.type, [*range(LANES)]), left)
 
 
 @_intrinsic
@@ -202,7 +202,7 @@ def store_until(typingctx, array, at, end, lanes):  # type: ignore[no-untyped-de
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         place = _place(context, builder, array, *args[:2])
         kind, size = _vector(array.dtype), array.dtype.bitwidth
-        # Some processors take as long for a store with a mask as for twenty without.
+        # Some processors are slow with a mask (Zen 3; tests/benchmarks/NOTES.md, Rasterizer).
         with builder.if_else(_all_before(builder, *args[1:3])) as (then, otherwise):
             with then:
                 pointer = builder.bitcast(place, kind.as_pointer())
@@ -260,7 +260,7 @@ to_pixels = _intrinsic(
 def room(typingctx, count, dtype):  # type: ignore[no-untyped-def]
     """An array for `count` numbers, which begins at a line of the cache: lanes never straddle two.
 
-    Nothing is written to it. Unlike numpy's `empty`, this and `flattened` take no time to compile.
+    Nothing is written to it. Unlike numpy's `empty`, this and `flattened` compile in no time.
     """
     kind = types.Array(dtype.dtype, 1, "C")
 

@@ -92,7 +92,7 @@ _HOW: Any = {"error_model": "numpy", "fastmath": set(FAST), "no_cfunc_wrapper": 
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What Python calls, once for each part."""
+    """What Python calls."""
     return njit(cache=True, nogil=True, **_HOW)(function)
 
 
@@ -364,8 +364,8 @@ def _list_tiles(part, parts, keys, splats, counts, size, tiles, owners):
         turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners)
         if turn == end:
             break
-        room = 2 * tiles.shape[0] + more
-        tiles, owners = _grown(tiles, used, room), _grown(owners, used, room)
+        space = 2 * tiles.shape[0] + more
+        tiles, owners = _grown(tiles, used, space), _grown(owners, used, space)
     own = counts[part]
     for k in range(used):
         own[tiles[k]] += 1
@@ -1265,9 +1265,9 @@ def _prepare(
     counts = np.empty((parts, columns * rows), np.int64)
     # Few sizes, so that memory of the frame before fits, and more than enough: what a frame does
     # not write to is never there.
-    room = 1 << int(2 * _tiles_each * len(keys) / parts + columns * rows + LANES).bit_length()
-    room_for = ([empty(room, np.int32) for _ in range(parts)] for _ in ("tiles", "owners"))
-    listed = _in_threads(_list_tiles, parts, keys, splats, counts, size, *room_for)
+    space = 1 << int(2 * _tiles_each * len(keys) / parts + columns * rows + LANES).bit_length()
+    space_for = ([empty(space, np.int32) for _ in range(parts)] for _ in ("tiles", "owners"))
+    listed = _in_threads(_list_tiles, parts, keys, splats, counts, size, *space_for)
     tiles, owners = (list(arrays) for arrays in zip(*listed, strict=True))
     # Every part fills its own places of a tile, behind those of the parts with nearer splats.
     cursors = counts.T.cumsum().reshape(-1, parts).T - counts
