@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -18,9 +19,28 @@ from langsplat.progress import prepare_process
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments."""
+    """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments, and
+    130 after an interruption before it was up."""
     args = _parser().parse_args(argv)
+    try:
+        _try_address(args.host, args.port or 0)
+    except OSError as error:
+        where = f"{args.host}, port {args.port}" if args.port else args.host
+        print(
+            f"app.py: There can be no page at {where} ({error.strerror or error}): choose another "
+            "--port or --host.",
+            file=sys.stderr,
+        )
+        return 2
     print("LangSplat is starting ...", flush=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _serve(args)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(args: argparse.Namespace) -> int:
     prepare_process()
     if "gradio" not in sys.modules:
         sys.meta_path.insert(0, WithoutStubs())
@@ -39,12 +59,19 @@ def main(argv: list[str] | None = None) -> int:
         print("The GPU is left alone: gsplat's kernels are not compiled yet, which takes minutes.")
         print("Compile them once with --device cuda.", flush=True)
     with tempfile.TemporaryDirectory(prefix="langsplat-") as scratch:
-        shelf = Shelf(args.results or Path(scratch), device=device)
         try:
+            shelf = Shelf(args.results or Path(scratch), device=device)
             if args.scene:
                 shelf.add_first(args.scene, terminal_progress())
         except ValueError as error:
             print(f"app.py: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(
+                f"app.py: {args.results} cannot be used ({error.strerror or error}): choose "
+                "another folder for --results.",
+                file=sys.stderr,
+            )
             return 2
         builder = Builder(shelf)
         # The renderer compiles itself at the very first start: begin before a visitor asks.
@@ -56,7 +83,6 @@ def main(argv: list[str] | None = None) -> int:
             print(f"app.py: {error} Choose another --port.", file=sys.stderr)
             return 2
         print(f"LangSplat is ready at {address}", flush=True)
-        signal.signal(signal.SIGTERM, _interrupt)
         try:
             page.block_thread()
         finally:
@@ -94,10 +120,24 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _try_address(host: str, port: int) -> None:
+    """OSError if the port (0: any) is taken, or the host is no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        door.bind((host, port))
+
+
+def _port(text: str) -> int:
+    if not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError("a port lies between 1 and 65535")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description="Ask a 3D scene.")
     parser.add_argument("--scene", help="a bundled scene's name, a scene's folder, or user/name")
-    parser.add_argument("--port", type=int, help="default: 7860, or the next free one")
+    parser.add_argument("--port", type=_port, help="default: 7860, or the next free one")
     parser.add_argument(
         "--host",
         # A Space is reached from outside its container; a laptop should not be.

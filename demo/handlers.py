@@ -46,7 +46,8 @@ LONG_SIDE = 640  # pixels of a rendered view
 AUTO = "auto"
 MIN_PHOTOS, MAX_PHOTOS = 8, 200
 MAX_UPLOAD = 500_000_000  # bytes of photos, unpacked
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic")
+MAX_NAME = 100  # characters of a new scene's
 
 _KEPT_SCENES = 3
 _KEPT_ANSWERS = 16
@@ -170,7 +171,7 @@ class Shelf:
         load: Callable[[str], Encoder] = load_encoder,
         device: str = "cpu",
     ) -> None:
-        self.results = results
+        self.results = results = results.resolve()  # a build's process has its own working folder
         self.device = device
         self.downloads = results / "downloads"
         self._load = load
@@ -181,11 +182,13 @@ class Shelf:
         self._pictures: Recent[np.ndarray] = Recent(_KEPT_ANSWERS)
         self._answers: Recent[Answer] = Recent(_KEPT_ANSWERS)
         self._ready: Recent[Answer] = Recent(_KEPT_SCENES)  # a small one of each scene asked
-        self._files: list[Path] = []
         self.downloads.mkdir(parents=True, exist_ok=True)
+        # Those of an earlier start go as new ones come.
+        self._files = sorted(self.downloads.iterdir(), key=lambda folder: folder.stat().st_mtime)
         for name, folder in (bundled_scenes() if bundled is None else bundled).items():
             self.add(folder, name)
-        for file in sorted(results.glob(f"scenes/*/{SCENE_FILE}")):
+        # Hidden ones were being written when an earlier start ended.
+        for file in sorted(results.glob(f"scenes/[!.]*/{SCENE_FILE}")):
             self.add(file.parent)
 
     @property
@@ -392,7 +395,7 @@ def check_photos(paths: Sequence[str]) -> None:
         try:
             with zipfile.ZipFile(zips[0]) as archive:
                 members = [info for info in archive.infolist() if _is_photo(info.filename)]
-        except (zipfile.BadZipFile, OSError):
+        except (zipfile.BadZipFile, UnicodeDecodeError, OSError):
             raise ValueError(
                 f"{zips[0].name} is damaged or not a zip: pack the photos again."
             ) from None
@@ -430,7 +433,7 @@ class Builder:
 
     Args:
         shelf: where the new scene is listed; its `results` folder receives it.
-        command: starts a build; the arguments PATH --out DIR --name NAME follow.
+        command: starts a build; the arguments PATH --out DIR --name=NAME follow.
     """
 
     def __init__(
@@ -450,10 +453,11 @@ class Builder:
         Closing the iterator stops the child process and everything it started.
 
         Raises:
-            ValueError: the uploads cannot be used, another build is running, or the build
-                failed with a sentence of its own.
+            ValueError: the uploads cannot be used, another build is running, there is no room
+                for it, or the build failed with a sentence of its own.
         """
         check_photos(paths)
+        name = "".join(ch for ch in name if ch.isprintable()).strip()[:MAX_NAME]
         if not self._busy.acquire(blocking=False):
             raise ValueError("A scene is being built already: wait for it, or stop it first.")
         try:
@@ -463,7 +467,12 @@ class Builder:
             taken = {path.name for path in scenes.iterdir()} | set(self._shelf.names)
             out = scenes / _unused(slug, taken)
             with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
-                yield from self._run(_gather(paths, Path(work) / "photos"), out, name.strip())
+                yield from self._run(_gather(paths, Path(work) / "photos"), out, name)
+        except OSError as error:
+            raise ValueError(
+                f"There is no room for a build here now ({error.strerror or error}): try again "
+                "later, or with fewer photos."
+            ) from error
         finally:
             self._busy.release()
 
@@ -474,7 +483,8 @@ class Builder:
             _end(child)
 
     def _run(self, source: Path, out: Path, title: str) -> Iterator[Report]:
-        words = [*self._command, str(source), "--out", str(out), "--name", title or out.name]
+        # In one word with its option, as a name may begin with a dash.
+        words = [*self._command, str(source), "--out", str(out), f"--name={title or out.name}"]
         child = subprocess.Popen(
             [*words, "--progress", "json"],
             cwd=ROOT,
@@ -493,6 +503,7 @@ class Builder:
             _wait(child, 5.0)
             if not self._stopped:
                 raise ValueError(str(error).replace(str(source), "The upload")) from None
+            shutil.rmtree(out, ignore_errors=True)  # if it was just done
             yield Report("Stopped. Nothing of this build was kept.", "none")
             return
         finally:
@@ -511,13 +522,11 @@ def _gather(paths: Sequence[str], folder: Path) -> Path:
     if first.suffix.lower() == ".zip":
         return first
     folder.mkdir()
-    taken: dict[str, Path] = {}
+    taken: set[str] = set()
     for path in map(Path, paths):
-        name = path.name
-        if name in taken:
-            name = f"{path.stem}-{len(taken)}{path.suffix}"
-        taken[name] = path
-        shutil.copyfile(path, folder / name)
+        stem = _unused(path.stem, taken)
+        taken.add(stem)
+        shutil.copyfile(path, folder / f"{stem}{path.suffix}")
     return folder
 
 

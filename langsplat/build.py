@@ -8,13 +8,14 @@ redoes what depends on it. The scene itself appears whole or not at all.
 import hashlib
 import io
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TextIO, overload
 
 import numpy as np
 import torch
@@ -124,7 +125,8 @@ def build_scene(
     # Cheap failures first: a name nobody knows must not cost ten minutes of training.
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
-    work = _working_folder(path, out, config.max_side)
+    working = _Work(path, out, config.max_side)
+    work = working.folder
     seconds: dict[str, float] = {}
 
     began = time.perf_counter()
@@ -188,7 +190,7 @@ def build_scene(
     )
     preview = jpeg(render_rgb(scene, scene.cameras[start]))
     save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
-    shutil.rmtree(work)
+    working.remove()
     progress("Save the scene", 1, 1, " ".join(notes))
     return out
 
@@ -219,7 +221,8 @@ def describe_scene(
     scene = load_scene(folder).to(config.torch_device)
     if not scene.cameras:
         raise ValueError(f"The scene {scene.name!r} has no cameras: build it from photos instead.")
-    work = _working_folder(folder / SCENE_FILE, out, config.max_side)
+    working = _Work(folder / SCENE_FILE, out, config.max_side)
+    work = working.folder
     seconds: dict[str, float] = {}
     language = _speak(
         scene.gaussians,
@@ -246,7 +249,7 @@ def describe_scene(
     scene = replace(scene, language=language, provenance=made)
     preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
     save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
-    shutil.rmtree(work)
+    working.remove()
     progress("Save the scene", 1, 1, " ".join(level_notes(language)))
     return out
 
@@ -297,32 +300,87 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key not in skip}
 
 
-def _working_folder(path: Path, out: Path, max_side: int) -> Path:
+class _Work:
     """SCENE.build/, emptied when it belongs to other photos or another size of them.
 
-    The stages after the capture know for themselves whether what they find there is theirs.
+    The stages after the capture know for themselves whether what they find there is theirs. Nobody
+    else can work there while this object lives.
     """
-    if not path.exists():
-        raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    listing = []
-    for file in files:
+
+    def __init__(self, path: Path, out: Path, max_side: int) -> None:
+        if not path.exists():
+            raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
+        self.folder = out.with_name(out.name + ".build")
+        key = {
+            "max_side": max_side,
+            "langsplat": langsplat.__version__,
+            "file": path.name if path.is_file() else "",
+            "files": list(_listed(path, {out.resolve(), self.folder.resolve()})),
+        }
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        marker = self.folder / "of.txt"
+        # One without a marker is ours if it is empty: a program can be killed at any moment.
+        if self.folder.exists() and not marker.is_file() and any(self.folder.glob("*")):
+            raise ValueError(
+                f"{self.folder} is in the way and holds something else: move it, or choose "
+                "another name."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._marker = marker.open("a+", encoding="ascii")
+        _lock(self._marker, f"{out} is being built by another program: wait for it, or stop it.")
+        self._marker.seek(0)
+        if self._marker.read() != digest:
+            self._empty()
+            self._marker.truncate(0)
+            self._marker.write(digest)
+            self._marker.flush()
+
+    def remove(self) -> None:
+        """What is only needed to go on."""
+        self._empty()
+        shutil.rmtree(self.folder)
+
+    def _empty(self) -> None:
+        """All but the marker, without which nobody would know whose the rest is."""
+        for item in self.folder.iterdir():
+            if item.is_dir():
+                shutil.rmtree(item)
+            elif item.name != "of.txt":
+                item.unlink()
+
+
+def _lock(file: TextIO, taken: str) -> None:
+    """Hold a file until it is closed; ValueError with the sentence `taken` if another has it."""
+    try:
+        import fcntl
+    except ImportError:  # there is none on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(taken) from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of a capture's files, of all around a transforms.json, which names them.
+
+    Links are followed, but nowhere twice; the folders in `but` are left out.
+    """
+    root, seen = path.parent if path.suffix.lower() == ".json" else path, set(but)
+    found = [root] if root.is_file() else []
+    for folder, below, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if here.resolve() in seen:
+            below.clear()
+            continue
+        seen.add(here.resolve())
+        found += [here / name for name in names]
+    for file in sorted(found):
         if file.is_file():
             status = file.stat()
-            listing.append([str(file.relative_to(path)), status.st_size, status.st_mtime_ns])
-    key = {"max_side": max_side, "langsplat": langsplat.__version__, "files": listing}
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    work = out.with_name(out.name + ".build")
-    marker = work / "of.txt"
-    if not (marker.is_file() and marker.read_text() == digest):
-        if work.exists() and not marker.is_file():
-            raise ValueError(
-                f"{work} is in the way and holds something else: move it, or choose another name."
-            )
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        marker.write_text(digest)
-    return work
+            yield str(file.relative_to(root)), status.st_size, status.st_mtime_ns
 
 
 def _write_capture(file: Path, capture: Capture) -> None:

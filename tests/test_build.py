@@ -9,6 +9,7 @@ import sys
 import weakref
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,6 +295,71 @@ def described(folder: Path, progress: Progress, threads: int) -> list[dict[str, 
             cameras, picture, range(12), world, load_segmenter(), load_encoder(), folder, progress
         )
     return [dict(np.load(file)) for file in sorted(folder.glob("*.npz"))]
+
+
+def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "photos" / "scene"
+    (photos / "more").mkdir(parents=True)
+    (tmp_path / "linked").mkdir()
+    (photos / "far").symlink_to(tmp_path / "linked")
+    (photos / "round").symlink_to(photos)
+    for file in (photos / "a.jpg", photos / "more" / "b.jpg", tmp_path / "linked" / "c.jpg"):
+        file.write_bytes(b"1")
+    (photos / "transforms.json").write_text("{}")
+
+    def goes_on(path: Path) -> bool:
+        """Whether a program that starts now finds what the one before left."""
+        work = build._Work(path, out, 480)
+        kept = (work.folder / "capture.npz").is_file()
+        (work.folder / "capture.npz").write_bytes(b"")
+        (work.folder / "features").mkdir(exist_ok=True)
+        return kept
+
+    for path in (photos, photos / "transforms.json"):
+        assert not goes_on(path)
+        assert goes_on(path)  # its own files, though inside the capture, are none of the photos
+        for file in (photos / "more" / "b.jpg", tmp_path / "linked" / "c.jpg"):
+            file.write_bytes(file.read_bytes() + b"2")
+            assert not goes_on(path)
+    work = build._Work(photos, out, 480)
+    with pytest.raises(ValueError, match=r"is being built by another program: wait for it"):
+        build._Work(photos, out, 480)
+    work.remove()
+    assert not work.folder.exists()
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_a_build_killed_while_it_tidies_up_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    work = build._Work(tmp_path / "a.jpg", tmp_path / "scene", 480)
+    for name in ("0", "train.state", "z"):
+        (work.folder / name).touch()
+    unlink, deleted = os.unlink, 0
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        nonlocal deleted
+        if deleted == done:
+            raise KeyboardInterrupt
+        deleted += 1
+        unlink(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "unlink", stop)
+        work.remove()
+    del work
+    build._Work(tmp_path / "a.jpg", tmp_path / "scene", 480)
+
+
+def test_a_working_folder_without_a_mark_is_ours_only_if_it_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "scene.build").mkdir()  # killed before the mark was written, or just after it went
+    build._Work(tmp_path / "a.jpg", tmp_path / "scene", 480)
+    (tmp_path / "other.build").mkdir()
+    (tmp_path / "other.build" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="is in the way"):
+        build._Work(tmp_path / "a.jpg", tmp_path / "other", 480)
 
 
 def test_views_described_at_once_are_described_as_one_by_one(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """The page without a browser: every handler called directly, then its endpoints over HTTP."""
 
+import errno
 import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -23,6 +28,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import app
+from demo import handlers
 from demo.handlers import (
     AUTO,
     MAX_PHOTOS,
@@ -269,6 +275,21 @@ def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:
     assert len(shelf._pictures) == 16
 
 
+def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(tmp_path: Path) -> None:
+    scene = save_scene(three_balls(), tmp_path / "results" / "scenes" / ".mug.x7k2")  # killed there
+    shelf = Shelf(tmp_path / "results", {"balls": scene}, lambda spec: TableEncoder())
+    assert shelf.names == ["balls"]
+    answer = shelf.answer("balls", View(0), "red ball")
+    before = {folder for _ in range(3) for folder in [tempfile.mkdtemp(dir=shelf.downloads)]}
+    shelf = Shelf(tmp_path / "results", {"balls": scene}, lambda spec: TableEncoder())
+    assert shelf.names == ["balls"]
+    kept = handlers._KEPT_FILES
+    for _ in range(kept):
+        shelf.files(answer, np.zeros((480, 640, 3), np.uint8))
+    left = {str(folder) for folder in shelf.downloads.iterdir()}
+    assert len(left) == kept and not left & before
+
+
 def test_built_scenes_are_listed_again_at_the_next_start(tmp_path: Path) -> None:
     save_scene(three_balls(), tmp_path / "results" / "scenes" / "mine")
     shelf = shelf_of_balls(tmp_path)
@@ -474,6 +495,9 @@ out, mode = sys.argv[sys.argv.index("--out") + 1], sys.argv[1]
 print(json.dumps({"stage": "train", "done": 1, "total": 4, "note": "", "left": 90.5}), flush=True)
 if mode == "wait":
     time.sleep(60)
+if mode.startswith("late:"):
+    shutil.copytree(mode.removeprefix("late:"), out)
+    time.sleep(60)
 if mode == "error":
     print(json.dumps({"error": "Only 3 of 8 photos could be placed."}))
     sys.exit(1)
@@ -497,6 +521,14 @@ def leftovers(shelf: Shelf) -> list[str]:
     return [path.name for path in shelf.results.iterdir() if path.name.startswith("photos-")]
 
 
+def test_a_zip_with_a_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    (path,) = zip_of(tmp_path / "odd.zip", [f"\N{SNOWMAN}{index}.jpg" for index in range(8)])
+    odd = Path(path).read_bytes().replace("\N{SNOWMAN}".encode(), b"\xff\xfe\xff")
+    Path(path).write_bytes(odd)
+    with pytest.raises(ValueError, match=r"odd.zip is damaged"):
+        check_photos([path])
+
+
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
     reports = list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))
@@ -506,6 +538,59 @@ def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     assert len(load_scene(shelf.results / "scenes" / "my-mug").cameras) == 12
     assert leftovers(shelf) == []
     assert list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))[-1].scene == "my-mug-2"
+
+
+ARGUMENTS = """
+import json, os, sys
+sys.path.insert(0, os.getcwd())
+from langsplat.__main__ import _parser
+args = _parser().parse_args(["build", *sys.argv[1:]])
+with open(sys.argv[0] + ".json", "w") as file:
+    json.dump([os.listdir(args.path), args.name], file)
+print(json.dumps({"error": "enough"}))
+"""
+
+
+@pytest.mark.parametrize("name", ["--help", "-mug", "my\0 \n" + 200_000 * "x"])
+def test_a_build_gets_all_photos_and_the_name_whatever_they_are_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    third = Path(photos(tmp_path / "third", 1)[0]).rename(tmp_path / "third" / "0-2.jpg")
+    paths = [*photos(tmp_path / "in", 8), str(third), *photos(tmp_path / "other", 2)]
+    (tmp_path / "tell.py").write_text(ARGUMENTS)
+    monkeypatch.chdir(tmp_path)
+    shelf = Shelf(Path("results"), {}, lambda spec: TableEncoder())
+    builder = Builder(shelf, [sys.executable, str(tmp_path / "tell.py")])
+    with pytest.raises(ValueError, match="enough"):
+        list(builder.build(paths, name))
+    got, title = json.loads((tmp_path / "tell.py.json").read_text())
+    assert len(got) == len(paths)
+    assert title in ("--help", "-mug", "my " + 97 * "x")
+
+
+def test_a_full_disk_ends_a_build_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _, builder = builder_of(tmp_path, "copy")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(ValueError, match=r"no room for a build here now \(No space left"):
+        list(builder.build(photos(tmp_path / "in", 8)))
+    monkeypatch.undo()
+    assert list(builder.build(photos(tmp_path / "in", 8)))[-1].scene == "my-scene"
+
+
+def test_a_build_stopped_after_its_last_step_is_not_kept(tmp_path: Path) -> None:
+    shelf, builder = builder_of(tmp_path, f"late:{tmp_path / 'balls'}")
+    running = builder.build(photos(tmp_path / "in", 8), "late")
+    made = shelf.results / "scenes" / "late"
+    while not made.is_dir():
+        next(running)
+    builder.stop()
+    assert list(running)[-1].text == "Stopped. Nothing of this build was kept."
+    assert not made.exists()
 
 
 @pytest.mark.parametrize(
@@ -640,6 +725,29 @@ def test_a_gpu_that_is_not_there_ends_the_app_with_one_sentence(
 ) -> None:
     assert app.main(["--device", "cuda"]) == 2
     assert "no CUDA device was found. Use --device cpu." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--results", "{tmp}/file"], "file cannot be used .Not a directory"),
+        (["--port", "99999"], "a port lies between 1 and 65535"),
+        (["--host", "203.0.113.9"], "no page at 203.0.113.9 .Cannot assign requested address"),
+        (["--port", "{taken}"], "no page at 127.0.0.1, port .* .Address already in use.: choose"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_ends_the_app_with_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        known = {"tmp": tmp_path, "taken": taken.getsockname()[1]}
+        try:
+            code = app.main([word.format(**known) for word in words])
+        except SystemExit as end:
+            code = end.code
+    said = capfd.readouterr().err
+    assert code == 2 and re.search(sentence, said) and "Traceback" not in said
 
 
 def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
