@@ -116,8 +116,6 @@ class Checkpoints:
 
     def save(self, tensors: "Mapping[str, Tensor]", **values: int | float) -> None:
         """Replace the file: tensors of any device, and numbers, exactly."""
-        from safetensors.torch import save_file
-
         if self._path is None:
             return
         numbers = {_VALUE + name: repr(value) for name, value in values.items()}
@@ -125,7 +123,7 @@ class Checkpoints:
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-            save_file(whole, partial, self._identity | numbers)
+            write_tensors(whole, partial, self._identity | numbers)
             os.replace(partial, self._path)
         finally:
             partial.unlink(missing_ok=True)
@@ -150,6 +148,17 @@ class Checkpoints:
         except (SafetensorError, OSError):
             return None, "the unfinished work found cannot be read: a new start"
         return Saved(tensors, {k.removeprefix(_VALUE): float(v) for k, v in values.items()}), ""
+
+
+def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file; OSError where it cannot be written, as of any file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file, metadata)
+    except SafetensorError as error:  # whatever the system said is in its words
+        raise OSError(None, str(error), str(file)) from error
 
 
 def digest_of(*parts: "Tensor | str") -> str:

@@ -29,11 +29,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from langsplat import SCENE_FILE
 from langsplat.codec import Autoencoder, Codebook, Codec, codec_from
+from langsplat.progress import write_tensors
 
 LEVELS = ("subpart", "part", "whole")
 FORMAT = "langsplat-scene"
@@ -358,13 +358,14 @@ def save_scene(
         The folder.
     Raises:
         ValueError: `folder` exists and holds something other than a scene.
+        OSError: it cannot be written, for example as the disk is full; what was there stays.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # of a link, what it leads to
     check_destination(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        save_file(_tensors_of(scene), partial / SCENE_FILE, metadata=_metadata_of(scene))
+        write_tensors(_tensors_of(scene), partial / SCENE_FILE, _metadata_of(scene))
         if preview is not None:
             (partial / "preview.jpg").write_bytes(preview)
         if card is not None:
@@ -375,7 +376,11 @@ def save_scene(
         if folder.exists():
             retired = partial.with_name(partial.name + ".old")
             os.rename(folder, retired)
-            os.rename(partial, folder)
+            try:
+                os.rename(partial, folder)
+            except BaseException:
+                os.rename(retired, folder)
+                raise
             shutil.rmtree(retired)
         else:
             os.rename(partial, folder)
@@ -479,7 +484,8 @@ def _metadata_of(scene: Scene) -> dict[str, str]:
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "name": scene.name,
+        # The name may be a folder's, whose bytes are not always text.
+        "name": scene.name.encode("utf-8", "replace").decode(),
         "radius": repr(float(scene.radius)),
         "near": repr(float(scene.gaussians.near)),
         "cameras": json.dumps([camera.name for camera in scene.cameras]),

@@ -1,6 +1,7 @@
 """The nouns refuse what they cannot hold, and a scene on disk is what it was in memory."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from langsplat.codec import Autoencoder, AutoencoderConfig, Codebook, fit_autoencoder
+from langsplat.progress import write_tensors
 from langsplat.scene import (
     SCENE_FILE,
     Camera,
@@ -123,6 +125,44 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_scene(scene, tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scene_is_written_to_where_a_link_leads(tmp_path: Path) -> None:
+    save_scene(small_scene(), tmp_path / "there" / "s")
+    (tmp_path / "here").symlink_to(tmp_path / "there" / "s")
+    save_scene(small_scene(3), tmp_path / "here")
+    assert (tmp_path / "here").is_symlink()
+    assert len(load_scene(tmp_path / "there" / "s").gaussians) == 3
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["s"]
+
+
+def test_a_scene_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = save_scene(small_scene(), tmp_path / "s"), os.rename
+
+    def refuse(old: Path, new: Path) -> None:
+        if new == folder and (old / SCENE_FILE).stat().st_size != size:
+            raise PermissionError(13, "Permission denied")
+        rename(old, new)
+
+    size = (folder / SCENE_FILE).stat().st_size
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        save_scene(small_scene(3), folder)
+    assert len(load_scene(folder).gaussians) == len(small_scene().gaussians)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_name_that_is_no_text_does_not_lose_the_scene(tmp_path: Path) -> None:
+    folder = save_scene(replace(small_scene(), name="caf\udce9"), tmp_path / "s")
+    assert load_scene(folder).name == "caf?"
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """So that a full disk ends a build in the words of any full disk."""
+    with pytest.raises(OSError, match="nowhere"):
+        write_tensors({"a": torch.zeros(1)}, tmp_path / "nowhere" / "file", {})
 
 
 def test_a_truncated_scene_is_said_to_be_damaged(tmp_path: Path) -> None:
