@@ -27,7 +27,7 @@ import torch
 
 from demo.viewer import Cloud, cloud_of
 from langsplat.cameras import orbit_camera, yaw_pitch_of
-from langsplat.encoders import Encoder, load_encoder
+from langsplat.encoders import Encoder, is_portable, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
 from langsplat.query import (
@@ -326,6 +326,11 @@ class Shelf:
             return Room(name, scene, cloud, None, silence)
         spec = scene.language.encoder
         try:
+            if is_repo_id(name) and not is_portable(spec):
+                raise ValueError(
+                    "It was described by weights in a file on its author's machine: describe it "
+                    "with an encoder that has a name everywhere."
+                )
             engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:
             # The pictures still work; only the words are missing.

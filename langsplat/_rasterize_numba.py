@@ -73,6 +73,7 @@ BLOCKS = (TILE // SIDE) ** 2
 RUN = 4  # tiles in sequence, which share splats
 BATCH = 32  # splats whose blocks are listed before they are blended
 ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
+FARTHEST = 1e30  # pixels from the picture, or across
 AHEAD = 16  # rows are fetched into the cache this many before their turn
 MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
 COLUMNS = 16  # in float32 one line of the cache
@@ -267,8 +268,9 @@ def _project(
         reach = math.log2(1 / alpha_min) - faint
         ex, ey = math.sqrt(STEEP * reach * xx), math.sqrt(STEEP * reach * yy)
         # The determinant: a quaternion of length 0, or beyond float64, or not a number. The
-        # reach: that of an opacity that is not finite.
+        # reach: that of an opacity that is not finite. The rest: what float32 could not hold.
         seen = (det > 0) & (det < math.inf) & (reach < math.inf)
+        seen = seen & (max(abs(mx), abs(my)) < FARTHEST) & (max(ex, ey) < FARTHEST)
         seen = seen & _may_touch(mx, my, ex, ey, size)
         root = math.sqrt(yy)
         corner = math.sqrt(det)

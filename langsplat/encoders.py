@@ -9,6 +9,7 @@ Letters: B crops, T texts, S side of a crop in pixels, E embedding size.
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -76,6 +77,11 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
             "open_clip:ViT-B-16/laion2b_s34b_b88k), or open_clip:<model>/<weights file>."
         )
     return _load_open_clip(spec, model, weights, torch.device(device))
+
+
+def is_portable(spec: str) -> bool:
+    """Whether a spec names no file of one machine. A stranger's must not: it would be opened."""
+    return re.fullmatch(r"bundled(:\w+)?|open_clip:[\w.-]+/[\w-]+", spec) is not None
 
 
 class OpenClipEncoder:
@@ -191,7 +197,8 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
     from open_clip import get_model_config, list_models, list_pretrained_tags_by_model
     from open_clip.pretrained import get_pretrained_cfg
 
-    config = get_model_config(model)
+    # With a colon open_clip would look for a folder, or on the Hub.
+    config = None if ":" in model else get_model_config(model)
     if config is None:
         near = get_close_matches(model, list_models(), n=5, cutoff=0.4)
         raise ValueError(
@@ -201,7 +208,7 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
     tag = get_pretrained_cfg(model, weights)
     if tag:
         file = _weights_of_tag(spec, tag)
-    elif Path(weights).is_file():
+    elif _is_file(weights):
         file = Path(weights)
     else:
         tags = list_pretrained_tags_by_model(model)
@@ -264,6 +271,13 @@ def _check_readable(file: Path) -> None:
             whole = False
         if not whole:
             raise damaged
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # too long to be a name
+        return False
 
 
 def _weights_of_tag(spec: str, tag: dict[str, Any]) -> Path:

@@ -29,6 +29,7 @@ of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
 """
 
 import json
+import math
 import re
 import threading
 import time
@@ -144,9 +145,10 @@ class Answer:
     def sentence(self) -> str:
         """The answer in words."""
         if not self.found:
+            score = math.floor(100 * self.score) / 100  # 0.4996 is below 0.50
             return (
                 f'Nothing here looks like "{self.text}": the best score in this view is '
-                f"{self.score:.2f}, below the threshold of {self.threshold:.2f}."
+                f"{min(score, self.threshold):.2f}, below the threshold of {self.threshold:.2f}."
             )
         left, top, right, bottom = self.box or (0, 0, 0, 0)
         noun = "Gaussian" if self.count == 1 else "Gaussians"
@@ -461,6 +463,9 @@ class Recent(Generic[T]):
             raise
         mine.set_result(made)
         with self._lock:
+            if self._size(made) > self._limit:
+                self._made.pop(key, None)
+                return made
             done = [(k, self._size(f.result())) for k, f in self._made.items() if f.done()]
             total = sum(size for _, size in done)
             for old, size in done:
@@ -484,7 +489,7 @@ class SceneQuery:
         near_things: hold "the handle of the mug" to the mug (see above); False compares the text
             with features and nothing else, as the papers do.
     Raises:
-        ValueError: the scene has no language field, or it is another encoder's.
+        ValueError: the scene has no language field, or it is another encoder's, or damaged.
     """
 
     def __init__(
@@ -506,6 +511,12 @@ class SceneQuery:
                 f"The scene {scene.name!r} was described with the encoder "
                 f"{scene.language.encoder!r} and cannot be asked with {encoder.name!r}: "
                 "load that encoder, or build the scene again."
+            )
+        if scene.language.codec.dim != encoder.dim:
+            raise ValueError(
+                f"The scene {scene.name!r} is damaged: its embeddings have "
+                f"{scene.language.codec.dim} numbers, those of its encoder {encoder.name!r} "
+                f"{encoder.dim}. Describe it again with `python -m langsplat describe`."
             )
         self.scene = scene
         self.encoder = encoder
@@ -605,7 +616,9 @@ class SceneQuery:
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
-        return torch.cat([self._rate(asked, len(some)) for some, asked in self._batches(texts)])
+        none = torch.zeros(0, *self._field.mass.shape, device=self._field.codes.device)
+        rated = (self._rate(asked, len(some)) for some, asked in self._batches(texts))
+        return torch.cat([none, *rated])
 
     def _rate(self, asked: Any, texts: int) -> Tensor:
         """[T, L, N] of the texts asked."""

@@ -321,6 +321,21 @@ def test_a_scene_whose_encoder_is_missing_shows_its_pictures(tmp_path: Path) -> 
         shelf.answer("balls", View(0), "red ball")
 
 
+def test_a_strangers_scene_does_not_choose_a_file_of_the_server(tmp_path: Path) -> None:
+    scene = three_balls()
+    assert scene.language is not None
+    weights = f"open_clip:ViT-B-16/{tmp_path}/weights.bin"
+    save_scene(replace(scene, language=replace(scene.language, encoder=weights)), tmp_path / "s")
+
+    def load(spec: str) -> TableEncoder:
+        raise AssertionError("it was opened")
+
+    room = Shelf(tmp_path / "results", {"jane/balls": tmp_path / "s"}, load).room("jane/balls")
+    assert room.engine is None and "on its author's machine" in room.silence
+    with pytest.raises(AssertionError):  # what was built here names what is here
+        Shelf(tmp_path / "results", {"balls": tmp_path / "s"}, load).room("balls")
+
+
 def test_a_scene_without_words_says_so(tmp_path: Path) -> None:
     save_scene(replace(three_balls(), language=None), tmp_path / "mute")
     shelf = Shelf(tmp_path / "results", {"mute": tmp_path / "mute"})

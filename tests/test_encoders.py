@@ -13,7 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from langsplat.encoders import BUNDLED, TOWER_FILES, WEIGHTS_FILE, Encoder, load_encoder
+from langsplat.encoders import (
+    BUNDLED,
+    TOWER_FILES,
+    WEIGHTS_FILE,
+    Encoder,
+    is_portable,
+    load_encoder,
+)
 from langsplat.features import embed_segments
 
 SMALL = "ViT-S-32-alt"  # the smallest architecture that open_clip ships
@@ -169,11 +176,26 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         ("open_clip:ViT-B-61/laion2b_s34b_b88k", "near names: .*ViT-B-16"),
         ("open_clip:ViT-B-16/laion2b_s34b_b89k", "near names: .*laion2b_s34b_b88k"),
         ("bundled:00000000", "build the scene again"),
+        ("open_clip:local-dir:x/y", "no model 'local-dir:x'"),
+        ("open_clip:hf-hub:someone/x", "no model 'hf-hub:someone'"),
+        (f"open_clip:ViT-B-16/{300 * 'x'}", "neither a file nor weights"),
+        ("open_clip:ViT-B-16/x\0", "neither a file nor weights"),
     ],
 )
 def test_an_unknown_encoder_is_named_with_its_neighbours(spec: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_encoder(spec)
+
+
+def test_an_encoder_is_portable_if_it_names_no_file() -> None:
+    import open_clip
+
+    for model, tag in open_clip.list_pretrained():
+        assert is_portable(f"open_clip:{model}/{tag}")
+    assert is_portable("bundled") and is_portable("bundled:0123abcd")
+    for weights in ("x.bin", "/etc/passwd", "../x", "a/b", "a\\b", "~", "", "x\n"):
+        assert not is_portable(f"open_clip:ViT-B-16/{weights}")
+    assert not is_portable("open_clip:local-dir:x/y")
 
 
 def test_offline_it_says_so_within_two_seconds(tmp_path: Path) -> None:

@@ -266,6 +266,8 @@ def test_an_absent_thing_gives_an_empty_mask_in_words(engine: SceneQuery) -> Non
     answer = engine.ask("submarine", engine.scene.cameras[0], level="part")
     assert not answer.found and answer.box is None and answer.share == 0
     assert 'Nothing here looks like "submarine"' in answer.sentence()
+    nearly = replace(answer, relevancy=np.full((4, 4), 0.4996, np.float32))
+    assert "view is 0.49, below the threshold of 0.50" in nearly.sentence()
 
 
 def test_a_view_that_sees_nothing_scores_zero_everywhere(engine: SceneQuery) -> None:
@@ -313,6 +315,9 @@ def test_another_encoders_scene_and_a_scene_without_words_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="no language field"):
         SceneQuery(replace(scene, language=None), TableEncoder())
+    short = replace(scene.language, codec=Codebook(torch.ones(3, 6, E - 1)))
+    with pytest.raises(ValueError, match=f"have {E - 1} numbers, those of its encoder 'table' {E}"):
+        SceneQuery(replace(scene, language=short), TableEncoder())
 
 
 def random_scene(n: int = 300, words: int = 100) -> Scene:
@@ -588,6 +593,20 @@ def test_what_two_threads_want_is_made_once_and_keeps_nobody_else_waiting() -> N
     recent.get(3, lambda: "third")
     assert recent.get(2, lambda: "again") == "quick" and len(recent) == 2
     assert recent.get(1, lambda: "anew") == "anew", "the one used least recently went first"
+
+
+def test_what_is_too_large_to_be_kept_drives_nothing_else_out() -> None:
+    recent: Recent[int] = Recent(10, float)
+    for size in (4, 5, 20):
+        assert recent.get(size, lambda size=size: size) == size  # type: ignore[misc]
+    assert (len(recent), recent.get(4, lambda: 0), recent.get(20, lambda: 7)) == (2, 4, 7)
+
+
+def test_no_texts_have_no_scores(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    assert engine.ask_all([], camera) == []
+    assert engine.gaussian_relevancy([]).shape == (0, 3, 121)
+    assert engine.relevancy([], camera).shape == (0, 3, camera.height, camera.width)
 
 
 def test_an_error_is_told_to_all_who_wait_and_not_remembered() -> None:

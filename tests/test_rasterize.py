@@ -360,6 +360,18 @@ def test_gaussians_that_are_not_finite_are_left_out(backend: str, channels: int)
         assert gradient.isfinite().all() and not gradient[: len(poisons)].any()
 
 
+@pytest.mark.parametrize("mean", [[3e38, 0, 4], [3e38, -3e38, 3e38], [0, 0, 4]])
+@pytest.mark.parametrize("size", [1e-3, 3e38])
+def test_gaussians_beyond_float32_are_left_out(mean: list[float], size: float) -> None:
+    inputs = scene()
+    means, scales = inputs[0].clone(), inputs[2].clone()
+    means[0], scales[0] = torch.tensor(mean), size
+    far = max(mean) > 1e30 or size > 1e30
+    alone = (*(t[1:] if far else t for t in (means, inputs[1], scales, *inputs[3:5])), *inputs[5:])
+    image = draw((means, inputs[1], scales, *inputs[3:]), "numba")
+    torch.testing.assert_close(image, draw(alone, "numba"))
+
+
 def test_a_quaternion_without_length_is_left_out() -> None:
     inputs = scene()
     quats = inputs[1].clone()
