@@ -289,6 +289,7 @@ class Shelf:
 
     def files(self, answer: Answer, rgb: np.ndarray) -> dict[str, Path]:
         """Write an answer's files and return them by name; old ones go when there are many."""
+        self.downloads.mkdir(parents=True, exist_ok=True)  # systems tidy up temporary folders
         folder = Path(tempfile.mkdtemp(dir=self.downloads))
         paths = save_answer(answer, rgb, folder)
         with self._lock:
@@ -464,7 +465,9 @@ class Builder:
         check_photos(paths)
         name = "".join(ch for ch in name if ch.isprintable()).strip()[:MAX_NAME]
         if not self._busy.acquire(blocking=False):
-            raise ValueError("A scene is being built already: wait for it, or stop it first.")
+            raise ValueError(
+                "A scene is being built already, one at a time: start when it is done."
+            )
         try:
             scenes = self._shelf.results / "scenes"
             scenes.mkdir(parents=True, exist_ok=True)

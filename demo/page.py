@@ -219,9 +219,14 @@ class Explore:
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events: each moves the visit, then answers, then offers the files."""
 
-        def on(trigger: Callable[..., Any], move: Callable[..., Updates], *inputs: Any) -> None:
-            moved = trigger(move, [self.visit, *inputs], self.moved, **self._shown, **_LANE)
-            self._answer_after(moved)
+        def on(
+            trigger: Callable[..., Any],
+            move: Callable[..., Updates],
+            *inputs: Any,
+            mode: str = "once",
+        ) -> None:
+            shown = {"trigger_mode": mode} | self._shown | _LANE
+            self._answer_after(trigger(move, [self.visit, *inputs], self.moved, **shown))
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
             given = [self.visit, words, *self._judging]
@@ -235,14 +240,17 @@ class Explore:
         on_words(self.find.click, self.ask, self.text)
         on_words(self.text.submit, self.ask, self.text)
         on_words(self.examples.click, self.try_example, self.examples)
-        on(self.photo.release, self.go_to, self.photo)
-        on(self.before.click, self.go_before)
-        on(self.after.click, self.go_after)
+        page.load(None, None, None, js=_script("sliders.js"), **_PRIVATE)
+        # Of a slider's values the last counts, of clicks each.
+        on(self.photo.release, self.go_to, self.photo, mode="always_last")
+        on(self.before.click, self.go_before, mode="multiple")
+        on(self.after.click, self.go_after, mode="multiple")
         on(self.reset.click, self.go_back)
         for slider in (self.yaw, self.pitch, self.distance):
-            on(slider.release, self.orbit, self.yaw, self.pitch, self.distance)
+            on(slider.release, self.orbit, self.yaw, self.pitch, self.distance, mode="always_last")
+        judged: dict[str, Any] = {"trigger_mode": "always_last"} | _LANE | _PRIVATE
         for trigger in (self.threshold.release, self.level.input, self.display.input):
-            self._answer_after(trigger(legend, self.threshold, self.legend, **_LANE, **_PRIVATE))
+            self._answer_after(trigger(legend, self.threshold, self.legend, **judged))
 
         fetching = [self.fetch.click, self.repo.submit]
         gr.on(fetching, None, None, [self.fetch, self.hub_line], js=_FETCHING, **_PRIVATE)

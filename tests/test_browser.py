@@ -123,3 +123,55 @@ def test_a_phone_shows_one_column_without_sideways_scrolling(
     assert len(set(tops)) == 3, "the three panels lie under each other"
     assert outside == []
     page.close()
+
+
+def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
+    browser: "playwright.Browser", address: str, shelf: Shelf
+) -> None:
+    page, _, errors = visit(browser, address, 1400)
+    count = len(shelf.room(shelf.default).scene.cameras)
+
+    def stands(place: str) -> None:
+        page.wait_for_selector(f'#picture img[alt^="{shelf.default}, {place}"]', state="attached")
+
+    def field(label: str) -> "playwright.Locator":
+        return page.get_by_label(f"number input for {label}")
+
+    number = page.locator("#photo").get_by_test_id("number-input")
+    number.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("2", delay=150)
+    page.keyboard.press("Enter")
+    stands("view 2")
+    for typed, place in (("999", f"view {count - 1}"), ("", f"view {count - 1}"), ("4", "view 4")):
+        number.fill(typed)
+        number.press("Enter")
+        stands(place)
+    page.locator("#photo").get_by_test_id("range-input").press("ArrowRight")
+    stands("view 5")
+    for _ in range(4):
+        page.locator("#after").click()
+    stands("view 9")
+
+    yaw = page.get_by_label("range slider for Yaw °")
+    before = int(yaw.input_value())
+    for _ in range(3):
+        yaw.press("ArrowRight")
+    stands(f"orbit at yaw {before + 3}°")
+    field("Yaw °").fill("90")
+    field("Yaw °").press("Tab")
+    stands("orbit at yaw 90°")
+    number.focus()  # past the other sliders, with nothing changed
+    for _ in range(12):
+        page.keyboard.press("Tab")
+
+    field("Threshold of the mask").fill("")
+    field("Threshold of the mask").press("Tab")
+    field("Threshold of the mask").fill("1")
+    field("Threshold of the mask").press("Enter")
+    page.wait_for_selector('.status-text:has-text("below the threshold of 1.00")')
+    page.get_by_label("range slider for Threshold of the mask").press("Home")
+    page.wait_for_selector('.status-text:has-text("covers")')
+    stands("orbit at yaw 90°")
+    assert errors == []
+    page.close()
