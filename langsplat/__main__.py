@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
             "another path, or check its permissions and the space left on the disk."
         )
     except KeyboardInterrupt:
-        print("\nlangsplat: stopped; the same command goes on from here.", file=sys.stderr)
+        resumes = args.run in (_build, _describe)
+        goes_on = "; the same command goes on from here" if resumes else ""
+        print(f"\nlangsplat: stopped{goes_on}.", file=sys.stderr)
         return 130
     if getattr(args, "progress", "") == "json":
         print(json.dumps({"error": sentence}), flush=True)
@@ -254,6 +256,7 @@ def _export(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> int:
     from langsplat.encoders import load_encoder
     from langsplat.evaluate import OfficialRenders, Renders, Report, evaluate, read_labels
+    from langsplat.hub import bundled_scenes
     from langsplat.official import ENCODER
     from langsplat.progress import terminal_progress
     from langsplat.query import SceneQuery
@@ -272,7 +275,9 @@ def _eval(args: argparse.Namespace) -> int:
             encoder = load_encoder(args.encoder or ENCODER)
             images = args.images[number] if args.images else None
             source = OfficialRenders(scene, args.autoencoder[number], encoder, images=images)
-        elif Path(f"{scene}_1").is_dir() and not Path(scene).exists():
+        elif (
+            not (scene in bundled_scenes() or Path(scene).exists()) and Path(f"{scene}_1").is_dir()
+        ):
             raise ValueError(
                 f"{scene}_1 is a run of the official code, and its renders mean nothing without "
                 "their autoencoder: give its best_ckpt.pth with --autoencoder."

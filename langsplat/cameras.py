@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langsplat.scene import MAX_IMAGE_PIXELS, Camera
+from langsplat.scene import Camera
 
 MAX_PITCH = 89.0  # degrees; straight from above, "up" no longer says which way is up
 # A pinhole picture of a strongly bent photo is kept between these multiples of the photo's size.
@@ -220,10 +220,11 @@ class Lens:
             raise ValueError("A camera's focal length, centre and distortion must be numbers.")
         if not (self.fx > 0 and self.fy > 0):
             raise ValueError(f"A focal length must be positive, got {self.fx:g} x {self.fy:g}.")
-        if self.width < 1 or self.height < 1 or self.width * self.height > MAX_IMAGE_PIXELS:
+        # The photos that are there are often shrunk: how large they may be is for them to meet.
+        if not (1 <= min(self.width, self.height) <= max(self.width, self.height) < 1e9):
             raise ValueError(
-                f"A photo must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, its camera says "
-                f"{self.width} x {self.height}."
+                "A camera's width and height must be at least 1 and below 1,000,000,000 pixels, "
+                f"got {self.width:g} x {self.height:g}: export the cameras again."
             )
 
     @property

@@ -11,6 +11,7 @@ us read anything else. Letters: P points, H W pixels.
 """
 
 import contextlib
+import errno
 import json
 import math
 import re
@@ -18,6 +19,7 @@ import stat
 import struct
 import tempfile
 import zipfile
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from langsplat.cameras import Lens
 from langsplat.progress import Progress, silent
@@ -43,6 +45,9 @@ MIN_PHOTOS, MAX_PHOTOS = 8, 300
 MAX_VIEWS = 5000  # of a capture that comes with its cameras
 MAX_MEMBERS, MAX_ZIP_BYTES, MAX_RATIO = 2000, 500_000_000, 100
 MAX_TEXT_BYTES, MAX_POINTS = 1_000_000_000, 20_000_000
+MAX_JSON_BYTES = 20_000_000  # parsed, it takes thirty times as much memory
+MAX_LINE = 10_000_000  # characters
+FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Long side of the photos in which features are sought. Measured against 1600 pixels with 4096
 # features: as many photos placed and the same focal length, in a quarter of the time.
 SFM_SIDE = 1024
@@ -51,6 +56,17 @@ READING, LOADING = "Read photos", "Load pictures"
 FARTHEST = 1e9  # any coordinate, focal length ... beyond is damage; squares still fit float32
 # A model below this angle between views (degrees, median) has no depth to speak of.
 MIN_ANGLE = 1.0
+
+# What EXIF's orientation asks for; 1 is upright, 5 to 8 lie on their side.
+TURNS: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # COLMAP's camera models by number: name, how many of (f | fx fy), what the rest means.
 COLMAP_MODELS: Mapping[int, tuple[str, tuple[str, ...]]] = {
@@ -134,6 +150,7 @@ def load_capture(
             for bare photos only) and "Load pictures".
     Raises:
         ValueError: one sentence that says what is wrong with the capture and what to do.
+        OSError: the disk with `workdir` is full.
     """
     path = Path(path).expanduser()
     if max_side is not None and max_side < 16:
@@ -149,6 +166,8 @@ def load_capture(
             model = _find_model(path, Path(work), progress)
             return _load_pictures(model, name or "capture", max_side, progress)
         except OSError as error:
+            if error.errno in FULL_DISK:  # no fault of the photos
+                raise
             raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
@@ -160,11 +179,11 @@ def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
             raise ValueError(
                 f"{path.name} is a single file: give the folder or a zip of the photos."
             )
-        root = work / "unpacked"
-        root.mkdir(exist_ok=True)
+        root = work / "unpacked" / path.name  # sentences name a capture's folder
+        root.mkdir(parents=True, exist_ok=True)
         _unpack(path, root)
     else:
-        root = path
+        root = path.resolve()  # "." has no name to tell
     folders = list(_folders(root))
     if (colmap := _colmap_folder(folders)) is not None:
         return _read_colmap(colmap, _photo_roots(root, colmap, folders), upright=False)
@@ -232,14 +251,19 @@ def _unpack(archive: Path, root: Path) -> None:
             members = [info for info in handle.infolist() if not info.is_dir()]
             _check_members(archive.name, members)
             for info in members:
-                if any(_is_clutter(part) for part in info.filename.split("/")):
+                target = _inside(root, info.filename)
+                if any(_is_clutter(part) for part in target.relative_to(root).parts):
                     continue
-                suffix = Path(info.filename).suffix.lower()
+                suffix = target.suffix.lower()
                 if suffix in PHOTO_SUFFIXES | UNREADABLE_SUFFIXES | OTHER_SUFFIXES:
-                    target = _inside(root, info.filename)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(handle.read(info))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error) as error:
+    except Exception as error:  # zipfile and its decompressors raise nearly anything
+        # Our own refusals and the machine's troubles say themselves what they are. A damaged zip
+        # makes seeking invalid (EINVAL), and bzip2 raises an OSError without a number.
+        machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if machine or isinstance(error, MemoryError) or type(error) is ValueError:
+            raise
         raise ValueError(f"{archive.name} is not a readable zip: pack the photos again.") from error
 
 
@@ -294,7 +318,9 @@ def _decoding() -> Iterator[None]:
         ) from None
     except UnidentifiedImageError:
         raise _BadPhoto("is not a picture that can be read here (save it as JPEG)") from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _BadPhoto("is damaged") from error
 
 
@@ -311,10 +337,22 @@ def _open(path: Path) -> Image.Image:
     return photo
 
 
+def _exif(photo: Image.Image, tag: int, ifd: int | None = None) -> Any:
+    """A value of the photo's EXIF; None without one, or if it cannot be read."""
+    if photo.format == "PNG":  # its EXIF may follow the pixels, whose damage must not pass for none
+        with _decoding():
+            photo.load()
+    try:
+        exif = photo.getexif()
+        return (exif if ifd is None else exif.get_ifd(ifd)).get(tag)
+    except Exception:  # as with _decoding, but the picture itself may be good
+        return None
+
+
 def _orientation(photo: Image.Image) -> int:
-    """EXIF's: 1 is upright; 5 to 8 lie on their side."""
-    with _decoding():
-        return photo.getexif().get(0x0112, 1)
+    """EXIF's, one of TURNS or 1; always 1 for a TIFF, which Pillow opens turned."""
+    value = None if photo.format == "TIFF" else _exif(photo, 0x0112)
+    return int(value) if value is not None and value in TURNS else 1
 
 
 def _turned_size(photo: Image.Image) -> tuple[int, int]:
@@ -325,10 +363,8 @@ def _turned_size(photo: Image.Image) -> tuple[int, int]:
 
 def _focal_35mm(photo: Image.Image) -> float | None:
     """EXIF's 35 mm equivalent focal length, if it is a sensible one."""
-    with _decoding():
-        value = photo.getexif().get_ifd(0x8769).get(0xA405)
     try:
-        focal = float(value or 0)
+        focal = float(_exif(photo, 0xA405, 0x8769) or 0)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return focal if 5 <= focal <= 1000 else None
@@ -356,10 +392,11 @@ def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.I
         photo.draft(None, wanted)
         photo.load()
         flat = _flat_rgb(photo)
-        flat.getexif()[0x0112] = orientation
-        flat = ImageOps.exif_transpose(flat)
+        if orientation in TURNS:
+            flat = flat.transpose(TURNS[orientation])
         if flat.size != size:
             flat = flat.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    flat.info.clear()  # comments and profiles, which saving would write, and may not be able to
     return flat
 
 
@@ -377,12 +414,15 @@ def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Pro
         progress(LOADING, done, len(model.views), "")
     notes = model.notes + _left_out(lost)
     if len(images) < 2:
-        reason = f" {notes[-1]}" if notes else ""
-        raise ValueError(
-            f"Only {len(images)} of the capture's photos can be used, at least 2 are needed."
-            + reason
-        )
-    return Capture(images, tuple(cameras), model.points, model.colors, name, notes)
+        only = f"Only {len(images)} of the capture's photos can be used, at least 2 are needed."
+        raise ValueError(" ".join([only, *notes]))
+    notes = [_writable(note) for note in notes]
+    return Capture(images, tuple(cameras), model.points, model.colors, _writable(name), notes)
+
+
+def _writable(text: str) -> str:
+    """Text with "?" for what has no UTF-8, as in names of files that were given in other bytes."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
@@ -423,7 +463,7 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
         torch.from_numpy(K).float(),
         width,
         height,
-        view.name,
+        _writable(view.name),
     )
     return image, camera
 
@@ -479,10 +519,10 @@ def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float32], NDArray[
             file = folder / "points3D.bin"
             points, colors = _points_bin(file.read_bytes()) if file.is_file() else _no_points()
         else:
-            lenses = _cameras_txt(_text(folder / "cameras.txt"))
-            poses = _images_txt(_text(folder / "images.txt"))
+            lenses = _cameras_txt(folder / "cameras.txt")
+            poses = _images_txt(folder / "images.txt")
             file = folder / "points3D.txt"
-            points, colors = _points_txt(_text(file)) if file.is_file() else _no_points()
+            points, colors = _points_txt(file) if file.is_file() else _no_points()
         found = [(name, lenses[camera], viewmat) for name, camera, viewmat in poses]
     except _Damaged as error:
         raise ValueError(
@@ -523,29 +563,37 @@ def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Mode
 
 
 def _existing(
-    views: Sequence[_View], names: Sequence[str], source: str
+    views: Sequence[_View],
+    names: Sequence[str],
+    source: str,
+    lost: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[_View], list[str]]:
-    """The views whose photo exists, and a note on the others.
+    """The views whose photo exists, and notes on the others: `lost` exist but cannot be used.
 
     Raises:
-        ValueError: fewer than 2 exist; names the first missing file.
+        ValueError: fewer than 2 exist; names the first missing file, or the lost ones.
     """
     present = [view for view in views if view.path.is_file()]
     if len(names) < 2:
         raise ValueError(f"There are {len(names)} photos in {source}: at least 2 are needed.")
-    there = {view.name for view in present}
+    there = {view.name for view in present} | {name for name, _ in lost}
     missing = [name for name in names if name not in there]
+    notes = _left_out(lost)
+    if missing:
+        notes.insert(
+            0,
+            f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
+            f"(the first is {missing[0][:200]}) and were left out.",
+        )
+    if len(present) < 2 and lost:
+        only = f"Only {len(present)} of the {len(names)} photos listed in {source} can be used"
+        raise ValueError(" ".join([f"{only}, at least 2 are needed.", *notes]))
     if len(present) < 2:
         raise ValueError(
             f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
             f"(the first is {missing[0][:200]}): put the photos beside it."
         )
-    if not missing:
-        return present, []
-    return present, [
-        f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
-        f"(the first is {missing[0][:200]}) and were left out."
-    ]
+    return present, notes
 
 
 class _Damaged(Exception):
@@ -618,21 +666,43 @@ def _viewmat(quaternion: Sequence[float], translation: Sequence[float]) -> NDArr
     return matrix
 
 
-def _text(path: Path) -> str:
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_TEXT_BYTES // 1_000_000} MB.")
-    return path.read_text(encoding="utf-8", errors="replace")
+def _check_size(path: Path, most: int) -> None:
+    if path.stat().st_size > most:
+        raise ValueError(f"{path.name} is larger than {most // 1_000_000} MB.")
 
 
-def _rows(text: str, kind: str) -> list[list[str]]:
-    """The data lines of a COLMAP text file, split; checks the count that COLMAP's header states."""
-    rows = [line.split() for line in text.splitlines() if line.strip() and line[0] != "#"]
-    _check_count(text, kind, len(rows))
-    return rows
+def _lines(path: Path) -> Iterator[str]:
+    _check_size(path, MAX_TEXT_BYTES)
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while line := file.readline(MAX_LINE):
+            if len(line) == MAX_LINE:
+                raise _Damaged(f"a line of {path.name} does not end")
+            yield line
 
 
-def _check_count(text: str, kind: str, count: int) -> None:
-    stated = re.search(rf"^# Number of {kind}: (\d+)", text, re.MULTILINE)
+def _rows(path: Path, kind: str, most: int, *, paired: bool = False) -> Iterator[str]:
+    """The data lines of a COLMAP text file, one at a time, so that no file can fill the memory.
+
+    Args:
+        kind: what COLMAP's header counts: the count is checked at the end.
+        paired: every data line is followed by another one, which is skipped.
+    Raises:
+        ValueError: there are more than `most`.
+    """
+    count, stated = 0, None
+    lines = _lines(path)
+    for line in lines:
+        if line.startswith("#"):
+            stated = stated or re.match(rf"# Number of {kind}: (\d{{1,20}})", line)
+        elif line.strip():
+            count += 1
+            if count > most:
+                raise ValueError(
+                    f"{path.name} lists more than {most:,} {kind}: export a smaller model."
+                )
+            yield line
+            if paired:
+                next(lines, None)
     if stated and int(stated[1]) != count:
         raise _Damaged(f"{count} of {stated[1]} {kind}")
 
@@ -647,9 +717,10 @@ def _numbers(words: Sequence[str], what: str) -> list[float]:
     return numbers
 
 
-def _cameras_txt(text: str) -> dict[int, Lens]:
+def _cameras_txt(path: Path) -> dict[int, Lens]:
     lenses = {}
-    for words in _rows(text, "cameras"):
+    for line in _rows(path, "cameras", 10 * MAX_VIEWS):
+        words = line.split(maxsplit=20)
         if len(words) < 5:
             raise _Damaged("a line of cameras.txt is cut short")
         if words[1] not in COLMAP_NUMBERS:
@@ -663,33 +734,29 @@ def _cameras_txt(text: str) -> dict[int, Lens]:
     return lenses
 
 
-def _images_txt(text: str) -> list[tuple[str, int, NDArray[np.float64]]]:
+def _images_txt(path: Path) -> list[tuple[str, int, NDArray[np.float64]]]:
     """(photo, camera id, [4, 4]) each; every image has a second line, of 2D points, often empty."""
     poses = []
-    lines = iter(text.splitlines())
-    for line in lines:
-        if not line.strip() or line.startswith("#"):
-            continue
+    for line in _rows(path, "images", MAX_VIEWS, paired=True):
         words = line.split(maxsplit=9)
         if len(words) < 10:
             raise _Damaged("a line of images.txt is cut short")
         _, *pose, camera = _numbers(words[:9], "a pose")
         poses.append((words[9].strip(), int(camera), _viewmat(pose[:4], pose[4:])))
-        next(lines, None)
-    _check_count(text, "images", len(poses))
     return poses
 
 
-def _points_txt(text: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    rows = [words[1:7] for words in _rows(text, "points")]
-    if any(len(words) < 6 for words in rows):
-        raise _Damaged("a line of points3D.txt is cut short")
-    if not rows:
-        return _no_points()
-    try:
-        return _clean_points(np.array(rows, dtype=np.float64))
-    except ValueError:
-        raise _Damaged("a point that is not a number") from None
+def _points_txt(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    numbers = array("d")
+    for line in _rows(path, "points", MAX_POINTS):
+        words = line.split(maxsplit=7)[1:7]
+        if len(words) < 6:
+            raise _Damaged("a line of points3D.txt is cut short")
+        try:
+            numbers.extend(map(float, words))
+        except ValueError:
+            raise _Damaged("a point that is not a number") from None
+    return _clean_points(np.asarray(numbers).reshape(-1, 6))
 
 
 def _clean_points(rows: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -769,11 +836,11 @@ def _read_transforms(path: Path) -> _Model:
     """nerfstudio's and instant-ngp's file: shared or per-frame intrinsics, OpenGL camera axes.
 
     Raises:
-        ValueError: it is not such a file, or fewer than 2 of its photos exist.
+        ValueError: it is not such a file, or fewer than 2 of its photos can be used.
     """
-    text = _text(path)
+    _check_size(path, MAX_JSON_BYTES)
     try:
-        content = json.loads(text)
+        content = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of endless length
         raise ValueError(
             f"{path.name} is not valid JSON: it is damaged or incomplete, export it again."
@@ -797,13 +864,11 @@ def _read_transforms(path: Path) -> _Model:
                 size = opened.size
         except _BadPhoto as error:
             lost.append((name, str(error)))
-            names.pop()
             continue
         settings = {**content, **frame}
         lens = _json_lens(settings, size, path.name)
         views.append(_View(photo, name, lens, _json_pose(frame, path.name)))
-    present, notes = _existing(views, names, path.name) if names else ([], [])
-    notes += _left_out(lost)
+    present, notes = _existing(views, names, path.name, lost)
     points, colors = _no_points()
     cloud = content.get("ply_file_path")
     if isinstance(cloud, str):
@@ -936,8 +1001,7 @@ def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
     if count == 0:
         return {name: np.zeros(0, form) for name, form in columns}
     if "format ascii 1.0" in header:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise ValueError(f"{path.name} is larger than {MAX_TEXT_BYTES // 1_000_000} MB.")
+        _check_size(path, MAX_TEXT_BYTES)
         body = path.read_bytes()[end.end() :]
         lines = body.decode("ascii", errors="replace").split("\n")[:count]
         try:
@@ -976,8 +1040,7 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
     Raises:
         ValueError: too few photos, or too few of them that could be placed.
     """
-    photos, lost = _gather(folders)
-    notes: list[str] = []
+    photos, lost, notes = _gather(folders)
     if len(photos) > MAX_PHOTOS:
         notes.append(
             f"Of the {len(photos)} photos, {MAX_PHOTOS} evenly spaced ones were used, which is "
@@ -994,9 +1057,8 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
     usable, groups = _prepare(photos, work, lost, progress) if photos else ({}, [])
     notes += _left_out(lost)
     if len(usable) < MIN_PHOTOS:
-        why = f" {' '.join(notes)}" if notes else ""
-        added = f"You added {len(usable)}." if not lost else f"{len(usable)} can be used.{why}"
-        raise ValueError(f"Add at least {MIN_PHOTOS} photos. {added}")
+        added = f"{len(usable)} can be used." if notes else f"You added {len(usable)}."
+        raise ValueError(" ".join([f"Add at least {MIN_PHOTOS} photos.", added, *notes]))
     placement = place_cameras(work, groups, progress=progress)
     _judge(placement, len(usable))
     assert placement.model is not None
@@ -1014,20 +1076,28 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
     return _Model(views, model.points, model.colors, notes, upright=True)
 
 
-def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The photos of the folder with the most, and the files in it that are in other formats."""
+def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]], list[str]]:
+    """The photos of the folder with the most, the files in it in other formats, and notes."""
     best: list[Path] = []
     foreign: list[Path] = []
+    total, chosen = 0, folders[0]
     for folder in folders:
         files = [item for item in _listing(folder) if item.is_file()]
         photos = [item for item in files if item.suffix.lower() in PHOTO_SUFFIXES]
         others = [item for item in files if item.suffix.lower() in UNREADABLE_SUFFIXES]
+        total += len(photos)
         # Masks and the like come beside `images`, in equal number.
         preferred = len(photos) == len(best) and folder.name == "images"
         if len(photos) + len(others) > len(best) + len(foreign) or (photos and preferred):
-            best, foreign = photos, others
+            best, foreign, chosen = photos, others, folder
+    notes = []
+    if total > len(best):
+        notes.append(
+            f"Only the photos in {chosen.name} ({len(best)}) were used: {total - len(best)} in "
+            "other folders were left out."
+        )
     reason = "is in a format that cannot be read here (save it as JPEG)"
-    return best, [(item.name, reason) for item in foreign]
+    return best, [(item.name, reason) for item in foreign], notes
 
 
 def _prepare(

@@ -38,7 +38,7 @@ from scipy import ndimage
 
 from langsplat.encoders import Encoder
 from langsplat.metrics import mask_iou
-from langsplat.official import read_autoencoder, read_cameras, read_cfg_args
+from langsplat.official import read_array, read_autoencoder, read_cameras, read_cfg_args, stem_of
 from langsplat.progress import Progress, silent
 from langsplat.query import NEGATIVES, SHARPNESS, SceneQuery
 from langsplat.rasterize import render
@@ -328,7 +328,7 @@ def write_lerf_labels(labels: Labels, folder: Path | str) -> list[Path]:
     """Write `labels` in the layout of LERF-OVS, one FRAME.json a frame; the files written.
 
     An object whose pixels do not hang together, or have holes, becomes several of one group with
-    one box. Read back, masks and boxes are the same.
+    one box. Read back, masks and boxes are the same. An object without pixels is left out.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -426,7 +426,7 @@ def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     from skimage.measure import find_contours
 
     polygons: list[NDArray[np.int64]] = []
-    waiting = [(np.asarray(mask, dtype=bool), 0, 0)]
+    waiting = [(np.asarray(mask, dtype=bool), 0, 0)] if np.any(mask) else []
     while waiting:
         area, left, top = waiting.pop()
         regions, _ = ndimage.label(area, _TOUCHING)
@@ -599,7 +599,7 @@ class Row:
         ious: of every level.
         hit: whether the brightest spot, of `spot_level`, lies in a box; None where the protocol,
             or the label, knows no boxes. `hits` are those of every level.
-        held_out: whether the scene was built without this view.
+        held_out: whether the scene was built, and described, without this view.
     """
 
     scene: str
@@ -670,7 +670,7 @@ class Report:
 
     @property
     def held_out(self) -> dict[str, Any] | None:
-        """The mean over the queries of views that their scene was built without; None: no such."""
+        """The mean over the queries of views that their scene has not seen; None: no such."""
         rows = [row for row in self.rows if row.held_out]
         return _means(rows) if rows else None
 
@@ -759,7 +759,7 @@ class Renders(Protocol):
         name: of the scene, for sentences.
         levels: their names.
         names: of the pictures.
-        held_out: the numbers of the pictures the scene was built without.
+        held_out: the numbers of the pictures the scene was built, and described, without.
     """
 
     @property
@@ -790,10 +790,17 @@ class _SceneRenders:
         assert language is not None  # a SceneQuery has one
         self.levels = language.levels
         self.names = [camera.name for camera in engine.scene.cameras]
-        settings = engine.scene.provenance.get("settings")
+        made = engine.scene.provenance
+        self.held_out = self._held_out(made)
+        if "described" in made:
+            self.held_out &= self._held_out(made["described"])
+
+    def _held_out(self, stage: Any) -> frozenset[int]:
+        """The views that a stage did not see, by its settings in the provenance."""
+        settings = stage.get("settings") if isinstance(stage, Mapping) else None
         every = settings.get("holdout_every") if isinstance(settings, Mapping) else 0
         every = every if isinstance(every, int) else 0
-        self.held_out = frozenset(split_views(len(self.names), every)[1])
+        return frozenset(split_views(len(self.names), every)[1])
 
     def camera(self, index: int, size: tuple[int, int]) -> Camera:
         camera = self.engine.scene.cameras[index]
@@ -872,7 +879,8 @@ class OfficialRenders:
             names = [camera.name for camera in read_cameras(runs[0] / "cameras.json")]
         else:
             photos = (path for path in Path(images).glob("*") if path.suffix.lower() in _PHOTOS)
-            names = sorted(path.name for path in photos)
+            # As the official code: "a-2" comes behind "a", though "a-2.jpg" before "a.jpg".
+            names = sorted((path.name for path in photos), key=lambda name: (stem_of(name), name))
         settings = runs[0] / "cfg_args"
         if settings.is_file() and read_cfg_args(settings).get("eval"):
             names = [name for number, name in enumerate(names) if number % 8]
@@ -907,10 +915,10 @@ class OfficialRenders:
         """[H, W, D] of one render; its size must be that of the other levels."""
         file = self._files[level][index]
         try:
-            latents = np.load(file, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            latents = read_array(file)
+        except ValueError as error:
             raise ValueError(f"{file} is not a readable render: render it again.") from error
-        if latents.ndim != 3 or latents.shape[2] != self._codec.latent:
+        if latents.ndim != 3 or latents.shape[2] != self._codec.latent or not latents.size:
             raise ValueError(
                 f"{file} has the shape {list(latents.shape)} but should be [H, W, "
                 f"{self._codec.latent}]: render with --include_feature, or give this scene's "
@@ -1041,20 +1049,22 @@ class _Judge:
             ious,
             held_out=self.held_out,
         )
-        scale = [width / self.frame.width, height / self.frame.height] * 2
-        boxes = self.frame.boxes(query) * scale
+        boxes = self.frame.boxes(query)
         if not (len(boxes) and len(found.spots)):
             return row
-        hits = tuple(_hit(spots, boxes) for spots in found.spots)
+        # From the first pixel inside to behind the last: areas can be scaled, pixels cannot.
+        areas = np.hstack([np.ceil(boxes[:, :2]), np.floor(boxes[:, 2:]) + 1])
+        areas *= [width / self.frame.width, height / self.frame.height] * 2
+        hits = tuple(_hit(spots, areas) for spots in found.spots)
         return replace(
             row, spot_level=self.levels[found.spot_level], hit=hits[found.spot_level], hits=hits
         )
 
 
-def _hit(spots: NDArray[np.bool_], boxes: NDArray[np.float64]) -> bool:
-    """Whether any of the pixels [H, W] lies in any of the boxes [B, 4], their borders included."""
-    y, x = (axis[:, None] for axis in np.nonzero(spots))
-    left, top, right, bottom = boxes.T
+def _hit(spots: NDArray[np.bool_], areas: NDArray[np.float64]) -> bool:
+    """Whether the centre of any of the pixels [H, W] lies in any of the areas [B, 4]."""
+    y, x = (axis[:, None] + 0.5 for axis in np.nonzero(spots))
+    left, top, right, bottom = areas.T
     return bool(((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).any())
 
 

@@ -43,14 +43,16 @@ def find_scene(spec: str, *, progress: Progress = silent) -> Path:
         spec: a bundled scene's name, a scene's folder (or the file in it), or user/name.
         progress: of a download.
     Raises:
-        ValueError: it is none of them, or cannot be fetched.
+        ValueError: it is none of them, another file, or cannot be fetched.
     """
     bundled = bundled_scenes()
     if spec in bundled:
         return bundled[spec]
     path = Path(spec)
-    if path.is_file():
+    if path.is_file() and path.name == SCENE_FILE:
         return path.parent
+    if path.is_file():
+        raise ValueError(f"{spec} is no scene: give the folder of a scene, or its {SCENE_FILE}.")
     if path.is_dir():
         return path
     if is_repo_id(spec):
@@ -114,30 +116,29 @@ def fetch_file(repo: str, files: Sequence[str], *, wanted_by: str, instead: str)
         repo: user/name. files: names in it, the best first.
         wanted_by: who needs it, to begin a sentence with. instead: what to do without a network.
     Raises:
-        ValueError: it is not in the cache and cannot be fetched now; offline that is said within
-            two seconds.
+        ValueError: it is not in the cache and cannot be fetched now, or not stored; offline that is
+            said within two seconds.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     for file in files:
         cached = try_to_load_from_cache(repo, file)
         if isinstance(cached, str):
             return Path(cached)
-    offline = ValueError(
-        f"{wanted_by} needs {repo} from {constants.ENDPOINT}, which is not in the cache and "
-        f"cannot be reached now: connect to the network once, {instead}."
-    )
     if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
-        raise offline
+        raise ValueError(
+            f"{wanted_by} needs {repo} from {constants.ENDPOINT}, which is not in the cache and "
+            f"cannot be reached now: connect to the network once, {instead}."
+        )
     for file in files:
         try:
-            return Path(hf_hub_download(repo, file))
-        except LocalEntryNotFoundError as error:
-            raise offline from error
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code != 404:
-                raise offline from error
+            _remote_size(repo, file, None)  # a refusal is told here; the download would hide it
+            return Path(hf_hub_download(repo, file, etag_timeout=ANSWER_SECONDS))
+        except RemoteEntryNotFoundError:
+            continue
+        except (HTTPError, OSError, RuntimeError) as error:
+            raise ValueError(_explain(error, repo, None)) from error
     raise ValueError(f"{repo} on the Hub has none of the files {', '.join(files)}.")
 
 
@@ -275,7 +276,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
     page = f"{constants.ENDPOINT}/{repo_id}"
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"The scene {repo_id} is gated: ask for access at {page}, then log in with "
+            f"The repository {repo_id} is gated: ask for access at {page}, then log in with "
             "`hf auth login`."
         )
     if isinstance(error, errors.RevisionNotFoundError):

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from langsplat.query import MIN_SUPPORT, render_rgb
 from langsplat.rasterize import render
 from langsplat.scene import (
     LEVELS,
+    MAX_IMAGE_PIXELS,
     Camera,
     Gaussians,
     LanguageField,
@@ -69,6 +71,7 @@ HOW: Mapping[str, str] = {
 ENCODER_DIM = 512
 TOP = 4  # codewords a Gaussian of LangSplatV2 keeps
 MAX_CFG_BYTES = 1_000_000
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 LATENT_STEP = 1 / 16  # latents this near, about 4 degrees, are written as one feature
 PREVIEW_WIDTH = 640  # pixels
 LIFTING_SIDE = 480  # pixels of the label maps' long side when language is lifted from them
@@ -86,6 +89,9 @@ def _allowed() -> list[Any]:
     ]
 
 
+_LOADING = threading.Lock()  # torch keeps what is allowed for all threads together
+
+
 def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     """What torch.save wrote: tensors, numbers and containers; mapped, on the CPU.
 
@@ -101,7 +107,7 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
         head = file.read(4)
     zipped = head == b"PK\x03\x04"  # which is how torch tells its two formats apart
     try:
-        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+        with _LOADING, torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at pickles that it did not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch's reader raises nearly anything for a damaged file
@@ -179,7 +185,7 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
             f"{stage} stage is needed: give the one that {HOW[stage]}."
         )
     degree, means, dc, rest, log_scales, quats, logit_opacities = params[:7]
-    n = len(means) if isinstance(means, Tensor) else 0
+    n = means.shape[0] if isinstance(means, Tensor) and means.ndim else 0
     if not isinstance(degree, int) or not 0 <= degree <= 3:
         raise ValueError(
             f"{path} is damaged: its SH degree is {degree!s:.40}, not 0 to 3: copy or download "
@@ -223,7 +229,7 @@ def read_autoencoder(path: Path | str) -> Autoencoder:
         ValueError: it is damaged, could run code, or is something else.
     """
     content = load_untrusted(path, "autoencoder")
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+    if not isinstance(content, Mapping) or not all(map(_holds_numbers, content.values())):
         raise ValueError(
             f"{path} is not an autoencoder: give the best_ckpt.pth that LangSplat's "
             "autoencoder/train.py writes."
@@ -235,25 +241,37 @@ def read_autoencoder(path: Path | str) -> Autoencoder:
         raise ValueError(f"{path} cannot be used. {error}") from None
 
 
-def _part(path: Path, name: str, value: Any, shape: Sequence[int | None]) -> Tensor:
-    good = (
+def _holds_numbers(value: Any) -> bool:
+    """Whether it is a tensor whose numbers lie in the file: a few bytes can claim a huge one."""
+    return (
         isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in NUMBERS
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def _part(path: Path, name: str, value: Any, shape: Sequence[int | None]) -> Tensor:
+    numbers = _holds_numbers(value)
+    good = (
+        numbers
         and value.is_floating_point()
         and value.ndim == len(shape)
         and all(want is None or want == have for want, have in zip(shape, value.shape, strict=True))
     )
     if not good:
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        got = list(value.shape) if numbers else f"a {type(value).__name__}"
         wanted = ", ".join("*" if want is None else str(want) for want in shape)
         raise ValueError(
-            f"{path} is damaged: its {name} must be [{wanted}], got {got}: copy or download it "
-            "again."
+            f"{path} is damaged: its {name} must be numbers [{wanted}], got {got}: copy or "
+            "download it again."
         )
     return value.detach()
 
 
 def _finite(path: Path, features: Tensor) -> Tensor:
-    bad = ~features.flatten(1).isfinite().all(dim=1)
+    bad = ~features.flatten(1).float().isfinite().all(dim=1)
     if bool(bad.any()):
         raise ValueError(
             f"{path} has language features that are not finite in {int(bad.sum()):,} of "
@@ -284,11 +302,13 @@ def _activated(
 
 
 def usable(gaussians: Gaussians) -> Tensor:
-    """[N] bool: finite everywhere, with a rotation and a size."""
+    """[N] bool: finite everywhere, also as a scene is stored, with a rotation and a size."""
     g = gaussians
     # A sum is finite only if its terms are, and needs no [N, K, 3] of its own.
     total = g.means.sum(1) + g.scales.sum(1) + g.opacities + g.sh.sum((1, 2))
-    return total.isfinite() & (g.quats.norm(dim=1) > 0.5) & (g.scales > 0).all(dim=1)
+    low, high = g.sh.flatten(1).aminmax(dim=1)
+    stored = low.half().isfinite() & high.half().isfinite()
+    return total.isfinite() & stored & (g.quats.norm(dim=1) > 0.5) & (g.scales > 0).all(dim=1)
 
 
 # ---------------------------------------------------------------------------- point clouds
@@ -414,12 +434,22 @@ def trained_size(width: int, height: int, resolution: Any = -1) -> tuple[int, in
     Args:
         resolution: of cfg_args: 1, 2, 4 or 8 divide; another positive number is the width; -1
             keeps the height at or below 1080 pixels.
+    Raises:
+        ValueError: the pictures would be too large.
     """
-    good = isinstance(resolution, int | float) and math.isfinite(resolution)
+    good = isinstance(resolution, int | float) and 0 < resolution < math.inf
     if good and resolution in (1, 2, 4, 8):
-        return max(1, round(width / resolution)), max(1, round(height / resolution))
-    scale = width / resolution if good and resolution > 0 else max(1.0, height / 1080)
-    return max(1, int(width / scale)), max(1, int(height / scale))
+        size = max(1, round(width / resolution)), max(1, round(height / resolution))
+    else:
+        # A width beyond all pictures' will do for one beyond all floats.
+        scale = width / min(resolution, 2 * MAX_IMAGE_PIXELS) if good else max(1.0, height / 1080)
+        size = max(1, int(width / scale)), max(1, int(height / scale))
+    if size[0] * size[1] > MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"Photos of {width} x {height} pixels would become pictures of more than "
+            f"{MAX_IMAGE_PIXELS:,}: set a smaller width as the resolution in cfg_args."
+        )
+    return size
 
 
 def _pinhole(
@@ -462,7 +492,7 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
     """The cameras of a cameras.json, by name.
 
     Raises:
-        ValueError: it is not one, or a number in it is not finite.
+        ValueError: it is not one, a number in it is not finite, or the pictures are too large.
     """
     path = Path(path)
     problem = ValueError(
@@ -471,7 +501,7 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
     )
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        cameras = []
+        found = []
         for entry in entries:
             rotation = np.array(entry["rotation"], np.float64)  # camera to world
             position = np.array(entry["position"], np.float64)
@@ -481,12 +511,16 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
             viewmat[:3, :3] = rotation.T
             viewmat[:3, 3] = -rotation.T @ position
             turned = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-2
-            if not (turned and np.isfinite(viewmat).all() and 0 < fx < 1e9 and 0 < fy < 1e9):
+            bounded = np.abs(viewmat).max() < 1e9  # not so where one is no number
+            if not (turned and bounded and all(0 < v < 1e9 for v in (fx, fy, *photo))):
                 raise problem
-            size = trained_size(*photo, resolution)
-            cameras.append(_pinhole(str(entry["img_name"]), viewmat, fx, fy, size, photo))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            found.append((str(entry["img_name"]), viewmat, fx, fy, photo))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise problem from error
+    cameras = [
+        _pinhole(name, viewmat, fx, fy, trained_size(*photo, resolution), photo)
+        for name, viewmat, fx, fy, photo in found
+    ]
     return tuple(sorted(cameras, key=lambda camera: camera.name))
 
 
@@ -518,7 +552,7 @@ def read_features(
     """
     folder = Path(folder)
     maps_file, rows_file = folder / f"{stem}_s.npy", folder / f"{stem}_f.npy"
-    maps, table = _array(maps_file), _array(rows_file)
+    maps, table = read_array(maps_file), read_array(rows_file)
     if maps.ndim != 3 or maps.shape[0] != 4 or not maps.size:
         raise ValueError(
             f"{maps_file} must be [4, H, W] (default, subpart, part, whole), got "
@@ -559,7 +593,12 @@ def read_features(
     return SegmentFeatures(np.stack(segments), embeddings)
 
 
-def _array(path: Path) -> NDArray[Any]:
+def read_array(path: Path) -> NDArray[Any]:
+    """The numbers in a .npy; mapped, not read.
+
+    Raises:
+        ValueError: it is missing, or holds something else.
+    """
     if not path.is_file():
         raise ValueError(
             f"{path} is missing: run LangSplat's preprocess.py on that photo, or give the folder "
@@ -567,7 +606,7 @@ def _array(path: Path) -> NDArray[Any]:
         )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError) as error:
+    except Exception as error:  # numpy's reader raises nearly anything for a damaged file
         raise ValueError(
             f"{path} is not a readable array of numbers: copy it or write it again."
         ) from error
@@ -1049,8 +1088,8 @@ def _model(found: Found, encoder: str, notes: list[str]) -> tuple[Gaussians, Lan
     keep = usable(gaussians)
     if not bool(keep.all()):
         notes.append(
-            f"{int((~keep).sum()):,} of {len(keep):,} Gaussians have values that are not finite "
-            "and were left out."
+            f"{int((~keep).sum()):,} of {len(keep):,} Gaussians have values that are not finite, "
+            "or too large, and were left out."
         )
         gaussians = gaussians.select(keep)
     if len(gaussians) == 0:

@@ -219,7 +219,9 @@ def test_a_lens_that_folds_the_picture_is_refused_or_cropped_before_the_fold():
         Lens(640, 480, 500, 500, 320, 240, (-100.0,)).pinhole()
 
 
-@pytest.mark.parametrize("bad", [{"fx": 0.0}, {"fy": -1.0}, {"cx": math.nan}, {"width": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"fx": 0.0}, {"fy": -1.0}, {"cx": math.nan}, {"width": 0}, {"height": 2**64}]
+)
 def test_an_impossible_lens_is_a_value_error(bad):
     good = {"width": 64, "height": 48, "fx": 50.0, "fy": 50.0, "cx": 32.0, "cy": 24.0}
     with pytest.raises(ValueError):

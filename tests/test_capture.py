@@ -1,5 +1,6 @@
 """Captures: every format read right, on real and synthetic data, and bad input said in words."""
 
+import errno
 import json
 import math
 import os
@@ -10,13 +11,14 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from langsplat.cameras import Lens
 from langsplat.capture import COLMAP_MODELS, COLMAP_NUMBERS, load_capture
@@ -256,6 +258,46 @@ def test_a_model_for_larger_photos_is_scaled_to_the_photos_that_are_there(tmp_pa
     torch.testing.assert_close(camera.K, torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]]))
 
 
+def test_a_camera_of_any_size_serves_small_photos(tmp_path):
+    folder = colmap(tmp_path)
+    (folder / "sparse/0/cameras.txt").write_text("7 SIMPLE_PINHOLE 9600 7200 9000 4800 3600\n")
+    camera = load_capture(folder).cameras[0]
+    torch.testing.assert_close(camera.K, torch.tensor([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]))
+
+
+def test_a_text_model_is_read_in_less_memory_than_its_file_takes(tmp_path):
+    folder = colmap(tmp_path)
+    file = folder / "sparse/0/points3D.txt"
+    file.write_text("# Number of points: 2000\n" + f"1 0 0 1 1 2 3 0.5{' 123' * 1000}\n" * 2000)
+    tracemalloc.start()
+    try:
+        assert load_capture(folder).points.shape == (2000, 3)
+        assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_text_model_that_never_ends_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    folder = colmap(tmp_path)
+    monkeypatch.setattr("langsplat.capture.MAX_VIEWS", 2)
+    with pytest.raises(ValueError, match=r"images\.txt lists more than 2 images: export a smaller"):
+        load_capture(folder)
+    monkeypatch.setattr("langsplat.capture.MAX_LINE", 30)
+    with pytest.raises(ValueError, match=r"a line of cameras\.txt does not end"):
+        load_capture(folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    folder = colmap(tmp_path / "colmap")
+    files = list((folder / "sparse" / "0").iterdir())
+    files.append(transforms(tmp_path / "json") / "transforms.json")
+    for file in files:
+        text = file.read_text().removeprefix("# list\n")
+        file.write_text(text, encoding="utf-8-sig")
+    assert len(load_capture(folder).images) == 3
+    assert len(load_capture(tmp_path / "json").images) == 4
+
+
 @pytest.mark.parametrize("form", ["text", "binary"])
 @pytest.mark.parametrize("file", ["cameras", "images", "points3D"])
 def test_a_truncated_model_says_so(tmp_path, form, file):
@@ -463,6 +505,43 @@ def test_broken_json_is_one_sentence(tmp_path):
             load_capture(folder)
 
 
+def test_a_transforms_json_larger_than_any_capture_needs_is_refused_unread(tmp_path):
+    os.truncate(transforms(tmp_path) / "transforms.json", 20_000_001)
+    with pytest.raises(ValueError, match=r"^transforms\.json is larger than 20 MB"):
+        load_capture(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 300])  # bytes: the header is damaged, or only the pixels
+def test_when_most_photos_are_damaged_the_count_and_the_reasons_are_told(tmp_path, keep):
+    folder = transforms(tmp_path, count=10)
+    for k in range(1, 10):
+        file = folder / "images" / f"{k:02d}.png"
+        file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError) as caught:
+        load_capture(folder)
+    assert str(caught.value).startswith(
+        "Only 1 of the 10 photos listed in transforms.json can be used, at least 2 are needed."
+        if keep == 0
+        else "Only 1 of the capture's photos can be used, at least 2 are needed."
+    )
+    assert "The photo images/01.png is " in str(caught.value)
+    (folder / "images" / "09.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of the 10 photos listed .* are missing"):
+        load_capture(folder)
+
+
+def test_names_in_other_bytes_than_utf_8_end_as_text_that_can_be_written(tmp_path):
+    folder = transforms(tmp_path / os.fsdecode(b"caf\xe9"), count=5)
+    name, missing = (f"images/{os.fsdecode(b'caf' + byte)}.png" for byte in (b"\xe9", b"\xe8"))
+    (folder / "images" / "00.png").rename(folder / name)
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"][0]["file_path"], content["frames"][1]["file_path"] = name, missing
+    (folder / "transforms.json").write_text(json.dumps(content))
+    capture = load_capture(folder)
+    assert capture.name == "caf?" and capture.cameras[0].name == "images/caf?.png"
+    assert "images/caf?.png" in capture.notes[0]
+
+
 def test_a_photo_that_does_not_decode_is_left_out_and_named(tmp_path):
     folder = transforms(tmp_path, count=5)
     whole = (folder / "images" / "02.png").read_bytes()
@@ -475,6 +554,95 @@ def test_a_photo_that_does_not_decode_is_left_out_and_named(tmp_path):
 
 
 # ------------------------------------------------------------------ photos and zips
+
+
+def prepared(folder: Path, monkeypatch) -> list[np.ndarray]:
+    """The pictures that SfM would get of bare photos."""
+    seen = []
+
+    def look(work, groups, **_):
+        for path in sorted((work / "photos").iterdir()):
+            with Image.open(path) as picture:
+                assert "comment" not in picture.info and not picture.getexif()
+                seen.append(np.asarray(picture).astype(int))
+        raise ValueError("that will do")
+
+    monkeypatch.setattr("langsplat.capture.place_cameras", look)
+    with pytest.raises(ValueError, match="that will do"):
+        load_capture(folder)
+    return seen
+
+
+def exif_with(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF of entries: tag, type (2 ASCII, 3 SHORT, 7 UNDEFINED), count and 4 bytes of value."""
+    head = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries))
+    return head + b"".join(struct.pack(">HHI4s", *entry) for entry in entries) + bytes(4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_photos_are_turned_as_their_exif_asks(tmp_path, monkeypatch, suffix):
+    straight = []
+    for k in range(8):
+        exif = Image.Exif()
+        exif[0x0112] = k + 1
+        photo(tmp_path / f"{k}.{suffix}", seed=k, exif=exif)
+        photo(tmp_path / "png" / f"{k}.png", seed=k, exif=exif)
+        with Image.open(tmp_path / "png" / f"{k}.png") as picture:
+            straight.append(np.asarray(ImageOps.exif_transpose(picture)).astype(int))
+    shutil.rmtree(tmp_path / "png")
+    for one, two in zip(prepared(tmp_path, monkeypatch), straight, strict=True):
+        assert one.shape == two.shape and np.abs(one - two).mean() < 8  # what JPEG costs
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (0x011A, 7, 4, b"abcd"),  # XResolution
+        (0x011A, 2, 4, b"abc\0"),
+        (0x0128, 7, 1, b"\2\0\0\0"),  # ResolutionUnit
+        (0x0128, 2, 2, b"a\0\0\0"),
+    ],
+)
+def test_odd_exif_does_not_spoil_a_good_photo(tmp_path, monkeypatch, odd):
+    exif = exif_with((0x0112, 3, 1, b"\0\6\0\0"), odd)
+    for k in range(8):
+        photo(tmp_path / f"{k}.jpg", seed=k, exif=exif)
+    assert [picture.shape for picture in prepared(tmp_path, monkeypatch)] == [(64, 48, 3)] * 8
+
+
+def test_exif_that_cannot_be_read_is_as_none(tmp_path, monkeypatch):
+    for k in range(8):
+        photo(tmp_path / f"{k}.png", seed=k, exif=b"Exif\0\0no such thing")
+    assert [picture.shape for picture in prepared(tmp_path, monkeypatch)] == [(48, 64, 3)] * 8
+
+
+def test_a_long_comment_is_not_passed_on(tmp_path, monkeypatch):
+    comment = PngImagePlugin.PngInfo()
+    comment.add_text("comment", "x" * 70_000)
+    for k in range(8):
+        photo(tmp_path / f"{k}.png", seed=k, pnginfo=comment)
+    assert len(prepared(tmp_path, monkeypatch)) == 8
+
+
+def test_whatever_a_decoder_raises_only_that_photo_is_left_out(tmp_path):
+    folder = transforms(tmp_path, count=4)
+    broken = folder / "images" / "02.png"
+    photo(tmp_path / "a.avif")
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    data[data.find(b"mdat") + 4] ^= 0xFF  # Pillow raises RuntimeError
+    broken.write_bytes(data)
+    capture = load_capture(folder)
+    assert len(capture.images) == 3
+    assert capture.notes == ["The photo images/02.png is damaged and was left out."]
+
+
+def test_photos_in_other_folders_are_counted_in_a_note(tmp_path):
+    for k in range(10):
+        photo(tmp_path / ("images" if k < 7 else "more") / f"{k}.jpg", seed=k)
+    with pytest.raises(
+        ValueError, match=r"7 can be used\. Only the photos in images \(7\) were used: 3"
+    ):
+        load_capture(tmp_path)
 
 
 def test_a_path_that_does_not_exist_is_one_sentence(tmp_path):
@@ -570,6 +738,51 @@ def test_a_damaged_zip_is_one_sentence(tmp_path):
     archive.write_bytes(data)
     with pytest.raises(ValueError, match="not a readable zip"):
         load_capture(archive)
+
+
+@pytest.mark.parametrize("method", ["STORED", "DEFLATED", "BZIP2", "LZMA", "name", "front"])
+def test_a_zip_with_damage_of_any_kind_is_refused_in_the_same_sentence(tmp_path, method):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", getattr(zipfile, f"ZIP_{method}", 0)) as handle:
+        handle.writestr("caf\xe9.jpg", RNG(0).integers(0, 99, 5000, dtype=np.uint8).tobytes())
+    data = archive.read_bytes()
+    if method == "name":
+        data = data.replace(b"\xc3\xa9", b"\xff\xff")
+    elif method == "front":
+        data = data[200:]
+    else:
+        data = data[:60] + b"\xff" * 200 + data[260:]
+    archive.write_bytes(data)
+    with pytest.raises(ValueError, match=r"^a\.zip is not a readable zip: pack the photos again"):
+        load_capture(archive)
+
+
+def test_a_full_disk_is_not_blamed_on_the_zip(tmp_path, monkeypatch):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as handle:
+        handle.writestr("a.jpg", b"x")
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        load_capture(archive)
+
+
+def test_a_zip_may_name_its_files_from_a_dot(tmp_path):
+    folder = transforms(tmp_path / "capture")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as handle:
+        for file in folder.rglob("*.*"):
+            handle.writestr(f"./{file.relative_to(folder)}", file.read_bytes())
+    assert len(load_capture(tmp_path / "a.zip").images) == 4
+
+
+def test_a_zip_without_photos_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as handle:
+        handle.writestr("notes.md", "hello")
+    with pytest.raises(ValueError, match=r"No photos were found in a\.zip: add"):
+        load_capture(tmp_path / "a.zip")
 
 
 def test_pairs_are_all_up_to_sixty_photos_and_a_connected_few_beyond():

@@ -1,4 +1,4 @@
-"""`python -m langsplat doctor`: what it finds, and that nothing stops it."""
+"""The command line: what `doctor` finds, that nothing stops it, and what a stopped command says."""
 
 import subprocess
 import sys
@@ -91,6 +91,24 @@ def test_a_gpu_is_used_only_with_all_that_it_needs(monkeypatch):
     assert "install a torch with CUDA" in command._rasterizer()
     monkeypatch.setattr(command, "_gpus", list)
     assert command._rasterizer().startswith("numba 1 on")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("build photos --out s", "stopped; the same command goes on from here."),
+        ("describe desk --out s", "stopped; the same command goes on from here."),
+        ("export desk --out d", "stopped."),
+        ("eval desk labels", "stopped."),
+    ],
+)
+def test_a_stopped_command_promises_to_go_on_only_where_it_does(monkeypatch, capsys, line, says):
+    def stop(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, f"_{line.split()[0]}", stop)
+    assert command.main(line.split()) == 130
+    assert capsys.readouterr().err == f"\nlangsplat: {says}\n"
 
 
 @pytest.mark.gpu

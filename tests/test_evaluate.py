@@ -12,6 +12,8 @@ from PIL import Image
 from langsplat.__main__ import main
 from langsplat.evaluate import (
     PIXEL_PROFILES,
+    LabelledFrame,
+    LabelledObject,
     Labels,
     OfficialRenders,
     Report,
@@ -324,6 +326,52 @@ def test_labels_of_another_size_are_resized_and_both_sizes_told(tmp_path: Path) 
     assert not evaluate(Maps(NAMES[:1], maps), labels).notes
 
 
+@pytest.mark.parametrize(
+    ("size", "box", "hit"),
+    [
+        ((10, 10), (4, 4, 6, 6), {4, 5, 6}),
+        ((10, 10), (3.2, 3.2, 6.9, 6.9), {4, 5, 6}),  # as published: whole pixels between them
+        ((5, 5), (4, 4, 4, 4), {2}),
+        ((5, 5), (5, 5, 5, 5), {2}),
+        ((5, 5), (4, 4, 7, 7), {2, 3}),
+        ((20, 20), (4, 4, 6, 6), {8, 9, 10, 11, 12, 13}),
+        ((20, 20), (5, 5, 5, 5), {10, 11}),
+    ],
+)
+def test_a_box_is_hit_by_the_pixels_that_cover_it_in_any_size(
+    size: tuple[int, int], box: tuple[float, float, float, float], hit: set[int]
+) -> None:
+    thing = LabelledObject.of("it", np.ones((10, 10), dtype=bool), box)
+    labels = Labels("one", (LabelledFrame("a.png", 10, 10, (thing,)),))
+    found = set()
+    for spot in range(size[0]):
+        spots = np.zeros((3, *size), dtype=np.float32)
+        spots[:, spot, spot] = 1
+        rules = replace(PIXEL_PROFILES["3dovs-v2"], average=lambda maps: maps)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(PIXEL_PROFILES, "3dovs-v2", rules)
+            (row,) = evaluate(Maps(["a.png"], [{"it": spots}]), labels, "3dovs-v2").rows
+        found |= {spot} if row.hit else set()
+    assert found == hit
+
+
+def test_an_object_without_pixels_is_a_miss_and_is_not_written(tmp_path: Path) -> None:
+    place = tmp_path / "room" / "segmentations" / "00"
+    place.mkdir(parents=True)
+    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    Image.fromarray(mask).save(place / "gone.png")
+    mask[4:9, 5:9] = 255
+    Image.fromarray(mask).save(place / "there.png")
+    labels = read_labels(tmp_path / "room")
+    rng = np.random.default_rng(2)
+    maps = Maps(["00.jpg"], [{text: random_map(rng) for text in ("gone", "there")}])
+    gone, _ = evaluate(maps, labels, "3dovs-v2").rows
+    assert gone.iou == 0 and gone.hit is False
+    write_lerf_labels(labels, tmp_path / "written")
+    (frame,) = read_labels(tmp_path / "written").frames
+    assert frame.queries == ["there"] and (frame.mask("there") == (mask > 0)).all()
+
+
 def test_labels_that_ask_for_nothing_are_refused(tmp_path: Path) -> None:
     info = {"name": "a.png", "width": WIDTH, "height": HEIGHT}
     (tmp_path / "a.json").write_text(json.dumps({"info": info, "objects": []}))
@@ -510,6 +558,20 @@ def test_official_renders_without_every_8th_photo_keep_their_names(tmp_path: Pat
     assert renders.names == [f"{name}.JPG" for name in kept]
 
 
+def test_photos_are_in_the_order_of_their_names_without_endings_as_the_renders_are(
+    tmp_path: Path,
+) -> None:
+    case, autoencoder = official_run(tmp_path, ["IMG_1-2", "IMG_1"], 3)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("IMG_1-2.jpg", "IMG_1.jpg"):
+        (photos / name).touch()
+    names = OfficialRenders(case, autoencoder, TableEncoder()).names
+    assert names == ["IMG_1", "IMG_1-2"]
+    by_photo = OfficialRenders(case, autoencoder, TableEncoder(), images=photos).names
+    assert by_photo == ["IMG_1.jpg", "IMG_1-2.jpg"]
+
+
 def test_official_renders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     case, autoencoder = official_run(tmp_path, ["a"], 4)
     file = tmp_path / "case_2" / "train" / "ours_None" / "renders_npy" / "00000.npy"
@@ -526,9 +588,23 @@ def test_official_renders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         np.save(file, array)
         with pytest.raises(ValueError, match=sentence):
             evaluate(renders, labels)
-    file.write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"case_2.* is not a readable render: render it again"):
-        evaluate(renders, labels)
+    np.savez(tmp_path / "a.npz", good)
+    with (tmp_path / "endless.npy").open("wb") as endless:
+        head = {"descr": "<f4", "fortran_order": False, "shape": (4 * 10**12, 4, 3)}
+        np.lib.format.write_array_header_1_0(endless, head)
+    np.save(tmp_path / "words.npy", np.full((4, 4, 3), "word"))
+    np.save(tmp_path / "empty.npy", good[:0])
+    (tmp_path / "torn.npy").write_bytes(b"torn")
+    for name, sentence in (
+        ("torn.npy", "is not a readable render: render it again"),
+        ("a.npz", "is not a readable render: render it again"),
+        ("words.npy", "is not a readable render: render it again"),
+        ("endless.npy", "is not a readable render: render it again"),
+        ("empty.npy", r"has the shape \[0, 46, 3\] but should be"),
+    ):
+        file.write_bytes((tmp_path / name).read_bytes())
+        with pytest.raises(ValueError, match=f"case_2.* {sentence}"):
+            evaluate(renders, labels)
     np.save(file.with_name("00001.npy"), good)
     with pytest.raises(ValueError, match=r"The runs of .*case have 1, 2, 1 renders: render all"):
         OfficialRenders(case, autoencoder, TableEncoder())
@@ -563,6 +639,24 @@ def test_the_command_evaluates_official_renders_without_a_scene(
     assert "Give --autoencoder once for every scene" in capsys.readouterr().err
 
 
+def test_a_bundled_scenes_name_comes_before_a_run_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def find_scene(spec: str, **options: object) -> Path:
+        opened.append(spec)
+        raise ValueError("Far enough.")
+
+    monkeypatch.setattr("langsplat.hub.find_scene", find_scene)
+    monkeypatch.chdir(tmp_path)
+    for name in ("desk_1", "other_1"):
+        (tmp_path / name).mkdir()
+    assert main(["eval", "desk", str(TEATABLE)]) == main(["eval", "other", str(TEATABLE)]) == 1
+    assert opened == ["desk"]
+    assert "other_1 is a run of the official code" in capsys.readouterr().err
+
+
 def test_views_the_scene_was_built_without_are_reported_by_themselves(tmp_path: Path) -> None:
     camera = asked_scene().cameras[0]
     cameras = tuple(replace(camera, name=f"{name}.jpg") for name in "abc")
@@ -579,6 +673,29 @@ def test_views_the_scene_was_built_without_are_reported_by_themselves(tmp_path: 
     assert [row.held_out for row in report.rows] == [True, False]
     assert report.held_out is not None and report.held_out["queries"] == 1
     assert "| query micro, held-out views | 1 |" in report.markdown()
+
+
+@pytest.mark.parametrize(
+    ("described", "held_out"),
+    [
+        ({"settings": {"holdout_every": 0}}, set()),
+        ({"settings": {"holdout_every": 2}}, {0, 2, 4, 6}),
+        ({"settings": {"holdout_every": 3}}, {0, 6}),
+        ({}, set()),
+        (None, set()),
+    ],
+)
+def test_views_from_which_the_scene_was_described_later_are_not_held_out(
+    described: object, held_out: set[int]
+) -> None:
+    camera = asked_scene().cameras[0]
+    cameras = tuple(replace(camera, name=f"{name}.jpg") for name in "abcdefg")
+    made = {"settings": {"holdout_every": 2}, "described": described}
+    scene = replace(asked_scene(), cameras=cameras, provenance=made)
+    thing = LabelledObject.of("left ball", np.ones((camera.height, camera.width), dtype=bool))
+    frames = [LabelledFrame(name, camera.width, camera.height, (thing,)) for name in "abcdefg"]
+    rows = evaluate(SceneQuery(scene, TableEncoder()), Labels("balls", tuple(frames))).rows
+    assert {number for number, row in enumerate(rows) if row.held_out} == held_out
 
 
 def test_the_command_prints_and_writes_the_report(

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import HTTPError
 
-from langsplat.hub import is_repo_id
+from langsplat import hub
+from langsplat.hub import find_scene, is_repo_id
 from langsplat.scene import SCENE_FILE, Gaussians, Scene, load_scene, save_scene
 from tests.hub_server import Repo, black_hole, closed_port, serve
 
@@ -33,6 +35,17 @@ for repo_id, revision in json.loads(sys.argv[1]):
     except ValueError as problem:
         folder, error = "", str(problem)
     print(json.dumps([folder, error, time.monotonic() - began, seen]))
+"""
+FILES = """
+import json, sys
+from langsplat.hub import fetch_file
+
+for repo in json.loads(sys.argv[1]):
+    try:
+        said = fetch_file(repo, ("best", "second"), wanted_by="The encoder", instead="or draw it")
+    except ValueError as problem:
+        said = problem
+    print(json.dumps(str(said)))
 """
 
 
@@ -57,13 +70,21 @@ class Visitor:
         self, endpoint: str, wanted: list[tuple[str, str | None]], **settings: str
     ) -> list[Visit]:
         """One process that fetches each (repository, revision) in turn."""
+        answers = self._run(VISITS, endpoint, wanted, settings)
+        return [Visit(Path(folder), *rest) for folder, *rest in answers]
+
+    def files(self, endpoint: str, repos: list[str]) -> list[str]:
+        """For each repository the path of the best file, or why there is none."""
+        return self._run(FILES, endpoint, repos, {})
+
+    def _run(self, program: str, endpoint: str, wanted: list, settings: dict[str, str]) -> list:
         inherited = {
             key: value
             for key, value in os.environ.items()
             if not key.startswith("HF_") and not key.lower().endswith("_proxy")
         }
         result = subprocess.run(
-            [sys.executable, "-c", VISITS, json.dumps(wanted)],
+            [sys.executable, "-c", program, json.dumps(wanted)],
             env={**inherited, "HF_ENDPOINT": endpoint, "HF_HOME": str(self.cache), **settings},
             cwd=Path(__file__).parent.parent,
             capture_output=True,
@@ -72,8 +93,7 @@ class Visitor:
             check=False,
         )
         assert result.returncode == 0, result.stderr
-        answers = [json.loads(line) for line in result.stdout.splitlines()]
-        return [Visit(Path(folder), *rest) for folder, *rest in answers]
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 @pytest.fixture
@@ -217,6 +237,63 @@ def test_a_cache_that_cannot_be_written_is_explained(visitor, scene_files):
     with serve({"jane/garden": Repo(scene_files)}) as hub:
         visit = visitor.fetch(hub.url)
     assert "could not be stored in" in visit.error and "HF_HUB_CACHE" in visit.error
+
+
+def test_files_that_cannot_be_fetched_are_explained(visitor):
+    words = {
+        "jane/good": "second",
+        "jane/gated": "The repository jane/gated is gated: ask for access",
+        "jane/forbidden": "does not let you read jane/forbidden: ask",
+        "jane/unknown": "no public repository jane/unknown",
+        "jane/down": "answered jane/down with an error (500): try again",
+        "jane/other": "has none of the files best, second",
+    }
+    repos = {
+        "jane/good": Repo({"second": b"x"}),
+        "jane/gated": Repo({}, refusal=(401, "GatedRepo")),
+        "jane/forbidden": Repo({}, refusal=(403, "")),
+        "jane/down": Repo({}, refusal=(500, "")),
+        "jane/other": Repo({"third": b"x"}),
+    }
+    with serve(repos) as hub:
+        answers = visitor.files(hub.url, list(words))
+    for answer, sentence in zip(answers, words.values(), strict=True):
+        assert sentence in answer and "\n" not in answer
+    assert Path(answers[0]).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("problem", "sentence"),
+    [
+        (HTTPError("the peer closed the connection"), "of jane/model broke off: check the network"),
+        (
+            NotADirectoryError(20, "Not a directory"),
+            "jane/model could not be stored in .*: make",
+        ),
+        (RuntimeError("other bytes than promised"), "of jane/model broke off: check the network"),
+    ],
+)
+def test_files_whose_download_fails_are_explained(monkeypatch, problem, sentence):
+    def fails(*args: object, **options: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "_remote_size", lambda *args: 1)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+    with pytest.raises(ValueError, match=sentence):
+        hub.fetch_file("jane/model", ("best",), wanted_by="The encoder", instead="or draw it")
+
+
+def test_only_the_file_of_a_scene_stands_for_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("jane/garden", f"f/{SCENE_FILE}", "f/notes.txt", "f/backup.safetensors"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
+    assert find_scene("f") == find_scene(f"f/{SCENE_FILE}") == Path("f")
+    for spec in ("f/notes.txt", "f/backup.safetensors", "jane/garden"):
+        with pytest.raises(ValueError, match=f"{spec} is no scene: give the folder of a scene"):
+            find_scene(spec)
 
 
 @pytest.mark.parametrize("name", ["jane/garden", "J_1/a.b-c", "x/y", "a" * 96 + "/b"])

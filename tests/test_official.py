@@ -1,9 +1,12 @@
 """Official LangSplat files: what is read, what is refused, and in which words."""
 
+import json
 import pickle  # noqa: TID251  what a stranger may have written
 import shutil
 import struct
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,7 +133,7 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
         torch.save((tuple(params), 1), path)
     says = {
         "other": "is not a checkpoint of a LangSplat training: give",
-        "short": r"its scales must be \[200, 3\], got \[100, 3\]",
+        "short": r"its scales must be numbers \[200, 3\], got \[100, 3\]",
         "nan": "not finite in 1 of 200 rows: train",
         "degree": "its SH degree is 4, not 0 to 3: copy",
         "harmonics": "it has too few harmonics for degree 3: copy",
@@ -150,6 +153,65 @@ def test_gaussians_that_are_not_finite_can_be_told_apart(tmp_path):
     torch.save((tuple(params), 1), tmp_path / "c.pth")
     good = usable(read_checkpoint(tmp_path / "c.pth").gaussians())
     assert good.tolist() == [False] * 5 + [True]
+
+
+def test_gaussians_too_large_for_the_file_of_a_scene_are_left_out(tmp_path):
+    params = list(files.elements("LangSplatV2", codebook=EMBEDDINGS[None]))
+    params[2].data[0, 0, 1], params[3].data[1, 4, 2] = 7e4, -7e4
+    params[2].data[2, 0, 1], params[2].data[2, 0, 2] = 6e4, -6e4  # large, but they fit
+    run = tmp_path / "project/output/teatime_1"
+    files.write_cameras_json(run / "cameras.json")
+    torch.save((tuple(params), 1), run / "chkpnt1.pth")
+    scene = load_scene(import_official(find_official([tmp_path / "project"]), tmp_path / "scene"))
+    assert len(scene.gaussians) == 198 and scene.gaussians.sh.max() == 6e4
+
+
+@pytest.mark.parametrize(
+    "form", ["float8", "meta", "sparse", "a number", "no dimension", "claimed", "complex"]
+)
+def test_tensors_that_hold_no_numbers_are_refused_in_a_sentence(tmp_path, form):
+    claimed = torch.zeros(1).as_strided((300_000_000, 3), (0, 0))
+    params = list(files.elements("language"))
+    state = files.autoencoder_state()
+    made = {
+        "float8": lambda t: t.to(torch.float8_e4m3fn),
+        "meta": lambda t: t.to("meta"),
+        "sparse": lambda t: t.to_sparse(),
+        "a number": lambda t: 3.0,
+        "no dimension": lambda t: torch.tensor(1.0),
+        "claimed": lambda t: claimed,
+        "complex": lambda t: t.to(torch.complex64),
+    }[form]
+    params[1] = made(params[1].detach())
+    torch.save((tuple(params), 1), tmp_path / "c.pth")
+    assert (tmp_path / "c.pth").stat().st_size < 200_000
+    with pytest.raises(ValueError, match=r"its positions must be numbers \[\d+, 3\], got .*: copy"):
+        read_checkpoint(tmp_path / "c.pth")
+    state["decoder.0.weight"] = made(state["decoder.0.weight"])
+    torch.save(state, tmp_path / "best_ckpt.pth")
+    with pytest.raises(ValueError, match=r"best_ckpt\.pth (is not an autoencoder|cannot be used)"):
+        read_autoencoder(tmp_path / "best_ckpt.pth")
+
+
+def test_features_that_are_finite_only_in_the_file_are_refused(tmp_path):
+    params = list(files.elements("language"))
+    params[7] = params[7].detach().double()
+    params[7][3, 1] = 1e300
+    torch.save((tuple(params), 1), tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="not finite in 1 of 200 rows: train"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_threads_open_checkpoints_at_the_same_time(tmp_path):
+    path = files.write_checkpoint(tmp_path / "c.pth", "language", 4)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads meet where they rarely would
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            opened = list(pool.map(read_checkpoint, [path] * 60))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {len(checkpoint) for checkpoint in opened} == {4}
 
 
 def test_a_checkpoint_in_its_first_degrees_keeps_only_the_harmonics_in_use(tmp_path):
@@ -246,6 +308,17 @@ def test_pictures_have_the_size_the_official_code_trains_on(resolution, size):
     assert trained_size(640, 480) == (640, 480)
 
 
+@pytest.mark.parametrize("resolution", [100_000, 10**400, 1e308], ids=["1e5", "1e400", "1e308"])
+def test_pictures_too_large_to_be_drawn_are_laid_to_the_resolution(tmp_path, resolution):
+    files.write_cameras_json(tmp_path / "cameras.json")
+    files.write_colmap(tmp_path / "sparse/0")
+    says = r"Photos of 64 x 48 pixels .* more than 50,000,000: set a smaller width as the resolu"
+    with pytest.raises(ValueError, match=says):
+        read_cameras(tmp_path / "cameras.json", resolution=resolution)
+    with pytest.raises(ValueError, match=says):
+        colmap_cameras(tmp_path / "sparse/0", resolution=resolution)
+
+
 def test_cameras_of_colmap_and_of_cameras_json_agree_and_look_through_the_middle(tmp_path):
     files.write_colmap(tmp_path / "sparse/0", cx=20.0)
     files.write_cameras_json(tmp_path / "cameras.json")
@@ -261,12 +334,32 @@ def test_cameras_of_colmap_and_of_cameras_json_agree_and_look_through_the_middle
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"img_name": "a"}]', "[" * 9000])
 def test_what_is_no_cameras_json_is_refused_in_a_sentence(tmp_path, text):
+    with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
+        read_cameras(tmp_path / "cameras.json")  # nor is what is not there
     (tmp_path / "cameras.json").write_text(text)
     if text == "{}":
         text = '[{"img_name":"a","width":9,"height":9,"fx":1,"fy":1,"position":[0,0,0],"rotation":'
         (tmp_path / "cameras.json").write_text(text + "[[2,0,0],[0,1,0],[0,0,1]]}]")
     with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
         read_cameras(tmp_path / "cameras.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("width", 0), ("height", 0), ("width", 10**400), ("position", [1e200, 0, 0]), ("fx", "nan")],
+    ids=["no width", "no height", "huge width", "far away", "no focal length"],
+)
+@pytest.mark.parametrize("resolution", [-1, 2, 64])
+def test_cameras_with_impossible_numbers_are_refused_in_a_sentence(
+    tmp_path, key, value, resolution
+):
+    path = tmp_path / "cameras.json"
+    files.write_cameras_json(path)
+    entries = json.loads(path.read_text())
+    entries[1][key] = value
+    path.write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
+        read_cameras(path, resolution=resolution)
 
 
 # ---------------------------------------------------------------------------- features
@@ -326,6 +419,8 @@ def test_bad_features_are_refused_in_a_sentence(tmp_path):
     np.save(rows_file, np.where(np.arange(len(rows))[:, None] == 2, np.inf, rows))
     refused(r"not finite in 1 of 9 rows \(the first is 2\): run")
     np.save(rows_file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    refused("not a readable array of numbers: copy it")
+    rows_file.write_bytes(b"PK\x03\x04 torn")
     refused("not a readable array of numbers: copy it")
     rows_file.unlink()
     refused("f.npy is missing: run")
@@ -588,7 +683,7 @@ def test_gaussians_that_are_not_finite_are_left_out_with_their_language(tmp_path
     scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
     assert len(scene.gaussians) == scene.language.mass.shape[1] == 198
     assert scene.provenance["notes"] == [
-        "2 of 200 Gaussians have values that are not finite and were left out."
+        "2 of 200 Gaussians have values that are not finite, or too large, and were left out."
     ]
     assert_answers(tmp_path / "scene")
 
