@@ -529,15 +529,20 @@ def _endpoints(shelf: Shelf) -> None:
     def scenes() -> list[dict[str, Any]]:
         return list_scenes(shelf)
 
-    def render(scene: str, view: float) -> np.ndarray:
-        return _told(lambda: shelf.picture(scene, View(int(view))))
+    def number(value: float | None, of: str) -> float:
+        if value is None:
+            raise ValueError(f"The {of} must be a number.")
+        return value
+
+    def render(scene: str, view: float | None) -> np.ndarray:
+        return _told(lambda: shelf.picture(scene, View(int(number(view, "view")))))
 
     def query(
-        text: str, scene: str, view: float, threshold: float, level: str
+        text: str, scene: str, view: float | None, threshold: float | None, level: str
     ) -> tuple[dict[str, Any], str, str]:
         def run() -> tuple[dict[str, Any], str, str]:
-            look = View(int(view))
-            answer = shelf.answer(scene, look, text, level=level, threshold=threshold)
+            look, cut = View(int(number(view, "view"))), number(threshold, "threshold")
+            answer = shelf.answer(scene, look, text, level=level, threshold=cut)
             files = shelf.files(answer, shelf.picture(scene, look))
             result = answer.as_dict() | {"scene": scene, "view": look.index}
             return result, str(files["overlay.png"]), str(files["mask.png"])

@@ -1,4 +1,4 @@
-"""`python -m langsplat build | query | render | eval | import | export | doctor`: the command line.
+"""`python -m langsplat build | describe | query | render | eval | import | export | doctor`.
 
 torch takes seconds to import, so every command imports what it needs by itself: `doctor` answers
 without it.

@@ -86,6 +86,8 @@ class BuildConfig:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
         if not 1 <= self.codewords <= 4096:
             raise ValueError(f"codewords must lie between 1 and 4096, got {self.codewords}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"The seed must lie between 0 and 2^63 - 1, got {self.seed}.")
         if self.codec not in CODECS:
             raise ValueError(f"The codec must be {' or '.join(CODECS)}, got {self.codec!r}.")
         LanguageTraining.preset(self.language)

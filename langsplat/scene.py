@@ -506,11 +506,11 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
             name: tensors[f"gaussians.{name}"].float()
             for name in ("means", "quats", "scales", "opacities", "sh")
         },
-        near=float(metadata.get("near", NEAR)),
+        near=_read(metadata, "near", float, str(NEAR)),
     )
     if len(gaussians) and float(gaussians.scales.min()) <= 0:
         raise ValueError("Every scale must be a positive length: build the scene again.")
-    provenance = json.loads(metadata.get("provenance", "{}"))
+    provenance = _read(metadata, "provenance", json.loads, "{}")
     if not isinstance(provenance, dict):
         raise ValueError("Its provenance is not a JSON object: build the scene again.")
     language = None
@@ -532,18 +532,29 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
         cameras=_cameras_of(tensors, metadata),
         up=tensors["up"].float(),
         center=tensors["center"].float(),
-        radius=float(metadata["radius"]),
+        radius=_read(metadata, "radius", float),
         language=language,
         name=_printable(metadata.get("name", "scene")),
         provenance=provenance,
     )
 
 
+def _read(
+    metadata: Mapping[str, str], key: str, how: Callable[[str], Any], otherwise: str = ""
+) -> Any:
+    try:
+        return how(metadata.get(key, otherwise))
+    except (ValueError, RecursionError):
+        raise ValueError(f"Its {key} cannot be read: copy or download it again.") from None
+
+
 def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[Camera, ...]:
-    names = json.loads(metadata["cameras"])
+    names = _read(metadata, "cameras", json.loads)
     if not names:
         return ()
     viewmats, Ks, sizes = (tensors[f"cameras.{name}"] for name in ("viewmats", "Ks", "sizes"))
+    if not len(names) == len(viewmats) == len(Ks) == len(sizes):
+        raise ValueError("Its cameras are not as many as their names: copy or download it again.")
     return tuple(
         Camera(viewmat, K, int(size[0]), int(size[1]), _printable(str(name)))
         for viewmat, K, size, name in zip(viewmats.float(), Ks.float(), sizes, names, strict=True)

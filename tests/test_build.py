@@ -226,6 +226,7 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
         (["build", "{capture}", "--out", "{tmp}/x", "--segmenter", "eyes"], "bundled"),
         (["build", "{capture}", "--out", "{tmp}/x", "--max-side", "1"], "max_side"),
         (["build", "{capture}", "--out", "{tmp}/x", "--codec", "pq"], "autoencoder"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--seed", str(2**64)], "between 0 and 2^63"),
         (["build", "{capture}", "--out", "{tmp}/x", "--language", "slow"], "quick, paper"),
     ],
 )

@@ -288,6 +288,8 @@ def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(tmp_path
         shelf.files(answer, np.zeros((480, 640, 3), np.uint8))
     left = {str(folder) for folder in shelf.downloads.iterdir()}
     assert len(left) == kept and not left & before
+    shutil.rmtree(shelf.downloads)  # as systems do with temporary folders
+    assert shelf.files(answer, np.zeros((480, 640, 3), np.uint8))["mask.png"].is_file()
 
 
 def test_built_scenes_are_listed_again_at_the_next_start(tmp_path: Path) -> None:
@@ -687,6 +689,8 @@ def test_a_script_can_list_render_and_query(address: str, tmp_path: Path) -> Non
         ({"text": "x" * 10_000}, "200 characters"),
         ({"text": "mug", "scene": "/etc/passwd"}, "in the list"),
         ({"text": "mug", "view": 99}, "views 0 to 11"),
+        ({"text": "mug", "view": None}, "view must be a number"),
+        ({"text": "mug", "threshold": None}, "threshold must be a number"),
         ({"text": "mug", "threshold": 7}, "between 0 and 1"),
         ({"text": "mug", "level": "all"}, "level must be one of"),
     ],

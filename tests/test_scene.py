@@ -181,6 +181,25 @@ def rewrite(file: Path, **changes: str) -> None:
     save_file(tensors, file, metadata=metadata)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("cameras", '["a", ', "Its cameras cannot be read"),
+        ("cameras", '["a"]', "Its cameras are not as many as their names"),
+        ("provenance", "{1}", "Its provenance cannot be read"),
+        ("radius", "wide", "Its radius cannot be read"),
+        ("near", "", "Its near cannot be read"),
+    ],
+)
+def test_what_is_no_tensor_and_damaged_is_named(
+    tmp_path: Path, key: str, value: str, words: str
+) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    rewrite(file, **{key: value})
+    with pytest.raises(ValueError, match=f"cannot be used. {words}.* again"):
+        load_scene(tmp_path / "s")
+
+
 def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
     rewrite(file, format_version="7")
