@@ -1026,11 +1026,7 @@ def import_official(
     progress("Read the model", 1, 1, "")
     if language is None:
         language = _lifted(found, gaussians, cameras, encoder, notes, progress)
-    if language.codec.dim != ENCODER_DIM and encoder == ENCODER:
-        raise ValueError(
-            f"The embeddings have {language.codec.dim} numbers, those of {ENCODER} have "
-            f"{ENCODER_DIM}: say which encoder made them with --encoder."
-        )
+    _check_encoder(language.codec.dim, encoder)
     if len(points) == 0:
         points = gaussians.means[:: max(1, len(gaussians) // 10_000)].numpy()
     up, center, radius = world_frame(cameras, torch.from_numpy(points))
@@ -1197,9 +1193,19 @@ def _lifted(
             small.append(shrunk)
     if caught:
         notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
+    for size in {rows.shape[1] for view in views for rows in view.embeddings if len(rows)}:
+        _check_encoder(size, encoder)  # now, as lifting takes a while
     field = fit_language(gaussians, small, views, encoder, progress=progress)
     notes += level_notes(field)
     return field
+
+
+def _check_encoder(size: int, encoder: str) -> None:
+    if size != ENCODER_DIM and encoder == ENCODER:
+        raise ValueError(
+            f"The embeddings have {size} numbers, those of {ENCODER} have {ENCODER_DIM}: say which "
+            "encoder made them with --encoder."
+        )
 
 
 def _card(scene: Scene) -> str:

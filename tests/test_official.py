@@ -635,6 +635,16 @@ def test_features_and_a_model_without_language_are_lifted_to_a_scene(tmp_path, c
     assert_answers(out)
 
 
+def test_features_of_another_encoder_are_refused_before_they_are_lifted(tmp_path, monkeypatch):
+    root = tmp_path / "teatime"
+    files.write_ply(root / "output/rgb/point_cloud.ply")
+    files.write_cameras_json(root / "output/rgb/cameras.json")
+    files.write_features(root / "language_features", EMBEDDINGS[:, :128])
+    monkeypatch.delattr("langsplat.official.fit_language")
+    with pytest.raises(ValueError, match=r"embeddings have 128 numbers, those of .*--encoder"):
+        import_official(find_official([root]), tmp_path / "scene")
+
+
 def test_a_level_without_masks_is_told_and_the_others_answer(tmp_path):
     root = tmp_path / "teatime"
     files.write_ply(root / "output/rgb/point_cloud.ply")
