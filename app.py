@@ -61,17 +61,18 @@ def _serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="langsplat-") as scratch:
         try:
             shelf = Shelf(args.results or Path(scratch), device=device)
-            if args.scene:
-                shelf.add_first(args.scene, terminal_progress())
-        except ValueError as error:
-            print(f"app.py: {error}", file=sys.stderr)
-            return 2
         except OSError as error:
             print(
                 f"app.py: {args.results} cannot be used ({error.strerror or error}): choose "
                 "another folder for --results.",
                 file=sys.stderr,
             )
+            return 2
+        try:
+            if args.scene:
+                shelf.add_first(args.scene, terminal_progress())
+        except (ValueError, OSError) as error:
+            print(f"app.py: {error}", file=sys.stderr)
             return 2
         builder = Builder(shelf)
         # The renderer compiles itself at the very first start: begin before a visitor asks.

@@ -28,14 +28,14 @@ function palette() {
 function marker(value) {
   if (value.shades)
     return { size: 2.4, color: Float32Array.from(bytes(value.shades)), cmin: 0, cmax: 215, colorscale: palette() };
-  const scores = Float32Array.from(bytes(value.scores), (byte) => byte / 255);
+  const scores = Float32Array.from(bytes(value.scores));
   const last = value.colors.length - 1;
   // A few must not get lost among thousands, nor behind them.
-  const found = scores.filter((score) => score > value.threshold).length;
+  const found = scores.filter((score) => score >= value.cut).length;
   const [large, small] = 0 < found && found < 200 ? [7, 1] : [4, 2];
   return {
-    size: scores.map((score) => (score > value.threshold ? large : small)),
-    color: scores, cmin: 0, cmax: 1,
+    size: scores.map((score) => (score >= value.cut ? large : small)),
+    color: scores, cmin: 0, cmax: 255,
     colorscale: value.colors.map((color, i) => [i / last, color]),
   };
 }

@@ -5,6 +5,7 @@ in words for those who cannot see a canvas.
 """
 
 import base64
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +98,13 @@ def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, A
     if answer is None:
         return payload | {"shades": base64.b64encode(cloud.shades.tobytes()).decode()}
     scores = np.clip(answer.gaussian_relevancy[cloud.rows], 0, 1)
-    levels = np.rint(scores * 255).astype(np.uint8)
+    # The bytes from `cut` on are those found: rounding must not find others.
+    cut = math.floor(answer.threshold * 255) + 1
+    levels, found = np.rint(scores * 255), scores > answer.threshold
+    levels = np.where(found, np.maximum(levels, cut), np.minimum(levels, cut - 1)).astype(np.uint8)
     return payload | {
         "scores": base64.b64encode(levels.tobytes()).decode(),
-        "threshold": answer.threshold,
+        "cut": cut,
         "colors": _scale(33),
     }
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 import langsplat
 from langsplat.cameras import world_frame
-from langsplat.capture import Capture, load_capture
+from langsplat.capture import Capture, load_capture, may_be_read
 from langsplat.codec import CODECS
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
@@ -127,73 +127,74 @@ def build_scene(
     # Cheap failures first: a name nobody knows must not cost ten minutes of training.
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
-    working = _Work(path, out, config.max_side)
-    work = working.folder
-    seconds: dict[str, float] = {}
-
-    began = time.perf_counter()
-    if (work / "capture.npz").is_file():
-        capture = _read_capture(work / "capture.npz")
-    else:
-        capture = load_capture(path, max_side=config.max_side, workdir=work, progress=progress)
-        _write_capture(work / "capture.npz", capture)
-    seconds["capture"] = time.perf_counter() - began
-
-    began = time.perf_counter()
-    gaussians = fit_gaussians(
-        capture,
-        TrainConfig(
-            iterations=config.iterations,
-            max_gaussians=config.max_gaussians,
-            sh_degree=config.sh_degree,
-            holdout_every=config.holdout_every,
-            seed=config.seed,
-        ),
-        device=config.torch_device,
-        state=work / "train.state",
-        progress=progress,
+    training = TrainConfig(
+        iterations=config.iterations,
+        max_gaussians=config.max_gaussians,
+        sh_degree=config.sh_degree,
+        holdout_every=config.holdout_every,
+        seed=config.seed,
     )
-    seconds["train"] = time.perf_counter() - began
+    with _Work(path, out, config.max_side) as working:
+        work = working.folder
+        seconds: dict[str, float] = {}
 
-    language = _speak(
-        gaussians,
-        capture.cameras,
-        capture.images.__getitem__,
-        segmenter,
-        encoder,
-        config,
-        work,
-        seconds,
-        progress,
-    )
+        began = time.perf_counter()
+        if (work / "capture.npz").is_file():
+            capture = _read_capture(work / "capture.npz")
+        else:
+            capture = load_capture(path, max_side=config.max_side, workdir=work, progress=progress)
+            _write_capture(work / "capture.npz", capture)
+        seconds["capture"] = time.perf_counter() - began
 
-    progress("Save the scene", 0, 1, "")
-    notes = [*capture.notes, *level_notes(language)]
-    start = central_view(capture.cameras)
-    up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
-    scene = Scene(
-        gaussians=gaussians,
-        cameras=capture.cameras,
-        up=up,
-        center=center,
-        radius=radius,
-        language=language,
-        name=config.name or capture.name,
-        provenance={
-            "langsplat": langsplat.__version__,
-            "photos": len(capture.images),
-            "notes": notes,
-            "settings": _settings(config),
-            "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
-            "psnr": _psnr(gaussians, capture, config.holdout_every),
-            "examples": list(config.examples),
-            "start_view": start,
-        },
-    )
-    preview = jpeg(render_rgb(scene, scene.cameras[start]))
-    save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
-    working.remove()
-    progress("Save the scene", 1, 1, " ".join(notes))
+        began = time.perf_counter()
+        gaussians = fit_gaussians(
+            capture,
+            training,
+            device=config.torch_device,
+            state=work / "train.state",
+            progress=progress,
+        )
+        seconds["train"] = time.perf_counter() - began
+
+        language = _speak(
+            gaussians,
+            capture.cameras,
+            capture.images.__getitem__,
+            segmenter,
+            encoder,
+            config,
+            work,
+            seconds,
+            progress,
+        )
+
+        progress("Save the scene", 0, 1, "")
+        notes = [*capture.notes, *level_notes(language)]
+        start = central_view(capture.cameras)
+        up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
+        scene = Scene(
+            gaussians=gaussians,
+            cameras=capture.cameras,
+            up=up,
+            center=center,
+            radius=radius,
+            language=language,
+            name=config.name or capture.name,
+            provenance={
+                "langsplat": langsplat.__version__,
+                "photos": len(capture.images),
+                "notes": notes,
+                "settings": _settings(config),
+                "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+                "psnr": _psnr(gaussians, capture, config.holdout_every),
+                "examples": list(config.examples),
+                "start_view": start,
+            },
+        )
+        preview = jpeg(render_rgb(scene, scene.cameras[start]))
+        save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
+        working.remove()
+        progress("Save the scene", 1, 1, " ".join(notes))
     return out
 
 
@@ -223,36 +224,36 @@ def describe_scene(
     scene = load_scene(folder).to(config.torch_device)
     if not scene.cameras:
         raise ValueError(f"The scene {scene.name!r} has no cameras: build it from photos instead.")
-    working = _Work(folder / SCENE_FILE, out, config.max_side)
-    work = working.folder
-    seconds: dict[str, float] = {}
-    language = _speak(
-        scene.gaussians,
-        scene.cameras,
-        lambda view: render_rgb(scene, scene.cameras[view]),
-        segmenter,
-        encoder,
-        config,
-        work,
-        seconds,
-        progress,
-    )
-    used = ("segmenter", "encoder", "codec", "codewords", "language", "holdout_every", "seed")
-    settings = {key: value for key, value in _settings(config).items() if key in used}
-    made = dict(scene.provenance)
-    made["described"] = {
-        "from": "its own renders",
-        "settings": settings,
-        "notes": level_notes(language),
-        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
-    }
-    if config.examples:
-        made["examples"] = list(config.examples)
-    scene = replace(scene, language=language, provenance=made)
-    preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
-    save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
-    working.remove()
-    progress("Save the scene", 1, 1, " ".join(level_notes(language)))
+    with _Work(folder / SCENE_FILE, out, config.max_side) as working:
+        work = working.folder
+        seconds: dict[str, float] = {}
+        language = _speak(
+            scene.gaussians,
+            scene.cameras,
+            lambda view: render_rgb(scene, scene.cameras[view]),
+            segmenter,
+            encoder,
+            config,
+            work,
+            seconds,
+            progress,
+        )
+        used = ("segmenter", "encoder", "codec", "codewords", "language", "holdout_every", "seed")
+        settings = {key: value for key, value in _settings(config).items() if key in used}
+        made = dict(scene.provenance)
+        made["described"] = {
+            "from": "its own renders",
+            "settings": settings,
+            "notes": level_notes(language),
+            "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+        }
+        if config.examples:
+            made["examples"] = list(config.examples)
+        scene = replace(scene, language=language, provenance=made)
+        preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
+        save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
+        working.remove()
+        progress("Save the scene", 1, 1, " ".join(level_notes(language)))
     return out
 
 
@@ -306,7 +307,7 @@ class _Work:
     """SCENE.build/, emptied when it belongs to other photos or another size of them.
 
     The stages after the capture know for themselves whether what they find there is theirs. Nobody
-    else can work there while this object lives.
+    else can work there until this is closed.
     """
 
     def __init__(self, path: Path, out: Path, max_side: int) -> None:
@@ -329,17 +330,28 @@ class _Work:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._marker = marker.open("a+", encoding="ascii")
-        _lock(self._marker, f"{out} is being built by another program: wait for it, or stop it.")
-        self._marker.seek(0)
-        if self._marker.read() != digest:
-            self._empty()
-            self._marker.truncate(0)
-            self._marker.write(digest)
-            self._marker.flush()
+        try:
+            _lock(self._marker, f"{out} is being built already: wait for that build, or stop it.")
+            self._marker.seek(0)
+            if self._marker.read() != digest:
+                self._empty()
+                self._marker.truncate(0)
+                self._marker.write(digest)
+                self._marker.flush()
+        except BaseException:
+            self._marker.close()
+            raise
+
+    def __enter__(self) -> "_Work":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._marker.close()
 
     def remove(self) -> None:
         """What is only needed to go on."""
         self._empty()
+        self._marker.close()
         shutil.rmtree(self.folder)
 
     def _empty(self) -> None:
@@ -366,7 +378,7 @@ def _lock(file: TextIO, taken: str) -> None:
 
 
 def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of a capture's files, of all around a transforms.json, which names them.
+    """Name, size and time of the files a capture may read; with a transforms.json those around it.
 
     Links are followed, but nowhere twice; the folders in `but` are left out.
     """
@@ -378,7 +390,7 @@ def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
             below.clear()
             continue
         seen.add(here.resolve())
-        found += [here / name for name in names]
+        found += [here / name for name in names if may_be_read(name)]
     for file in sorted(found):
         if file.is_file():
             status = file.stat()

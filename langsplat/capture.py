@@ -202,6 +202,13 @@ def _is_clutter(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
+def may_be_read(name: str) -> bool:
+    """Whether a capture may read a file of this name."""
+    suffix = Path(name).suffix.lower()
+    known = PHOTO_SUFFIXES | UNREADABLE_SUFFIXES | OTHER_SUFFIXES
+    return not _is_clutter(name) and suffix in known
+
+
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key: photo2 before photo10."""
     parts = re.split(r"(\d+)", text.lower())
@@ -254,8 +261,7 @@ def _unpack(archive: Path, root: Path) -> None:
                 target = _inside(root, info.filename)
                 if any(_is_clutter(part) for part in target.relative_to(root).parts):
                     continue
-                suffix = target.suffix.lower()
-                if suffix in PHOTO_SUFFIXES | UNREADABLE_SUFFIXES | OTHER_SUFFIXES:
+                if may_be_read(target.name):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(handle.read(info))
     except Exception as error:  # zipfile and its decompressors raise nearly anything
@@ -350,15 +356,21 @@ def _exif(photo: Image.Image, tag: int, ifd: int | None = None) -> Any:
 
 
 def _orientation(photo: Image.Image) -> int:
-    """EXIF's, one of TURNS or 1; always 1 for a TIFF, which Pillow opens turned."""
-    value = None if photo.format == "TIFF" else _exif(photo, 0x0112)
+    """EXIF's, one of TURNS or 1. To be asked before the pixels are decoded."""
+    value = _exif(photo, 0x0112)
     return int(value) if value is not None and value in TURNS else 1
 
 
-def _turned_size(photo: Image.Image) -> tuple[int, int]:
-    """Width and height after the turn that EXIF asks for."""
-    on_side = _orientation(photo) in (5, 6, 7, 8)
-    return (photo.height, photo.width) if on_side else (photo.width, photo.height)
+def _opens_turned(photo: Image.Image) -> bool:
+    return photo.format == "TIFF"
+
+
+def _sizes(photo: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height after the turn that EXIF asks for, and of the pixels as they are stored."""
+    size, other = photo.size, photo.size
+    if _orientation(photo) in (5, 6, 7, 8):
+        other = (photo.height, photo.width)
+    return (size, other) if _opens_turned(photo) else (other, size)
 
 
 def _focal_35mm(photo: Image.Image) -> float | None:
@@ -383,8 +395,10 @@ def _flat_rgb(photo: Image.Image) -> Image.Image:
 
 
 def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.Image:
-    """Decode an opened photo at `size` (of the turned photo): 8-bit RGB, antialiased."""
-    orientation = _orientation(photo) if turn else 1
+    """Decode an opened photo at `size` (of the turned photo if `turn`): 8-bit RGB, antialiased."""
+    orientation = _orientation(photo) if turn != _opens_turned(photo) else 1
+    if not turn:  # back to how it is stored
+        orientation = {6: 8, 8: 6}.get(orientation, orientation)
     # JPEGs can be decoded at a fraction; twice the target leaves the final filter its work.
     on_side = orientation in (5, 6, 7, 8)
     wanted = (2 * size[1], 2 * size[0]) if on_side else (2 * size[0], 2 * size[1])
@@ -438,7 +452,7 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
     with _open(view.path) as photo:
         # A camera describes the stored pixels, as COLMAP and nerfstudio read them, unless it can
         # only describe the turned ones.
-        turned, stored = _turned_size(photo), photo.size
+        turned, stored = _sizes(photo)
         turn = upright or (
             _shape_error(view.lens, stored) > 0.01 >= _shape_error(view.lens, turned)
         )
@@ -861,7 +875,7 @@ def _read_transforms(path: Path) -> _Model:
             continue
         try:
             with _open(photo) as opened:
-                size = opened.size
+                _, size = _sizes(opened)
         except _BadPhoto as error:
             lost.append((name, str(error)))
             continue
@@ -1118,7 +1132,7 @@ def _prepare(
         try:
             with _open(path) as photo:
                 focal = _focal_35mm(photo)
-                full = _turned_size(photo)
+                full, _ = _sizes(photo)
                 scale = min(1.0, SFM_SIDE / max(full))
                 size = (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
                 small = _shrunk(photo, size, turn=True)

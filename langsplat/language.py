@@ -152,6 +152,13 @@ def lift_language(
     """Codes as blending-weighted means, for a codec that is ready; arguments as `fit_language`."""
     _check_counts(cameras, features)
     levels = len(features[0].embeddings)
+    if isinstance(codec, Codebook):
+        known, found = (len(codec.codewords), codec.dim), features[0].embeddings[0].shape[1]
+        if known != (levels, found):
+            raise ValueError(
+                f"The codebook has {known[0]} levels and embeddings of {known[1]} numbers, the "
+                f"segments {levels} and {found}: fit one to these segments."
+            )
     channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
     support = torch.zeros(len(gaussians), levels, channels, device=gaussians.device)
     for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
@@ -188,6 +195,15 @@ def _check_views(cameras: Sequence[Camera], features: Sequence[SegmentFeatures])
     for camera, view in zip(cameras, features, strict=True):
         _check_view(camera, view)
         views.append(view.embeddings)
+    levels, sizes = (
+        {len(view) for view in views},
+        {rows.shape[1] for view in views for rows in view},
+    )
+    if len(levels) > 1 or len(sizes) > 1:
+        raise ValueError(
+            "The views' segments differ in their levels or the size of their embeddings: describe "
+            "all views with one segmenter and one encoder."
+        )
     return [torch.cat(of_level) for of_level in zip(*views, strict=True)]
 
 

@@ -1193,8 +1193,8 @@ def _lifted(
             small.append(shrunk)
     if caught:
         notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
-    for size in {rows.shape[1] for view in views for rows in view.embeddings if len(rows)}:
-        _check_encoder(size, encoder)  # now, as lifting takes a while
+    for numbers in {rows.shape[1] for view in views for rows in view.embeddings if len(rows)}:
+        _check_encoder(numbers, encoder)  # now, as lifting takes a while
     field = fit_language(gaussians, small, views, encoder, progress=progress)
     notes += level_notes(field)
     return field

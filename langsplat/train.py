@@ -568,11 +568,13 @@ def _fingerprint(capture: Capture, train_views: Sequence[int]) -> str:
     digest = hashlib.sha256()
     for i in train_views:
         camera = capture.cameras[i]
+        digest.update(str(capture.images[i].shape).encode())
         digest.update(np.ascontiguousarray(capture.images[i]).tobytes())
         digest.update(
             torch.cat([camera.viewmat.reshape(-1), camera.K.reshape(-1)]).numpy().tobytes()
         )
     digest.update(np.ascontiguousarray(capture.points).tobytes())
+    digest.update(np.ascontiguousarray(capture.point_colors).tobytes())
     return digest.hexdigest()
 
 

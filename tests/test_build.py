@@ -226,6 +226,7 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
         (["build", "{capture}", "--out", "{tmp}/x", "--segmenter", "eyes"], "bundled"),
         (["build", "{capture}", "--out", "{tmp}/x", "--max-side", "1"], "max_side"),
         (["build", "{capture}", "--out", "{tmp}/x", "--codec", "pq"], "autoencoder"),
+        (["build", "{tmp}/nowhere", "--out", "{tmp}/x", "--iterations", "0"], "iterations must be"),
         (["build", "{capture}", "--out", "{tmp}/x", "--seed", str(2**64)], "between 0 and 2^63"),
         (["build", "{capture}", "--out", "{tmp}/x", "--language", "slow"], "quick, paper"),
     ],
@@ -322,11 +323,23 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
         for file in (photos / "more" / "b.jpg", tmp_path / "linked" / "c.jpg"):
             file.write_bytes(file.read_bytes() + b"2")
             assert not goes_on(path)
-    work = build._Work(photos, out, 480)
-    with pytest.raises(ValueError, match=r"is being built by another program: wait for it"):
-        build._Work(photos, out, 480)
-    work.remove()
+    with build._Work(photos, out, 480) as work:
+        (work.folder / "capture.npz").touch()
+        with pytest.raises(ValueError, match=r"is being built already: wait for that build"):
+            build._Work(photos, out, 480)
+    for other in ("build.log", ".DS_Store", "more/Thumbs.db"):  # nothing that a capture reads
+        (photos / other).touch()
+    with build._Work(photos, out, 480) as work:
+        assert (work.folder / "capture.npz").is_file()
+        work.remove()
     assert not work.folder.exists()
+
+
+def test_after_a_build_that_failed_the_next_may_begin(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="No photos were found in photos") as _kept:
+            build.build_scene(tmp_path / "photos", tmp_path / "scene")
 
 
 @pytest.mark.parametrize("done", range(4))

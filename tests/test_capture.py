@@ -594,6 +594,23 @@ def test_photos_are_turned_as_their_exif_asks(tmp_path, monkeypatch, suffix):
         assert one.shape == two.shape and np.abs(one - two).mean() < 8  # what JPEG costs
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 5, 6, 7, 8])
+def test_a_camera_sees_the_pixels_as_they_are_stored(tmp_path, suffix, orientation):
+    stored = np.zeros((40, 80, 3), np.uint8)
+    stored[:8, :20], stored[-8:, -20:, 0] = 255, 255
+    exif, frames = Image.Exif(), []
+    exif[0x0112] = orientation
+    for k in range(2):
+        Image.fromarray(stored).save(tmp_path / f"{k}.{suffix}", exif=exif)
+        frames.append({"file_path": f"{k}.{suffix}", "transform_matrix": np.eye(4).tolist()})
+    lens = {"fl_x": 80, "w": 80, "h": 40}
+    (tmp_path / "transforms.json").write_text(json.dumps(lens | {"frames": frames}))
+    for image in load_capture(tmp_path).images:
+        assert image.shape == stored.shape
+        assert np.abs(image.astype(int) - stored).mean() < 8
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -1,5 +1,6 @@
 """The page without a browser: every handler called directly, then its endpoints over HTTP."""
 
+import base64
 import errno
 import json
 import os
@@ -375,6 +376,16 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
     scores = np.zeros_like(answer.gaussian_relevancy)
     scores[cloud.rows[0]] = 0.9
     one = point_payload("balls", cloud, replace(answer, gaussian_relevancy=scores))
+    for threshold in (0.2, 0.5, 0.6, 0.8, 1.0):  # the bytes say what the words say, rounded or not
+        near = replace(
+            answer,
+            threshold=threshold,
+            gaussian_relevancy=scores + threshold * np.linspace(0.98, 1.02, len(scores)),
+        )
+        payload = point_payload("balls", cloud, near)
+        shown = np.frombuffer(base64.b64decode(payload["scores"]), np.uint8) >= payload["cut"]
+        found = near.gaussian_relevancy[cloud.rows].clip(0, 1) > threshold
+        np.testing.assert_array_equal(shown, found)
     assert "1 of them scores above 0.50, at (" in one["twin"]
 
 

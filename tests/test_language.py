@@ -83,6 +83,17 @@ def test_segments_of_another_size_are_refused_by_name() -> None:
         fit_language(two_balls(), [front_camera()], [], "test")
 
 
+def test_segments_of_several_encoders_or_segmenters_are_refused() -> None:
+    view, cameras = halves(), [front_camera(), front_camera()]
+    other = replace(view, embeddings=[rows[:, :4] for rows in view.embeddings])
+    flat = replace(view, segments=view.segments[:2], embeddings=view.embeddings[:2])
+    for odd in (other, flat):
+        with pytest.raises(ValueError, match="describe all views with one segmenter and one enc"):
+            fit_language(two_balls(), cameras, [view, odd], "test")
+        with pytest.raises(ValueError, match=r"the segments \d and \d: fit one to these segments"):
+            lift_language(two_balls(), cameras, [odd, odd], "test", Codebook(torch.ones(3, 5, 8)))
+
+
 def axes_codec(e: int = 8) -> Autoencoder:
     """An autoencoder that can be computed by hand: the first three axes are kept."""
     return Autoencoder(

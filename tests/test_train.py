@@ -201,8 +201,12 @@ def test_a_checkpoint_of_something_else_is_left_aside_with_a_note(
         notes.clear()
     state.write_bytes(b"torn")
     assert same(fit_gaussians(capture, short, state=state), fit_gaussians(capture, short))
-    fit_gaussians(without_points(capture), short, state=state, progress=progress)
-    assert "other photos or settings" in notes[0]
+    recolored = replace(capture, point_colors=255 - capture.point_colors)
+    for photos in (without_points(capture), recolored):
+        notes.clear()
+        fit_gaussians(photos, short, state=state, progress=progress)
+        assert "other photos or settings" in notes[0]
+        fit_gaussians(capture, short, state=state)
 
 
 def test_without_points_gaussians_start_inside_the_frustums(capture: Capture) -> None:
