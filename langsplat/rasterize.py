@@ -99,8 +99,8 @@ def rasterize(
     Returns:
         image [C, H, W, D] and alpha [C, H, W, 1] in [0, 1].
     Raises:
-        ValueError: shapes do not fit each other, the picture is empty or too large, or the backend
-            cannot be used.
+        ValueError: shapes or types do not fit each other, the picture is empty or too large, or
+            the backend cannot be used.
     """
     n, cameras, channels = means.shape[0] if means.ndim else 0, len(viewmats), colors.shape[-1:]
     if cameras == 0:
@@ -112,6 +112,12 @@ def rasterize(
     _check("viewmats", viewmats, (cameras, 4, 4))
     _check("Ks", Ks, (cameras, 3, 3))
     _check("colors", colors, (*((cameras,) if colors.ndim == 3 else ()), n, *channels))
+    kinds = {tensor.dtype for tensor in (means, quats, scales, opacities, colors)}
+    if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
+        raise ValueError(
+            "means, quats, scales, opacities and colors must be float32, or all float64, got "
+            f"{', '.join(sorted(map(str, kinds)))}: convert them with .float()."
+        )
     if colors.shape[-1] == 0:
         raise ValueError("colors must have at least one channel.")
     if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:

@@ -698,6 +698,8 @@ def test_real_points_equal_the_reference(backend: str) -> None:
         ({"quats": torch.ones(3, 4)}, "quats must be"),
         ({"colors": torch.ones(39, 3)}, "colors must be"),
         ({"colors": torch.ones(40, 0)}, "at least one channel"),
+        ({"colors": torch.ones(40, 3).long()}, "got torch.float32, torch.int64: convert"),
+        ({"means": torch.ones(40, 3).double()}, "must be float32, or all float64"),
         ({"Ks": torch.eye(3)[None].repeat(2, 1, 1)}, "Ks must be"),
         ({"viewmats": torch.ones(0, 4, 4)}, "no camera"),
         ({"width": 0}, "choose another size"),
