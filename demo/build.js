@@ -9,8 +9,6 @@ function show() {
   line.textContent = value.text || "";
   line.dataset.kind = value.kind || "plain";
   bar.hidden = value.kind !== "busy";
-  // Whoever leaves the page ends the build: the browser asks first.
-  window.onbeforeunload = value.kind === "busy" ? (event) => event.preventDefault() : null;
   if (value.share == null) bar.removeAttribute("value");
   else bar.value = value.share;
   log.replaceChildren(

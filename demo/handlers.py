@@ -440,6 +440,8 @@ class Builder:
     Args:
         shelf: where the new scene is listed; its `results` folder receives it.
         command: starts a build; the arguments PATH --out DIR --name=NAME follow.
+    Attributes:
+        stopped: whether somebody stopped the build that runs, or ran last.
     """
 
     def __init__(
@@ -450,7 +452,7 @@ class Builder:
         self._shelf = shelf
         self._command = list(command)
         self._child: subprocess.Popen[str] | None = None
-        self._stopped = False
+        self.stopped = False
         self._busy = threading.Lock()
 
     def build(self, paths: Sequence[str], name: str = "") -> Iterator[Report]:
@@ -486,7 +488,7 @@ class Builder:
 
     def stop(self) -> None:
         """End the running build, if any, and all its processes; its iterator then says so."""
-        child, self._stopped = self._child, True
+        child, self.stopped = self._child, True
         if child is not None:
             _end(child)
 
@@ -500,7 +502,7 @@ class Builder:
             text=True,
             start_new_session=True,  # so that SfM's worker can be ended with it
         )
-        self._child, self._stopped = child, False
+        self._child, self.stopped = child, False
         lines: queue.Queue[str | None] = queue.Queue()
         reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
         reader.start()
@@ -509,7 +511,7 @@ class Builder:
             _wait(child, 5.0)
         except ValueError as error:
             _wait(child, 5.0)
-            if not self._stopped:
+            if not self.stopped:
                 raise ValueError(str(error).replace(str(source), "The upload")) from None
             shutil.rmtree(out, ignore_errors=True)  # if it was just done
             yield Report("Stopped. Nothing of this build was kept.", "none")

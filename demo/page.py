@@ -121,6 +121,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
             font_mono=["ui-monospace", "monospace"],
         ),
         css_paths=_HERE / "style.css",
+        head=f"<script>{_script('leave.js')}</script>",
     )
     return address
 
@@ -242,9 +243,9 @@ class Explore:
         on_words(self.examples.click, self.try_example, self.examples)
         page.load(None, None, None, js=_script("sliders.js"), **_PRIVATE)
         # Of a slider's values the last counts, of clicks each.
-        on(self.photo.release, self.go_to, self.photo, mode="always_last")
-        on(self.before.click, self.go_before, mode="multiple")
-        on(self.after.click, self.go_after, mode="multiple")
+        on(self.photo.release, self.slide_to, self.photo, mode="always_last")
+        on(self.before.click, self.go_before, self.photo, mode="multiple")
+        on(self.after.click, self.go_after, self.photo, mode="multiple")
         on(self.reset.click, self.go_back)
         for slider in (self.yaw, self.pitch, self.distance):
             on(slider.release, self.orbit, self.yaw, self.pitch, self.distance, mode="always_last")
@@ -352,20 +353,35 @@ class Explore:
             return self._said(str(error), "error")
         return self._looked(replace(visit, view=View(int(index) % count)) if count else visit)
 
-    def go_before(self, visit: Visit) -> Updates:
-        return self.go_to(visit, -1 if visit.view.index is None else visit.view.index - 1)
+    def slide_to(self, visit: Visit, index: float) -> Updates:
+        """The same by the slider, which stays as the visitor set it."""
+        moved = self.go_to(visit, index)
+        return moved | ({self.photo: self._named(moved[self.visit])} if self.photo in moved else {})
 
-    def go_after(self, visit: Visit) -> Updates:
-        return self.go_to(visit, 0 if visit.view.index is None else visit.view.index + 1)
+    def go_before(self, visit: Visit, shown: float = 0) -> Updates:
+        """To the view before; from an orbit, before the one the slider shows."""
+        return self.go_to(visit, (shown if visit.view.index is None else visit.view.index) - 1)
+
+    def go_after(self, visit: Visit, shown: float = 0) -> Updates:
+        return self.go_to(visit, (shown if visit.view.index is None else visit.view.index) + 1)
 
     def go_back(self, visit: Visit) -> Updates:
-        return self.go_to(visit, 0)
+        """To where the visit began."""
+        try:
+            scene = self.shelf.room(visit.scene).scene
+        except ValueError as error:
+            return self._said(str(error), "error")
+        return self._looked(replace(visit, view=start_of(scene)))
 
     def orbit(self, visit: Visit, yaw: float, pitch: float, distance: float) -> Updates:
         """Look from an orbit; the sliders stay as the visitor set them."""
         visit = replace(visit, view=View(None, yaw, pitch, distance))
-        picture = self._looked(visit)
-        return {key: picture[key] for key in (self.visit, self.picture) if key in picture}
+        try:
+            looked = self._looked(visit)
+        except ValueError as error:
+            return self._said(str(error), "error")
+        seen = {key: looked[key] for key in (self.visit, self.picture)}
+        return seen | {self.photo: self._named(visit)}
 
     def answer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
         """The answer to the visit's question, from where it stands."""
@@ -416,25 +432,31 @@ class Explore:
     def _looked(self, visit: Visit) -> Updates:
         """The picture of a visit, and the sliders where its view is, to go on from there."""
         scene = self.shelf.room(visit.scene).scene
-        orbit, index, last = orbit_of(scene, visit.view), visit.view.index, len(scene.cameras) - 1
-        name = scene.cameras[index].name if index is not None else ""
+        orbit, last = orbit_of(scene, visit.view), len(scene.cameras) - 1
         return {
             self.visit: visit,
             self.picture: gr.Image(
                 self.shelf.picture(visit.scene, visit.view),
                 alt_text=f"{visit.scene}, {_place(visit.view)}",
             ),
-            self.photo: gr.Slider(
-                value=index or 0,
+            self.photo: self._named(
+                visit,
+                value=visit.view.index or 0,
                 maximum=max(last, 1),
                 interactive=last > 0,
-                label=f"View: {name}" if name else "View",
                 buttons=[],
             ),
             self.yaw: round(orbit.yaw),
             self.pitch: round(min(max(orbit.pitch, -85), 85)),
             self.distance: round(min(max(orbit.distance, 0.2), 3), 2),
         }
+
+    def _named(self, visit: Visit, **changes: Any) -> gr.Slider:
+        """The slider of the photos, which says the name of the one that is seen."""
+        index = visit.view.index
+        cameras = self.shelf.room(visit.scene).scene.cameras
+        name = cameras[index].name if index is not None and cameras else ""
+        return gr.Slider(label=f"View: {name}" if name else "View", **changes)
 
     def _said(self, text: str, kind: str) -> Updates:
         return {self.line: status(text, kind)}
@@ -491,6 +513,7 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
             explore.scene: gr.skip(),
             tabs: gr.skip(),
         }
+        ending = busy | {stop: gr.Button("Stopping ...", interactive=False)}
         idle: Updates = busy | {
             start: gr.Button("Start", interactive=True),
             stop: gr.Button("Stop", interactive=False),
@@ -498,7 +521,7 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
         last = Report("Starting ...")
         try:
             for last in builder.build(files or [], name):
-                yield busy | {monitor: _monitored(last)}
+                yield (ending if builder.stopped else busy) | {monitor: _monitored(last)}
         except ValueError as error:
             last = Report(str(error), "error", log=last.log)
         if last.scene:

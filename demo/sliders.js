@@ -1,28 +1,37 @@
 // Sliders tell the server of a value when the pointer lets go of them, and of any value when their
-// number field is clicked or left. Here keys tell it too, and the field only tells what is new and
-// within the slider's range: a click into it, or the way past it with Tab, moves nothing.
+// number field is clicked or left. Here keys and the wheel tell it too, and a field tells only what
+// was entered there, held within the slider's range: a click into it, or the way past it with Tab,
+// moves nothing.
 () => {
   const ranges = 'input[data-testid="range-input"]';
   const numbers = 'input[data-testid="number-input"]';
   const keys = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
+  const entered = new Set(); // fields with something the server has not been told
+  const before = new WeakMap(); // what stood in a field when it was entered
+  let turning;
+
   const on = (type, selector, handle) =>
     document.addEventListener(type, (event) => event.target.matches?.(selector) && handle(event, event.target), true);
   const tell = (input) => input.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
-  const quiet = (event, input) => {
-    if (input.value === input.dataset.told) event.stopPropagation();
-    input.dataset.told = input.value;
+  const pass = (event, input) => {
+    if (!entered.delete(input)) event.stopPropagation();
   };
 
   on("keyup", ranges, (event, input) => keys.includes(event.key) && tell(input));
-  on("focus", numbers, (event, input) => { input.dataset.told = input.value; });
+  on("focus", numbers, (event, input) => before.set(input, input.value));
+  on("input", numbers, (event, input) => entered.add(input));
   on("change", numbers, (event, input) => {
-    const value = input.value === "" ? Number(input.dataset.told) : input.valueAsNumber;
+    const value = Number(input.value === "" ? before.get(input) : input.value);
     const within = Math.min(Math.max(value, Number(input.min)), Number(input.max));
     if (input.value === String(within)) return;
     input.value = within;
     input.dispatchEvent(new Event("input", { bubbles: true }));
   });
-  on("keyup", numbers, (event, input) => event.key === "Enter" && tell(input));
-  on("pointerup", numbers, quiet);
-  on("blur", numbers, quiet);
+  on("keyup", numbers, (event, input) => ["Enter", "ArrowUp", "ArrowDown"].includes(event.key) && tell(input));
+  on("wheel", numbers, (event, input) => {
+    clearTimeout(turning);
+    turning = setTimeout(tell, 300, input);
+  });
+  on("pointerup", numbers, pass);
+  on("blur", numbers, pass);
 }

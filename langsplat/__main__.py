@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
             "another path, or check its permissions and the space left on the disk."
         )
     except KeyboardInterrupt:
+        if getattr(args, "progress", "") == "json":  # whoever stopped it knows
+            return 130
         resumes = args.run in (_build, _describe)
         goes_on = "; the same command goes on from here" if resumes else ""
         print(f"\nlangsplat: stopped{goes_on}.", file=sys.stderr)

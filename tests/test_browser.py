@@ -147,17 +147,22 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
         number.fill(typed)
         number.press("Enter")
         stands(place)
-    page.locator("#photo").get_by_test_id("range-input").press("ArrowRight")
-    stands("view 5")
+    for _ in range(6):
+        page.locator("#photo").get_by_test_id("range-input").press("ArrowRight")
+        page.wait_for_timeout(60)
+    stands("view 10")
     for _ in range(4):
         page.locator("#after").click()
-    stands("view 9")
+    stands("view 14")
+    for _ in range(3):
+        number.press("ArrowDown")
+    stands("view 11")
 
     yaw = page.get_by_label("range slider for Yaw °")
-    before = int(yaw.input_value())
+    yaw.press("Home")
     for _ in range(3):
         yaw.press("ArrowRight")
-    stands(f"orbit at yaw {before + 3}°")
+    stands("orbit at yaw -177°")
     field("Yaw °").fill("90")
     field("Yaw °").press("Tab")
     stands("orbit at yaw 90°")
@@ -173,5 +178,29 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     page.get_by_label("range slider for Threshold of the mask").press("Home")
     page.wait_for_selector('.status-text:has-text("covers")')
     stands("orbit at yaw 90°")
+    page.locator("#after").click()
+    stands("view 12")  # the one after that which the slider shows
+    page.locator("#reset").click()
+    stands(f"view {shelf.room(shelf.default).scene.start_view}")
+    assert errors == []
+    page.close()
+
+
+def test_leaving_during_a_build_is_asked_about_and_staying_goes_on(
+    browser: "playwright.Browser", address: str, shelf: Shelf
+) -> None:
+    page, _, errors = visit(browser, address, 1400)
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.get_by_role("tab", name="New scene").click()
+    page.locator("#build .status-text").evaluate("line => line.dataset.kind = 'busy'")
+    page.evaluate("setTimeout(() => location.reload())")
+    page.wait_for_timeout(1000)
+    assert asked == ["beforeunload"]
+    page.get_by_role("tab", name="Explore").click()
+    example = shelf.room(shelf.default).scene.examples[1]
+    page.fill("#text textarea, #text input", example)
+    page.click("#find")
+    page.wait_for_selector(f"{FOUND}:has-text('\"{example}\"')")
     assert errors == []
     page.close()

@@ -462,6 +462,11 @@ def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
     orbit = explore.orbit(Visit("balls"), 40, 10, 1.5)
     assert orbit[explore.visit].view == View(None, 40, 10, 1.5)
     assert explore.yaw not in orbit, "a slider under the visitor's hand stays"
+    assert explore.go_after(orbit[explore.visit], 7)[explore.visit].view == View(8)
+    assert explore.go_before(orbit[explore.visit], 0)[explore.visit].view == View(11)
+    slid = explore.slide_to(orbit[explore.visit], 5)
+    assert slid[explore.visit].view == View(5) and "photo_150.jpg" in slid[explore.photo].label
+    assert "value" not in slid[explore.photo].constructor_args, "nor is what comes next overwritten"
     assert explore.go_back(orbit[explore.visit])[explore.visit].view == View(0)
 
 
