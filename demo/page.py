@@ -121,7 +121,6 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
             font_mono=["ui-monospace", "monospace"],
         ),
         css_paths=_HERE / "style.css",
-        head=f"<script>{_script('leave.js')}</script>",
     )
     return address
 
@@ -484,8 +483,8 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
     """The second tab: photos in, a scene out."""
     gr.Markdown(
         f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
-        "ones "
-        "with plenty of overlap work best. On two processor cores a build takes 10 to 20 minutes. "
+        "ones with plenty of overlap work best. On two processor cores a build takes 10 to 20 "
+        "minutes: stay on this page meanwhile, as leaving or reloading it ends the build. "
         "Whoever can open this page can see the scenes built on it.",
         elem_id="new-intro",
     )

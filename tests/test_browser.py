@@ -184,23 +184,3 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     stands(f"view {shelf.room(shelf.default).scene.start_view}")
     assert errors == []
     page.close()
-
-
-def test_leaving_during_a_build_is_asked_about_and_staying_goes_on(
-    browser: "playwright.Browser", address: str, shelf: Shelf
-) -> None:
-    page, _, errors = visit(browser, address, 1400)
-    asked: list[str] = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
-    page.get_by_role("tab", name="New scene").click()
-    page.locator("#build .status-text").evaluate("line => line.dataset.kind = 'busy'")
-    page.evaluate("setTimeout(() => location.reload())")
-    page.wait_for_timeout(1000)
-    assert asked == ["beforeunload"]
-    page.get_by_role("tab", name="Explore").click()
-    example = shelf.room(shelf.default).scene.examples[1]
-    page.fill("#text textarea, #text input", example)
-    page.click("#find")
-    page.wait_for_selector(f"{FOUND}:has-text('\"{example}\"')")
-    assert errors == []
-    page.close()
