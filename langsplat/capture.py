@@ -57,7 +57,7 @@ FARTHEST = 1e9  # any coordinate, focal length ... beyond is damage; squares sti
 # A model below this angle between views (degrees, median) has no depth to speak of.
 MIN_ANGLE = 1.0
 
-# What EXIF's orientation asks for; 1 is upright, 5 to 8 lie on their side.
+# What EXIF's orientation asks for; 1 is upright.
 TURNS: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,6 +67,7 @@ TURNS: Mapping[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)
 
 # COLMAP's camera models by number: name, how many of (f | fx fy), what the rest means.
 COLMAP_MODELS: Mapping[int, tuple[str, tuple[str, ...]]] = {
@@ -365,12 +366,16 @@ def _opens_turned(photo: Image.Image) -> bool:
     return photo.format == "TIFF"
 
 
-def _sizes(photo: Image.Image) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Width and height after the turn that EXIF asks for, and of the pixels as they are stored."""
-    size, other = photo.size, photo.size
-    if _orientation(photo) in (5, 6, 7, 8):
-        other = (photo.height, photo.width)
-    return (size, other) if _opens_turned(photo) else (other, size)
+def _stored_size(photo: Image.Image) -> tuple[int, int]:
+    """Width and height of the pixels as they are stored."""
+    on_side = _opens_turned(photo) and _orientation(photo) in SIDEWAYS
+    return (photo.height, photo.width) if on_side else photo.size
+
+
+def _turned_size(photo: Image.Image) -> tuple[int, int]:
+    """Width and height after the turn that EXIF asks for."""
+    on_side = not _opens_turned(photo) and _orientation(photo) in SIDEWAYS
+    return (photo.height, photo.width) if on_side else photo.size
 
 
 def _focal_35mm(photo: Image.Image) -> float | None:
@@ -400,7 +405,7 @@ def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.I
     if not turn:  # back to how it is stored
         orientation = {6: 8, 8: 6}.get(orientation, orientation)
     # JPEGs can be decoded at a fraction; twice the target leaves the final filter its work.
-    on_side = orientation in (5, 6, 7, 8)
+    on_side = orientation in SIDEWAYS
     wanted = (2 * size[1], 2 * size[0]) if on_side else (2 * size[0], 2 * size[1])
     with _decoding():
         photo.draft(None, wanted)
@@ -452,7 +457,7 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
     with _open(view.path) as photo:
         # A camera describes the stored pixels, as COLMAP and nerfstudio read them, unless it can
         # only describe the turned ones.
-        turned, stored = _sizes(photo)
+        turned, stored = _turned_size(photo), _stored_size(photo)
         turn = upright or (
             _shape_error(view.lens, stored) > 0.01 >= _shape_error(view.lens, turned)
         )
@@ -875,7 +880,7 @@ def _read_transforms(path: Path) -> _Model:
             continue
         try:
             with _open(photo) as opened:
-                _, size = _sizes(opened)
+                size = _stored_size(opened)
         except _BadPhoto as error:
             lost.append((name, str(error)))
             continue
@@ -1132,7 +1137,7 @@ def _prepare(
         try:
             with _open(path) as photo:
                 focal = _focal_35mm(photo)
-                full, _ = _sizes(photo)
+                full = _turned_size(photo)
                 scale = min(1.0, SFM_SIDE / max(full))
                 size = (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
                 small = _shrunk(photo, size, turn=True)
