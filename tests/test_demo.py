@@ -276,7 +276,10 @@ def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:
     assert len(shelf._pictures) == 16
 
 
-def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(tmp_path: Path) -> None:
+def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "_KEPT_FILES", 4)
     scene = save_scene(three_balls(), tmp_path / "results" / "scenes" / ".mug.x7k2")  # killed there
     shelf = Shelf(tmp_path / "results", {"balls": scene}, lambda spec: TableEncoder())
     assert shelf.names == ["balls"]
@@ -284,11 +287,10 @@ def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(tmp_path
     before = {folder for _ in range(3) for folder in [tempfile.mkdtemp(dir=shelf.downloads)]}
     shelf = Shelf(tmp_path / "results", {"balls": scene}, lambda spec: TableEncoder())
     assert shelf.names == ["balls"]
-    kept = handlers._KEPT_FILES
-    for _ in range(kept):
+    for _ in range(4):
         shelf.files(answer, np.zeros((480, 640, 3), np.uint8))
     left = {str(folder) for folder in shelf.downloads.iterdir()}
-    assert len(left) == kept and not left & before
+    assert len(left) == 4 and not left & before
     shutil.rmtree(shelf.downloads)  # as systems do with temporary folders
     assert shelf.files(answer, np.zeros((480, 640, 3), np.uint8))["mask.png"].is_file()
 
