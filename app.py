@@ -130,7 +130,7 @@ def _try_address(host: str, port: int) -> None:
 
 
 def _port(text: str) -> int:
-    if not 1 <= int(text) <= 65535:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError("a port lies between 1 and 65535")
     return int(text)
 

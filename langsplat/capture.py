@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 
 from langsplat.cameras import Lens
 from langsplat.progress import Progress, silent
-from langsplat.scene import MAX_IMAGE_PIXELS, Camera
+from langsplat.scene import MAX_IMAGE_PIXELS, Camera, writable
 from langsplat.sfm import PHOTOS, PhotoGroup, Placement, place_cameras
 
 PHOTO_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP")
@@ -435,13 +435,8 @@ def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Pro
     if len(images) < 2:
         only = f"Only {len(images)} of the capture's photos can be used, at least 2 are needed."
         raise ValueError(" ".join([only, *notes]))
-    notes = [_writable(note) for note in notes]
-    return Capture(images, tuple(cameras), model.points, model.colors, _writable(name), notes)
-
-
-def _writable(text: str) -> str:
-    """Text with "?" for what has no UTF-8, as in names of files that were given in other bytes."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
+    notes = [writable(note) for note in notes]
+    return Capture(images, tuple(cameras), model.points, model.colors, writable(name), notes)
 
 
 def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
@@ -482,7 +477,7 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
         torch.from_numpy(K).float(),
         width,
         height,
-        _writable(view.name),
+        writable(view.name),
     )
     return image, camera
 

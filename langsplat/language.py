@@ -195,10 +195,8 @@ def _check_views(cameras: Sequence[Camera], features: Sequence[SegmentFeatures])
     for camera, view in zip(cameras, features, strict=True):
         _check_view(camera, view)
         views.append(view.embeddings)
-    levels, sizes = (
-        {len(view) for view in views},
-        {rows.shape[1] for view in views for rows in view},
-    )
+    levels = {len(view) for view in views}
+    sizes = {rows.shape[1] for view in views for rows in view}
     if len(levels) > 1 or len(sizes) > 1:
         raise ValueError(
             "The views' segments differ in their levels or the size of their embeddings: describe "

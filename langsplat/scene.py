@@ -484,8 +484,7 @@ def _metadata_of(scene: Scene) -> dict[str, str]:
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        # The name may be a folder's, whose bytes are not always text.
-        "name": scene.name.encode("utf-8", "replace").decode(),
+        "name": writable(scene.name),
         "radius": repr(float(scene.radius)),
         "near": repr(float(scene.gaussians.near)),
         "cameras": json.dumps([camera.name for camera in scene.cameras]),
@@ -559,6 +558,11 @@ def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
         Camera(viewmat, K, int(size[0]), int(size[1]), _printable(str(name)))
         for viewmat, K, size, name in zip(viewmats.float(), Ks.float(), sizes, names, strict=True)
     )
+
+
+def writable(text: str) -> str:
+    """Text with "?" for what has no UTF-8, as in names of files that were given in other bytes."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _printable(text: str) -> str:

@@ -769,6 +769,7 @@ def test_a_gpu_that_is_not_there_ends_the_app_with_one_sentence(
     [
         (["--results", "{tmp}/file"], "file cannot be used .Not a directory"),
         (["--port", "99999"], "a port lies between 1 and 65535"),
+        (["--port", "x"], "a port lies between 1 and 65535"),
         (["--host", "203.0.113.9"], "no page at 203.0.113.9 .Cannot assign requested address"),
         (["--port", "{taken}"], "no page at 127.0.0.1, port .* .Address already in use.: choose"),
     ],
