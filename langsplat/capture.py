@@ -186,13 +186,27 @@ def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
     else:
         root = path.resolve()  # "." has no name to tell
     folders = list(_folders(root))
-    if (colmap := _colmap_folder(folders)) is not None:
-        return _read_colmap(colmap, _photo_roots(root, colmap, folders), upright=False)
-    for folder in folders:
-        for name in ("transforms.json", "transforms_train.json"):
-            if (folder / name).is_file():
-                return _read_transforms(folder / name)
+    if models := _colmap_folders(folders):
+        model = _read_colmap(models[0], _photo_roots(root, models[0], folders), upright=False)
+        model.notes.extend(_unused(models, root))
+        return model
+    names = ("transforms.json", "transforms_train.json")
+    files = [folder / name for folder in folders for name in names if (folder / name).is_file()]
+    if files:
+        model = _read_transforms(files[0])
+        model.notes.extend(_unused(list(dict.fromkeys(file.parent for file in files)), root))
+        return model
     return _place_photos(folders, work, progress)
+
+
+def _unused(folders: Sequence[Path], root: Path) -> list[str]:
+    """A note that of several folders with cameras only the first is used."""
+    used, *others = (folder.relative_to(root).as_posix() for folder in folders)
+    if not others:
+        return []
+    named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    where = "this very folder" if used == "." else used
+    return [f"The cameras in {where} are used, those in {named} are not."]
 
 
 # ---------------------------------------------------------------------------- folders and zips
@@ -489,11 +503,10 @@ def _shape_error(lens: Lens, size: tuple[int, int]) -> float:
 # ---------------------------------------------------------------------------- COLMAP models
 
 
-def _colmap_folder(folders: Sequence[Path]) -> Path | None:
-    """The folder of the model: `sparse/0` of the usual layouts first, then whatever is nearest."""
+def _colmap_folders(folders: Sequence[Path]) -> list[Path]:
+    """Those with a model: `sparse/0` of the usual layouts first, then whatever is nearest."""
     found = [folder for folder in folders if holds_colmap(folder)]
-    usual = [folder for folder in found if "sparse" in (folder.name, folder.parent.name)]
-    return next(iter(usual or found), None)
+    return sorted(found, key=lambda folder: "sparse" not in (folder.name, folder.parent.name))
 
 
 def holds_colmap(folder: Path) -> bool:
@@ -908,7 +921,10 @@ def _json_number(settings: Mapping[str, Any], key: str, source: str) -> float | 
         return None
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not -FARTHEST < value < FARTHEST:  # this also fails for NaN
-        raise ValueError(f'{source} is damaged: "{key}" must be a number, got {str(value)[:40]}.')
+        raise ValueError(
+            f'{source} is damaged: "{key}" must be a number below {FARTHEST:,.0f}, '
+            f"got {str(value)[:40]}."
+        )
     return float(value)
 
 

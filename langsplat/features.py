@@ -99,6 +99,10 @@ def crop_segments(
             f"masks must be {[count, *segments.shape]}, one for each segment, got "
             f"{list(masks.shape)}."
         )
+    if masks is not None and (masks.dtype != bool or not masks.any(axis=(1, 2)).all()):
+        raise ValueError(
+            f"masks must be bool and show something of every segment, got {masks.dtype}."
+        )
     crops = np.empty((count, size, size, 3), np.uint8)
     for index, box in enumerate(boxes):
         if masks is None:

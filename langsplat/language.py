@@ -151,18 +151,12 @@ def lift_language(
 ) -> LanguageField:
     """Codes as blending-weighted means, for a codec that is ready; arguments as `fit_language`."""
     _check_counts(cameras, features)
-    levels = len(features[0].embeddings)
-    if isinstance(codec, Codebook):
-        known, found = (len(codec.codewords), codec.dim), features[0].embeddings[0].shape[1]
-        if known != (levels, found):
-            raise ValueError(
-                f"The codebook has {known[0]} levels and embeddings of {known[1]} numbers, the "
-                f"segments {levels} and {found}: fit one to these segments."
-            )
+    levels = len(codec.codewords if isinstance(codec, Codebook) else features[0].embeddings)
     channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
     support = torch.zeros(len(gaussians), levels, channels, device=gaussians.device)
     for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
         _check_view(camera, view)
+        _check_codec(codec, levels, view)
         if isinstance(codec, Codebook):
             _add_codewords(support, gaussians, camera, view, codec)
         else:
@@ -210,6 +204,17 @@ def _check_counts(cameras: Sequence[Camera], features: Sequence[SegmentFeatures]
         raise ValueError(
             f"Every view needs its segments: got {len(cameras)} cameras and {len(features)} "
             "records of segments."
+        )
+
+
+def _check_codec(codec: Codec, levels: int, view: SegmentFeatures) -> None:
+    found = len(view.embeddings), view.embeddings[0].shape[1]
+    # An autoencoder says itself that it encodes no such embeddings.
+    known = levels, codec.dim if isinstance(codec, Codebook) else found[1]
+    if known != found:
+        raise ValueError(
+            f"The {codec.kind} has {known[0]} levels and embeddings of {known[1]} numbers, the "
+            f"segments {found[0]} and {found[1]}: fit one to these segments."
         )
 
 
@@ -315,10 +320,15 @@ def train_language(
     Returns:
         The field with other codes.
     Raises:
-        ValueError: views and features do not fit.
+        ValueError: field, Gaussians, views and features do not fit.
     """
     _check_counts(cameras, features)
     codec = field.codec
+    if field.codes.shape[1] != len(gaussians):
+        raise ValueError(
+            f"The field has codes of {field.codes.shape[1]:,} Gaussians but there are "
+            f"{len(gaussians):,}: lift it on these."
+        )
     described = (field.mass > 0)[..., None]  # [L, N, 1]: nothing else is ever painted on a segment
     if isinstance(codec, Codebook):
         start = field.codes.float().clamp_min(1e-4).log()
@@ -349,7 +359,7 @@ def train_language(
     if note:
         progress("Train language", done, training.steps, note)
     with torch_threads(1):
-        for camera, target in _turns(cameras, features, codec, training, done):
+        for camera, target in _turns(cameras, features, codec, len(codes), training, done):
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(codes, described, field, gaussians, camera, target)
             optimizer.step()
@@ -367,6 +377,7 @@ def _turns(
     cameras: Sequence[Camera],
     features: Sequence[SegmentFeatures],
     codec: Codec,
+    levels: int,
     training: LanguageTraining,
     done: int,
 ) -> Iterator[tuple[Camera, _Target]]:
@@ -384,6 +395,7 @@ def _turns(
         if target is None:
             record = features[view]
             _check_view(cameras[view], record)
+            _check_codec(codec, levels, record)
             target = _Target.of(record, codec)
             if target.bytes <= room:
                 kept[view] = target

@@ -653,6 +653,22 @@ def test_whatever_a_decoder_raises_only_that_photo_is_left_out(tmp_path):
     assert capture.notes == ["The photo images/02.png is damaged and was left out."]
 
 
+def test_of_several_models_the_one_used_is_told(tmp_path):
+    for name in ("a room", "b hall"):
+        colmap(tmp_path / name)
+    notes = load_capture(tmp_path).notes
+    assert notes == ["The cameras in a room/sparse/0 are used, those in b hall/sparse/0 are not."]
+    assert load_capture(tmp_path / "a room").notes == []
+
+
+def test_of_several_transforms_json_the_one_used_is_told(tmp_path):
+    for name in (".", "b", "c", "d", "e"):
+        transforms(tmp_path / name)
+    assert load_capture(tmp_path).notes == [
+        "The cameras in this very folder are used, those in b, c, d and 1 more are not."
+    ]
+
+
 def test_photos_in_other_folders_are_counted_in_a_note(tmp_path):
     for k in range(10):
         photo(tmp_path / ("images" if k < 7 else "more") / f"{k}.jpg", seed=k)

@@ -427,6 +427,19 @@ def test_targets_that_are_not_kept_are_read_again(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(kept.codes, read.codes)
 
 
+@pytest.mark.parametrize("codec", [None, Codebook(torch.eye(8)[:5].expand(3, 5, 8))])
+def test_training_what_was_lifted_elsewhere_is_refused(codec: Codebook | None) -> None:
+    field, view, cameras = lifted(codec), halves(), [front_camera()]
+    flat = replace(view, segments=view.segments[:2], embeddings=view.embeddings[:2])
+    other = replace(view, embeddings=[rows[:, :4] for rows in view.embeddings])
+    for odd in (flat, other):
+        with pytest.raises(ValueError, match=r"fit one to these segments|use the encoder"):
+            train_language(field, two_balls(), cameras, [odd])
+    some = two_balls().select(torch.arange(121) < 5)
+    with pytest.raises(ValueError, match="codes of 121 Gaussians but there are 5: lift it on"):
+        train_language(field, some, cameras, [view])
+
+
 def test_presets_of_training() -> None:
     assert LanguageTraining.preset("lift") is None
     paper = LanguageTraining.preset("paper")

@@ -281,6 +281,9 @@ def test_a_crop_may_show_the_whole_mask_though_another_hides_part_of_it():
     assert (whole[5:15] == 200).all() and not whole[:5].any() and not whole[15:].any()
     with pytest.raises(ValueError, match=r"masks must be \[2, 60, 80\]"):
         crop_segments(image, ids, 20, masks[:1])
+    for odd in (masks.astype(np.uint8), masks & ~masks[:1]):
+        with pytest.raises(ValueError, match="masks must be bool and show something of every"):
+            crop_segments(image, ids, 20, odd)
 
 
 def test_specks_are_judged_by_their_size_alone():
