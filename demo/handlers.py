@@ -27,6 +27,7 @@ import torch
 
 from demo.viewer import Cloud, cloud_of
 from langsplat.cameras import orbit_camera, yaw_pitch_of
+from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES
 from langsplat.encoders import Encoder, is_portable, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
@@ -44,9 +45,8 @@ from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
 ROOT = Path(__file__).resolve().parent.parent
 LONG_SIDE = 640  # pixels of a rendered view
 AUTO = "auto"
-MIN_PHOTOS, MAX_PHOTOS = 8, 200
+MAX_PHOTOS = 200
 MAX_UPLOAD = 500_000_000  # bytes of photos, unpacked
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic")
 MAX_NAME = 100  # characters of a new scene's
 
 _KEPT_SCENES = 3
@@ -409,12 +409,15 @@ def check_photos(paths: Sequence[str]) -> None:
     else:
         strangers = [file.name for file in files if not _is_photo(file.name)]
         if strangers:
-            raise ValueError(f"{strangers[0]} is not a photo: add .jpg, .png or .webp files.")
+            raise ValueError(
+                f"{strangers[0]} is not a photo that can be read here: add JPEG, PNG or WebP files."
+            )
         count, size = len(files), sum(file.stat().st_size for file in files)
     if count < MIN_PHOTOS:
         raise ValueError(
             f"Add at least {MIN_PHOTOS} photos of one scene, taken while walking around it: "
-            f"there {'is' if count == 1 else 'are'} {count or 'none'} so far."
+            f"there {'is' if count == 1 else 'are'} {count or 'none'} so far that can be read "
+            "(JPEG, PNG, TIFF, WebP, AVIF)."
         )
     if count > MAX_PHOTOS:
         raise ValueError(

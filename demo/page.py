@@ -493,7 +493,7 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
             photos = gr.File(
                 label="Photos, or one zip of photos",
                 file_count="multiple",
-                file_types=[*PHOTO_SUFFIXES, ".zip"],
+                file_types=[*sorted(PHOTO_SUFFIXES), ".zip"],
                 height=260,
                 elem_id="photos",
             )

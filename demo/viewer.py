@@ -70,7 +70,7 @@ def cloud_of(scene: Scene) -> Cloud:
     shades = np.rint(color * (_SHADES - 1)).astype(np.uint8) @ np.array([36, 6, 1], np.uint8)
     eye = np.array([1.0, 1.0, 1.0])
     if scene.cameras:
-        eye = scene.cameras[0].position.numpy().astype(np.float64) - middle
+        eye = scene.cameras[scene.start_view].position.numpy().astype(np.float64) - middle
     eye = 1.1 * eye / max(float(np.linalg.norm(eye)), 1e-9)
     return Cloud(
         rows=rows,

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit code is 0, or 1 after an error that was said in one sentence."""
+    """Run a command.
+
+    The exit code is 0, 1 after an error that was said in one sentence, 2 after a mistyped option,
+    130 after an interruption.
+    """
     args = _parser().parse_args(argv)
     prepare_process()
     signal.signal(signal.SIGTERM, _stop)
@@ -57,13 +61,19 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m langsplat", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m langsplat", description="Type words, see where they are in a 3D scene."
+    )
+    version = f"langsplat {langsplat.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     build = commands.add_parser("build", help="photos or a posed capture become a scene")
     build.add_argument("path", metavar="PHOTOS_OR_CAPTURE", help="folder or zip")
-    build.add_argument("--out", required=True, type=Path, metavar="SCENE_DIR")
-    build.add_argument("--name", help="of the scene")
+    build.add_argument(
+        "--out", required=True, type=Path, metavar="SCENE_DIR", help="folder of the new scene"
+    )
+    build.add_argument("--name", help="what the scene is called; default: as the photos' folder")
     build.add_argument("--iterations", type=int, help="training steps")
     build.add_argument("--max-gaussians", type=int, help="ceiling on their number")
     build.add_argument("--max-side", type=int, help="pixels of the photos' long side")
@@ -76,52 +86,63 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--codewords", type=int, help="size of each level's codebook")
     build.add_argument("--holdout-every", type=int, help="keep every n-th photo out, and measure")
     build.add_argument("--examples", nargs="*", help="example queries kept with the scene")
-    build.add_argument("--seed", type=int)
-    build.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    build.add_argument("--progress", choices=("bar", "json"), default="bar")
+    build.add_argument("--seed", type=int, help="the same one gives the same scene; default: 0")
+    _add_device(build, "where to work; default: a GPU if there is one")
+    _add_progress(build)
     build.set_defaults(run=_build)
 
     describe = commands.add_parser(
         "describe", help="give a scene words, new or other ones, from its own renders"
     )
     describe.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
-    describe.add_argument("--out", required=True, type=Path, metavar="SCENE_DIR")
+    describe.add_argument(
+        "--out", required=True, type=Path, metavar="SCENE_DIR", help="may be the scene itself"
+    )
     for option in ("--segmenter", "--encoder", "--codec", "--language"):
-        describe.add_argument(option, help="as of build")
+        describe.add_argument(option, help="as in build")
     for option in ("--codewords", "--holdout-every", "--seed"):
-        describe.add_argument(option, type=int, help="as of build")
+        describe.add_argument(option, type=int, help="as in build")
     describe.add_argument("--examples", nargs="*", help="example queries kept with the scene")
-    describe.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    describe.add_argument("--progress", choices=("bar", "json"), default="bar")
+    _add_device(describe, "where to work; default: a GPU if there is one")
+    _add_progress(describe)
     describe.set_defaults(run=_describe)
 
     query = commands.add_parser("query", help="where in a scene is this?")
     query.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
-    query.add_argument("text")
+    query.add_argument("text", metavar="WORDS", help="what to look for")
     _add_view(query)
-    query.add_argument("--out", required=True, type=Path, metavar="DIR")
+    query.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder for pictures and scores"
+    )
     query.add_argument("--threshold", type=float, default=0.5, help="of the mask, 0 to 1")
     query.add_argument("--level", help="subpart, part or whole; default: the best score")
+    _add_device(query)
     query.set_defaults(run=_query)
 
     render = commands.add_parser("render", help="a picture of a scene")
     render.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
     _add_view(render)
-    render.add_argument("--out", required=True, type=Path, metavar="IMAGE")
+    render.add_argument(
+        "--out", required=True, type=Path, metavar="IMAGE", help="file: .png, .jpg or .webp"
+    )
+    _add_device(render)
     render.set_defaults(run=_render)
 
     take = commands.add_parser("import", help="the official code's files become a scene")
     take.add_argument(
         "folders", nargs="+", type=Path, metavar="OFFICIAL_DIR", help="runs, data, autoencoder"
     )
-    take.add_argument("--out", required=True, type=Path, metavar="SCENE_DIR")
-    take.add_argument("--name", default="", help="of the scene")
-    take.add_argument("--encoder", help="that made the features; default: the paper's")
+    take.add_argument(
+        "--out", required=True, type=Path, metavar="SCENE_DIR", help="folder of the new scene"
+    )
+    take.add_argument("--name", default="", help="what the scene is called")
+    take.add_argument("--encoder", help="what made the features; default: the paper's")
     take.set_defaults(run=_import)
 
     give = commands.add_parser("export", help="a scene as the official code's files")
     give.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
-    give.add_argument("--out", required=True, type=Path, metavar="DIR")
+    give.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    _add_device(give)
     give.set_defaults(run=_export)
 
     evaluation = commands.add_parser("eval", help="how well a scene's answers fit labels")
@@ -137,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument(
         "--near-things",
         action="store_true",
-        help="hold parts to their things, as queries do and the papers do not; of pixel profiles",
+        help="hold parts to their things, as queries do and the papers do not",
     )
     evaluation.add_argument(
         "--autoencoder",
@@ -156,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         help="photos of each official SCENE; default: cameras.json names them",
     )
     evaluation.add_argument("--encoder", help="of the official renders; default: the paper's")
+    _add_device(evaluation)
     evaluation.set_defaults(run=_eval)
 
     doctor = commands.add_parser("doctor", help="what is here, and what each stage will use")
@@ -165,7 +187,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--view", default="0", help="number or name of a training view")
-    parser.add_argument("--width", type=int, help="of the picture in pixels")
+    parser.add_argument("--width", type=int, help="pixels; default: as the view has")
+
+
+def _add_device(
+    parser: argparse.ArgumentParser,
+    text: str = "where to draw; default: a GPU whose kernels are compiled, or the CPU",
+) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help=text)
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--progress", choices=("bar", "json"), default="bar", help="json: a line each, for programs"
+    )
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -203,7 +238,7 @@ def _query(args: argparse.Namespace) -> int:
     from langsplat.query import check_text, save_answer
 
     text = check_text(args.text)
-    scene = _open(args.scene)
+    scene = _open(args.scene, args.device)
     camera = _view_of(scene, args)
     engine = _engine(scene)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
@@ -220,7 +255,7 @@ def _render(args: argparse.Namespace) -> int:
 
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"{args.out} must end in .png, .jpg or .webp.")
-    scene = _open(args.scene)
+    scene = _open(args.scene, args.device)
     picture = render_rgb(scene, _view_of(scene, args))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(args.out)
@@ -251,13 +286,22 @@ def _export(args: argparse.Namespace) -> int:
     from langsplat.official import export_official
     from langsplat.progress import terminal_progress
 
-    print(export_official(_open(args.scene), args.out, progress=terminal_progress()))
+    scene = _open(args.scene, args.device)
+    print(export_official(scene, args.out, progress=terminal_progress()))
     return 0
 
 
 def _eval(args: argparse.Namespace) -> int:
     from langsplat.encoders import load_encoder
-    from langsplat.evaluate import OfficialRenders, Renders, Report, evaluate, read_labels
+    from langsplat.evaluate import (
+        PIXEL_PROFILES,
+        OfficialRenders,
+        Renders,
+        Report,
+        check_profile,
+        evaluate,
+        read_labels,
+    )
     from langsplat.hub import bundled_scenes
     from langsplat.official import ENCODER
     from langsplat.progress import terminal_progress
@@ -269,6 +313,14 @@ def _eval(args: argparse.Namespace) -> int:
     for given, what in ((args.autoencoder, "--autoencoder"), (args.images, "--images")):
         if given and len(given) != len(scenes):
             raise ValueError(f"Give {what} once for every scene, in their order.")
+    if (args.images or args.encoder) and not args.autoencoder:
+        raise ValueError("--images and --encoder are for official renders: give --autoencoder too.")
+    check_profile(args.profile)
+    if args.near_things and (args.autoencoder or args.profile not in PIXEL_PROFILES):
+        raise ValueError(
+            "--near-things is for pixels of scenes, not for 3d-selection or official renders: "
+            "leave it out."
+        )
     labels = [read_labels(folder) for folder in folders]  # mistakes here cost no loading of models
     reports, progress = [], terminal_progress()
     for number, scene in enumerate(scenes):
@@ -285,7 +337,8 @@ def _eval(args: argparse.Namespace) -> int:
                 "their autoencoder: give its best_ckpt.pth with --autoencoder."
             )
         else:
-            source = _engine(_open(scene), exact=True, near_things=args.near_things)
+            opened = _open(scene, args.device)
+            source = _engine(opened, exact=True, near_things=args.near_things)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))
     report = Report.joined(reports)
     print(report.markdown(), end="")
@@ -307,12 +360,18 @@ def _engine(scene: "Scene", *, exact: bool = False, near_things: bool = True) ->
     return SceneQuery(scene, encoder, exact=exact, near_things=near_things)
 
 
-def _open(spec: str) -> "Scene":
+def _open(spec: str, device: str | None) -> "Scene":
     from langsplat.hub import find_scene
     from langsplat.progress import terminal_progress
+    from langsplat.rasterize import available_backends, quickest_device
     from langsplat.scene import load_scene
 
-    return load_scene(find_scene(spec, progress=terminal_progress()))
+    why = available_backends()["gsplat"]
+    if device == "cuda" and why != "ok":
+        raise ValueError(f"The GPU cannot be used, {why}: use --device cpu.")
+    if device in (None, "auto"):
+        device = quickest_device()
+    return load_scene(find_scene(spec, progress=terminal_progress())).to(device)
 
 
 def _view_of(scene: "Scene", args: argparse.Namespace) -> "Camera":
@@ -443,16 +502,16 @@ def _rasterizer() -> str:
     import shutil
 
     on_cpu = _package("numba", f"on {_threads()} CPU threads")
-    gpus, gsplat = _gpus(), _version("gsplat")
+    gpus = _gpus()
     if not gpus:
         return on_cpu
     if _torch_cuda() is None:
         return f"{on_cpu}; for the GPU install a torch with CUDA"
-    if gsplat is None:
-        return f"{on_cpu}; for the GPU: pip install gsplat"
-    compiler = "" if shutil.which("nvcc") else "; its kernels are compiled at first use, by nvcc,"
-    missing = f"{compiler} which is not on the PATH" if compiler else ""
-    return f"gsplat {gsplat} on {gpus[0]}{missing}"
+    for package in ("gsplat", "triton"):
+        if _version(package) is None:
+            return f"{on_cpu}; for the GPU: pip install {package}"
+    note = "" if shutil.which("nvcc") else "; its kernels need nvcc, which is not on the PATH"
+    return f"gsplat {_version('gsplat')} on {gpus[0]}{note}"
 
 
 def _size(*paths: Path) -> str:

@@ -579,7 +579,7 @@ def _measure(
         for b in range(0, m, QUADRATIC // 2):
             end = b + QUADRATIC // 2
             square += _quadratic(gram, line, pairs, planes, first, doubles, b, end)
-        one = np.float32(1) / math.sqrt(max(square * unit / scale, np.float32(1e-12)))
+        one = np.float32(1) / math.sqrt(max(square * unit[level] / scale, np.float32(1e-12)))
         kept = one * np.float32(1 / (ONE * ONE))
         store(inverse, at + level * LANES, where(share > support, kept, np.float32(0)))
         store(best, at + level * LANES, high * one)
@@ -798,7 +798,7 @@ class Codes:
         levels, words: L and V, with V a multiple of 64: the last codewords may never occur.
         gram: [L, V + 2, V / 2] int32, the lower triangle of S Sᵀ with all but its diagonal doubled,
             in pairs of numbers of 16 bits; and two lines of zeros.
-        unit: what 1 stands for in gram.
+        unit: [L], what 1 stands for in gram.
         lines: [L, groups, NEGATIVES, V], the codewords' dot products with negatives.
     """
 
@@ -808,7 +808,7 @@ class Codes:
     levels: int
     words: int
     gram: Array
-    unit: np.float32
+    unit: Array
     lines: Array
 
     def score(self, per_codeword: Array) -> "Values":
@@ -866,13 +866,19 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
             flat[own + places // 32] |= np.left_shift(np.int32(1), places % 32)
     lower = np.zeros((levels, words + 2, words), np.float32)
     lower[:, :known, :known] = np.tril(gram) + np.tril(gram, -1)
-    widest = np.abs(lower).max(initial=1e-12)
-    pairs = np.round(lower * (HALF / widest)).astype(np.int16).view(np.int32)
+    # Imported codewords have any length: those of other levels, and those nobody has, must not
+    # take the bits from these.
+    used = np.zeros((levels, words), bool)
+    for level in range(levels):
+        used[level, rows[level][codes[level] > 0]] = True
+    lower[:, :words] *= used[:, :, None] & used[:, None]
+    widest = np.abs(lower).max(axis=(1, 2), initial=1e-12)
+    pairs = np.round(lower * (HALF / widest)[:, None, None]).astype(np.int16).view(np.int32)
     groups = -(-negatives.shape[2] // NEGATIVES)
     lines = np.zeros((levels, groups, NEGATIVES, words), np.float32)
     numbers = np.arange(groups * NEGATIVES).reshape(groups, NEGATIVES) % negatives.shape[2]
     lines[..., :known] = negatives.transpose(0, 2, 1)[:, numbers]
-    unit = np.float32(widest / HALF)
+    unit = (widest / HALF).astype(np.float32)
     largest = np.float32(codes.sum(2, dtype=np.float32).max(initial=1e-6))
     return Codes(records, entries, largest, levels, words, pairs, unit, lines)
 

@@ -974,7 +974,7 @@ def _blend_backward(
 
 @_inner
 def _summed(v_splats, rows, field):
-    """A field of v_splats [P, N, 9] at some rows, summed over the parts."""
+    """A field of v_splats [P, N, COLUMNS] at some rows, summed over the parts."""
     result = gather(v_splats[0], rows, 0, field)
     for part in range(1, v_splats.shape[0]):
         result += gather(v_splats[part], rows, 0, field)
@@ -1196,16 +1196,26 @@ class _Frame:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A frame, and of what it is: these tensors, if they live and are as they were."""
+    """A frame, and of what it is: these tensors, if they live and hold what they held."""
 
     tensors: tuple[weakref.ref[Tensor], ...]
-    versions: tuple[int, ...]
+    content: tuple[Any, ...]
     view: tuple[Any, ...]
     frame: _Frame
 
 
-# The last one. Whoever looks at a view looks again: at its colors, then at its words; and many
-# channels are drawn three at a time.
+def _content_of(array: np.ndarray) -> tuple[int, bytes]:
+    """What any change of one number changes, in a fiftieth of the time that a frame takes.
+
+    Tensors count their changes, but not those through `.data` or through numpy.
+    """
+    content = array.reshape(-1).view(np.uint8)
+    whole = content.size // 8 * 8
+    return int(np.add.reduce(content[:whole].view(np.uint64))), content[whole:].tobytes()
+
+
+# The last frame: a view is mostly drawn again at once, its colors, then its words; and many
+# channels are drawn three at a time. Threads replace it as a whole, so each sees one or another.
 _known: _Known | None = None
 
 
@@ -1222,23 +1232,22 @@ def see(
     global _known
     arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
-    # Tensors that are trained, or keep no count of their changes, are never the same again.
-    still = not any(t.requires_grad or t.is_inference() for t in gaussians)
-    versions = tuple(t._version for t in gaussians) if still else ()
+    still = not any(t.requires_grad for t in gaussians)  # what is trained is new every time
+    content = tuple(map(_content_of, arrays)) if still else ()
     asked = view.tobytes(), intrinsics.tobytes(), width, height, rules, torch.get_num_threads()
     known = _known
     if (
         known is not None
         and still
         and known.view == asked
-        and known.versions == versions
+        and known.content == content
         and all(own() is t for own, t in zip(known.tensors, gaussians, strict=True))
     ):
         return known.frame.painted(colors)
     frame = _prepare(arrays, colors, view, intrinsics, width, height, rules)
     # A Gaussian without a finite color is not in it, and might have one the next time.
     if still and math.isfinite(float(colors.min(initial=0)) + float(colors.max(initial=0))):
-        _known = _Known(tuple(weakref.ref(t) for t in gaussians), versions, asked, frame)
+        _known = _Known(tuple(weakref.ref(t) for t in gaussians), content, asked, frame)
     return frame
 
 

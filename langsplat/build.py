@@ -91,13 +91,26 @@ class BuildConfig:
         if self.codec not in CODECS:
             raise ValueError(f"The codec must be {' or '.join(CODECS)}, got {self.codec!r}.")
         LanguageTraining.preset(self.language)
+        _ = self.training
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"The device must be auto, cpu or cuda, got {self.device!r}.")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("There is no CUDA device here: use the device cpu.")
 
     @property
+    def training(self) -> TrainConfig:
+        """How the Gaussians are trained."""
+        return TrainConfig(
+            iterations=self.iterations,
+            max_gaussians=self.max_gaussians,
+            sh_degree=self.sh_degree,
+            holdout_every=self.holdout_every,
+            seed=self.seed,
+        )
+
+    @property
     def torch_device(self) -> str:
+        """cpu or cuda: where the work is done."""
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -124,16 +137,11 @@ def build_scene(
     """
     path, out = Path(path), Path(out).absolute()
     check_destination(out)
+    if not path.exists():
+        raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
     # Cheap failures first: a name nobody knows must not cost ten minutes of training.
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
-    training = TrainConfig(
-        iterations=config.iterations,
-        max_gaussians=config.max_gaussians,
-        sh_degree=config.sh_degree,
-        holdout_every=config.holdout_every,
-        seed=config.seed,
-    )
     with _Work(path, out, config.max_side) as working:
         work = working.folder
         seconds: dict[str, float] = {}
@@ -149,7 +157,7 @@ def build_scene(
         began = time.perf_counter()
         gaussians = fit_gaussians(
             capture,
-            training,
+            config.training,
             device=config.torch_device,
             state=work / "train.state",
             progress=progress,
@@ -210,8 +218,8 @@ def describe_scene(
     Args:
         folder: of a scene; its Gaussians, cameras and provenance stay.
         out: the described scene's folder; may be the same.
-        config: segmenter, encoder, codec, codewords, language, holdout_every, seed and, where
-            given, examples; the rest is not used.
+        config: segmenter, encoder, codec, codewords, language, holdout_every, seed, device and,
+            where given, examples; the rest is not used.
     Returns:
         The scene's folder.
     Raises:
@@ -219,12 +227,12 @@ def describe_scene(
     """
     folder, out = Path(folder), Path(out).absolute()
     check_destination(out)
-    segmenter = load_segmenter(config.segmenter, device=config.torch_device)
-    encoder = load_encoder(config.encoder, device=config.torch_device)
     scene = load_scene(folder).to(config.torch_device)
     if not scene.cameras:
         raise ValueError(f"The scene {scene.name!r} has no cameras: build it from photos instead.")
-    with _Work(folder / SCENE_FILE, out, config.max_side) as working:
+    segmenter = load_segmenter(config.segmenter, device=config.torch_device)
+    encoder = load_encoder(config.encoder, device=config.torch_device)
+    with _Work(folder / SCENE_FILE, out) as working:
         work = working.folder
         seconds: dict[str, float] = {}
         language = _speak(
@@ -304,15 +312,13 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
 
 
 class _Work:
-    """SCENE.build/, emptied when it belongs to other photos or another size of them.
+    """SCENE.build/, emptied when it belongs to another source, or another size of its photos.
 
     The stages after the capture know for themselves whether what they find there is theirs. Nobody
     else can work there until this is closed.
     """
 
-    def __init__(self, path: Path, out: Path, max_side: int) -> None:
-        if not path.exists():
-            raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
+    def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
         self.folder = out.with_name(out.name + ".build")
         key = {
             "max_side": max_side,
@@ -538,11 +544,9 @@ def jpeg(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _card(scene: Scene) -> str:
-    """README.md of the scene, for a folder or a Hub repository."""
-    made = scene.provenance
-    encoder = scene.language.encoder if scene.language else "none"
-    lines = [
+def scene_card(scene: Scene, lines: Sequence[str]) -> str:
+    """README.md of a scene, for a folder or a Hub repository; the last of it are these lines."""
+    head = [
         "---",
         "library_name: langsplat",
         "tags: [gaussian-splatting, langsplat, 3d, open-vocabulary]",
@@ -554,11 +558,19 @@ def _card(scene: Scene) -> str:
         "![preview](preview.jpg)",
         "",
         f"- {len(scene.gaussians):,} Gaussians, {len(scene.cameras)} views",
-        f"- encoder `{encoder}`",
+        f"- encoder `{scene.language.encoder if scene.language else 'none'}`",
     ]
-    psnr_ = made.get("psnr")
-    if isinstance(psnr_, dict):
-        lines.append(f"- PSNR {psnr_['mean']} dB over {psnr_['views']} {psnr_['kind']} views")
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def _card(scene: Scene) -> str:
+    """The card of a scene that was built or described."""
+    made, lines = scene.provenance, []
+    measured = made.get("psnr")
+    if isinstance(measured, dict):
+        lines.append(
+            f"- PSNR {measured['mean']} dB over {measured['views']} {measured['kind']} views"
+        )
     if "settings" in made:
         lines.append(
             f"- made by langsplat {made.get('langsplat')} with `{json.dumps(made['settings'])}`"
@@ -567,4 +579,4 @@ def _card(scene: Scene) -> str:
         lines.append(f"- described anew: `{json.dumps(made['described'])}`")
     if scene.examples:
         lines += ["", "Try: " + ", ".join(f"*{text}*" for text in scene.examples)]
-    return "\n".join(lines) + "\n"
+    return scene_card(scene, lines)

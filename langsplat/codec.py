@@ -1,6 +1,6 @@
 """Codecs: how a Gaussian stores an embedding in a few numbers.
 
-A codebook keeps, for each of L levels, V unit embeddings ("codewords"); a Gaussian's code is a
+A codebook keeps, for each of L levels, V embeddings ("codewords"); a Gaussian's code is a
 short list of (row, weight) pairs and stands for the weighted sum of those codewords. Everything a
 query needs is linear in the weights except one norm, which needs only the V x V Gram matrix: no
 E-vector per Gaussian or pixel is ever built (LangSplatV2's sparse code, arXiv 2507.07136).
@@ -11,7 +11,7 @@ another network makes an embedding of what the Gaussians blend to in a pixel. It
 names and shapes of the official best_ckpt.pth.
 
     codec = fit_codebook([embeddings_of_level_0, ...])
-    codec = fit_autoencoder(embeddings)          # or Autoencoder.from_tensors(official state dict)
+    codec, cosine = fit_autoencoder(embeddings)  # or Autoencoder.from_tensors(official state dict)
     table = tabulate(codec, latents)             # cosines without decoding, once latents are 3-d
 
 Letters: L levels, V codewords, E embedding size, M segments, T texts, D entries of a code.
@@ -35,17 +35,18 @@ DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
 # 150 numbers take 238 MB.
 TABLE_SIDES = (32, 64, 96, 128, 192, 256)
-TABLE_ERROR = 1.5e-3  # of a cosine; the relevancy, sigmoid(10 x), changes by up to 2.5 times that
+TABLE_ERROR = 1.5e-3  # of a cosine, the 99.9th percentile: relevancies are off by less than 0.005
 _TABLE_RESIDUAL = 2e-3  # root mean square length of what a table's rows leave out of embeddings
 _TABLE_PROBES = 4096  # latents at which a table is compared with the decoder
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """V unit embeddings for each of L levels.
+    """V embeddings for each of L levels.
 
     Args:
-        codewords: [L, V, E] float32, unit length (a level no segment ever had: zeros).
+        codewords: [L, V, E] float32, of unit length as `fit_codebook` makes them (a level no
+            segment ever had: zeros), of any length where they were imported.
     """
 
     codewords: Tensor  # [L, V, E]
@@ -495,8 +496,8 @@ def fit_autoencoder(
     round with the best cosine on held-out rows are kept.
 
     Args:
-        embeddings: [M, E] unit rows of all levels and views; with fewer than ten nothing is held
-            out.
+        embeddings: [M, E] unit rows of all levels and views; with fewer than
+            `config.holdout_every` nothing is held out.
         device: where to train.
         state: a checkpoint file, written between rounds, about every 20 s, and at the end. If it
             holds a run on the same embeddings with the same config, that run continues, and ends as

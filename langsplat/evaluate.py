@@ -589,6 +589,12 @@ PIXEL_PROFILES = {
 PROFILES = (*PIXEL_PROFILES, SELECTION)
 
 
+def check_profile(profile: str) -> None:
+    """Raises ValueError, with the names there are, unless this is one of PROFILES."""
+    if profile not in PROFILES:
+        raise ValueError(f"There is no profile {profile!r}: use {', '.join(PROFILES)}.")
+
+
 @dataclass(frozen=True)
 class Row:
     """One query: a category in a frame.
@@ -958,8 +964,7 @@ def evaluate(
         ValueError: an unknown profile; a labelled frame that the scene has not; relevancies that
             are not finite; renders without a scene for 3d-selection.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"There is no profile {profile!r}: use {', '.join(PROFILES)}.")
+    check_profile(profile)
     renders = _SceneRenders(source) if isinstance(source, SceneQuery) else source
     predictions: Callable[[int, LabelledFrame], Iterable[tuple[str, Prediction]]]
     if profile != SELECTION:
@@ -1069,7 +1074,7 @@ def _hit(spots: NDArray[np.bool_], areas: NDArray[np.float64]) -> bool:
 
 
 def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """The nearest pixel of a mask [h, w], as [height, width]."""
+    """A mask [h, w] as [height, width], by OpenCV's INTER_NEAREST: pixel i is i * h // height."""
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width
     return mask[rows[:, None], columns]

@@ -21,7 +21,7 @@ from langsplat.progress import Progress, silent
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes"
 PREVIEW_FILE = "preview.jpg"
-MAX_SCENE_BYTES = 2 * 1024**3
+MAX_SCENE_BYTES = 2_000_000_000
 MAX_PREVIEW_BYTES = 20 * 1024**2
 REACH_SECONDS = 1.2  # to open a connection at all; the client alone would try for 23 s
 ANSWER_SECONDS = 5.0  # for the first answer, once connected

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import langsplat
-from langsplat.build import central_view, jpeg
+from langsplat.build import central_view, jpeg, scene_card
 from langsplat.cameras import world_frame
 from langsplat.capture import holds_colmap, ply_vertices, read_colmap
 from langsplat.codec import Autoencoder, Codebook
@@ -1211,23 +1211,8 @@ def _check_encoder(size: int, encoder: str) -> None:
 def _card(scene: Scene) -> str:
     """README.md of an imported scene."""
     imported = scene.provenance["imported"]
-    lines = [
-        "---",
-        "library_name: langsplat",
-        "tags: [gaussian-splatting, langsplat, 3d, open-vocabulary]",
-        "---",
-        f"# {scene.name}",
-        "",
-        "A 3D scene of Gaussians with language features: type words, see where they are.",
-        "",
-        "![preview](preview.jpg)",
-        "",
-        f"- {len(scene.gaussians):,} Gaussians, {len(scene.cameras)} views",
-        f"- encoder `{scene.language.encoder if scene.language else 'none'}`",
-        f"- imported by langsplat {scene.provenance['langsplat']} from official files:",
-        *(f"  - {line}" for line in imported["found"]),
-    ]
-    return "\n".join(lines) + "\n"
+    made = f"- imported by langsplat {scene.provenance['langsplat']} from official files:"
+    return scene_card(scene, [made, *(f"  - {line}" for line in imported["found"])])
 
 
 # ---------------------------------------------------------------------------- exporting

@@ -774,7 +774,7 @@ def _highest_around(values: Tensor, half: int) -> Tensor:
 
 
 def half_smoothed(relevancy: Tensor) -> Tensor:
-    """[L, H, W] averaged with its own box mean: single bright pixels do not win (spec of LERF-OVS).
+    """[L, H, W] averaged with its own box mean: single bright pixels do not win (as in LERF).
 
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
     at the border.

@@ -326,7 +326,7 @@ def lift_labels(
             count - 1; -1 = none.
         count: of labels.
     Returns:
-        [N, count] float32, no gradient.
+        [N, count] in the Gaussians' dtype, no gradient.
     Raises:
         ValueError: the picture's size is not the camera's, or a label is out of range.
     """

@@ -8,10 +8,9 @@ gradients. Schedules are given as shares of the run, so a short run has the shap
 
 Letters: N Gaussians, K SH bases, P points, H W pixels.
 
-    gaussians = fit_gaussians(capture, TrainConfig.preset("quick"), state=Path("train.safetensors"))
+    gaussians = fit_gaussians(capture, TrainConfig(), state=Path("train.safetensors"))
 """
 
-import hashlib
 import json
 import math
 import time
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
-from langsplat.progress import Checkpoints, Progress, Saved, silent, torch_threads
+from langsplat.progress import Checkpoints, Progress, Saved, digest_of, silent, torch_threads
 from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb
 from langsplat.scene import Camera, Gaussians
 
@@ -136,21 +135,6 @@ class TrainConfig:
         if self.time_limit is not None:
             _check_range("time_limit", self.time_limit, 1e-3, math.inf)
 
-    @classmethod
-    def preset(cls, name: str) -> "TrainConfig":
-        """A named setting: "quick" (minutes, on two cores) or "normal".
-
-        Raises:
-            ValueError: the name is unknown.
-        """
-        presets = {
-            "quick": cls(iterations=1200, max_gaussians=15_000, sh_degree=1),
-            "normal": cls(),
-        }
-        if name not in presets:
-            raise ValueError(f"Unknown quality {name!r}: choose one of {', '.join(presets)}.")
-        return presets[name]
-
 
 def _check_whole(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
@@ -164,8 +148,8 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 def split_views(count: int, holdout_every: int) -> tuple[list[int], list[int]]:
     """Indices of the views to train on and of those held out (every n-th, the first included)."""
-    held_out = [i for i in range(count) if holdout_every > 1 and i % holdout_every == 0]
-    return [i for i in range(count) if i not in set(held_out)], held_out
+    held_out = range(0, count, holdout_every) if holdout_every > 1 else range(0)
+    return [i for i in range(count) if i not in held_out], list(held_out)
 
 
 def mean_psnr(gaussians: Gaussians, capture: Capture, views: Sequence[int]) -> float:
@@ -565,17 +549,10 @@ class _Trainer:
 
 def _fingerprint(capture: Capture, train_views: Sequence[int]) -> str:
     """A hash of all that training reads of a capture."""
-    digest = hashlib.sha256()
-    for i in train_views:
-        camera = capture.cameras[i]
-        digest.update(str(capture.images[i].shape).encode())
-        digest.update(np.ascontiguousarray(capture.images[i]).tobytes())
-        digest.update(
-            torch.cat([camera.viewmat.reshape(-1), camera.K.reshape(-1)]).numpy().tobytes()
-        )
-    digest.update(np.ascontiguousarray(capture.points).tobytes())
-    digest.update(np.ascontiguousarray(capture.point_colors).tobytes())
-    return digest.hexdigest()
+    images = (torch.from_numpy(capture.images[i]) for i in train_views)
+    views = (t for i in train_views for t in (capture.cameras[i].viewmat, capture.cameras[i].K))
+    points = map(torch.from_numpy, (capture.points, capture.point_colors))
+    return digest_of(*images, *views, *points)
 
 
 def _sample(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:

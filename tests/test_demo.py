@@ -518,6 +518,9 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
     assert "notes.txt is not a photo" in refused([str(tmp_path / "notes.txt")])
     (tmp_path / "broken.zip").write_bytes(b"PK no")
     assert "damaged" in refused([str(tmp_path / "broken.zip")])
+    heic = [f"{index}.HEIC" for index in range(20)]
+    assert "20.HEIC is not a photo" in refused([*photos(tmp_path / "some", 8), "20.HEIC"])
+    assert "none so far that can be read" in refused(zip_of(tmp_path / "phone.zip", heic))
     junk = [f"__MACOSX/._{index}.jpg" for index in range(20)]
     assert "none so far" in refused(zip_of(tmp_path / "junk.zip", junk))
     assert "one zip" in refused([*zip_of(tmp_path / "a.zip", []), *photos(tmp_path / "b", 8)])

@@ -716,5 +716,12 @@ def test_the_command_prints_and_writes_the_report(
     assert mug["hit"] and mug["oracle"] > 0.5
     assert main(["eval", pair[0]]) == 1
     assert "has no labels: give SCENE and LABELS in turn" in capsys.readouterr().err
-    assert main(["eval", *pair, "--profile", "lerf"]) == 1
-    assert "langsplat-v2" in capsys.readouterr().err
+    for options, words in (
+        (["--profile", "lerf"], "langsplat-v2"),
+        (["--encoder", "bundled"], "give --autoencoder too"),
+        (["--images", "photos"], "give --autoencoder too"),
+        (["--near-things", "--profile", "3d-selection"], "leave it out"),
+        (["--near-things", "--autoencoder", "best_ckpt.pth"], "leave it out"),
+    ):
+        assert main(["eval", *pair, *options]) == 1
+        assert words in capsys.readouterr().err

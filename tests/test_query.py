@@ -117,6 +117,22 @@ def test_pixel_relevancy_agrees_with_scoring_full_features(engine: SceneQuery, t
     np.testing.assert_allclose(answer.by_level, want.numpy(), atol=1e-4)
 
 
+@on_devices
+def test_codewords_may_be_of_any_length(device: str) -> None:
+    """As LangSplatV2's are, each level's on its own; and one that nobody has must not matter."""
+    scene = asked_scene()
+    assert scene.language is not None and isinstance(scene.language.codec, Codebook)
+    rows, codewords = scene.language.rows.clone(), scene.language.codec.codewords.clone()
+    rows[0] = rows[0].clamp(1, 4)
+    codewords[0] *= torch.tensor([1000, 1, 2, 3, 4, 1000])[:, None]
+    codewords[1] *= 0.01
+    scene = replace(scene, language=replace(scene.language, rows=rows, codec=Codebook(codewords)))
+    want = half_smoothed(slow_relevancy(scene, "both")).numpy()
+    engine = SceneQuery(scene.to(device), TableEncoder())
+    answer = engine.ask("both", engine.scene.cameras[0])
+    np.testing.assert_allclose(answer.by_level, want, atol=1e-4 if device == "cpu" else 1e-3)
+
+
 def latent_scene() -> Scene:
     """The same balls with latents: level 1 knows left from right, level 2 is blank."""
     scene = asked_scene()

@@ -527,6 +527,19 @@ def test_whatever_changes_is_seen(looks: list[object], changed: str) -> None:
     assert torch.equal(image, truth[0]) and torch.equal(alpha, truth[1])
 
 
+@pytest.mark.parametrize("changed", range(4))
+def test_changes_that_torch_does_not_count_are_seen(looks: list[object], changed: int) -> None:
+    inputs = scene(n=41)
+    tensor = inputs[changed].view(-1)
+    for change in (tensor.data.mul_, tensor.numpy()[-1:].__imul__):
+        draw(inputs, "numba")
+        looks.clear()
+        change(0.75)
+        image, _ = draw(inputs, "numba")
+        assert len(looks) == 1
+        assert torch.equal(image, draw(tuple(t.clone() for t in inputs), "numba")[0])
+
+
 def test_a_color_that_is_not_finite_hides_a_gaussian_only_while_it_has_it() -> None:
     *geometry, colors, views, Ks = scene()
     poisoned = colors.clone()
