@@ -232,7 +232,7 @@ class Shelf:
         Raises:
             ValueError: not a repository's name, no such repository, no network, not a scene.
         """
-        repo_id = repo_id.strip()
+        repo_id = repo_id.strip().removeprefix("https://huggingface.co/").strip("/")
         if not is_repo_id(repo_id):
             raise ValueError("Type a Hub repository as user/name, for example someone/my-scene.")
         folder = fetch_scene(repo_id, progress=progress)
@@ -476,7 +476,7 @@ class Builder:
         try:
             scenes = self._shelf.results / "scenes"
             scenes.mkdir(parents=True, exist_ok=True)
-            slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "my-scene"
+            slug = re.sub(r"[\W_]+", "-", name.lower()).strip("-")[:40] or "my-scene"
             taken = {path.name for path in scenes.iterdir()} | set(self._shelf.names)
             out = scenes / _unused(slug, taken)
             with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:

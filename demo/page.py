@@ -47,6 +47,7 @@ _FETCHING = """() => [
     {__type__: "update", value: "Fetching ...", interactive: false},
     {text: "Fetching ...", kind: "busy"}
 ]"""
+_ORBIT = "(visit, ...shown) => [visit, ...window.orbitAsked(shown)]"  # of sliders.js
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """
@@ -59,7 +60,8 @@ for things nobody labelled ([LangSplat, CVPR 2024](https://arxiv.org/abs/2312.16
 - **Picture**: the scene rendered from the viewpoint you chose.
 - **Relevancy**: how well your words fit every pixel, from 0 to 1. At 0.5 they fit as well as plain
   words such as "object" or "texture" do; the mask is what lies above the threshold. The scale is
-  absolute: something that is not there gives an empty mask.
+  absolute: something that is not there nearly always gives an empty mask. Ask for one thing at a
+  time.
 - **Points**: the same answer in 3D, each Gaussian scored by itself. Drag to turn, scroll to zoom.
 
 Each answer comes from one of three levels: *subpart*, *part* or *whole*. "auto" takes the one that
@@ -68,12 +70,13 @@ fits best.
 ### Where the words come from
 
 The bundled scenes and the bundled encoder need no download and no network. The bundled encoder is
-small: it knows simple things, parts and colors, not the whole language. Scenes built with a larger
-encoder need its weights at hand.
+small: it knows some 80 kinds of things, their parts and colors, in English only. Scenes built with
+a larger encoder need its weights at hand.
 
 ### From a script
 
-`/scenes`, `/render` and `/query` are named endpoints: see *Use via API* at the foot of this page.
+`/scenes`, `/render` and `/query` are named endpoints: see *Use via API* at the foot of this page,
+where it is wide.
 """
 
 
@@ -119,7 +122,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ),
+        ).set(body_text_color_subdued="*neutral_500"),  # of the default's, light is too faint
         css_paths=_HERE / "style.css",
     )
     return address
@@ -224,8 +227,9 @@ class Explore:
             move: Callable[..., Updates],
             *inputs: Any,
             mode: str = "once",
+            js: str | None = None,
         ) -> None:
-            shown = {"trigger_mode": mode} | self._shown | _LANE
+            shown = {"trigger_mode": mode, "js": js} | self._shown | _LANE
             self._answer_after(trigger(move, [self.visit, *inputs], self.moved, **shown))
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
@@ -247,7 +251,8 @@ class Explore:
         on(self.after.click, self.go_after, self.photo, mode="multiple")
         on(self.reset.click, self.go_back)
         for slider in (self.yaw, self.pitch, self.distance):
-            on(slider.release, self.orbit, self.yaw, self.pitch, self.distance, mode="always_last")
+            orbit = self.yaw, self.pitch, self.distance
+            on(slider.release, self.orbit, *orbit, mode="always_last", js=_ORBIT)
         judged: dict[str, Any] = {"trigger_mode": "always_last"} | _LANE | _PRIVATE
         for trigger in (self.threshold.release, self.level.input, self.display.input):
             self._answer_after(trigger(legend, self.threshold, self.legend, **judged))
@@ -388,7 +393,9 @@ class Explore:
         # The files of the question before must not be taken for this one's.
         idle |= dict.fromkeys(self._files, _offer(None))
         if not visit.scene:
-            return idle
+            # A server that started again knows nothing of pages that were open before.
+            lost = "This page was opened before the server started again: reload it."
+            return idle | (self._said(lost, "error") if self.shelf.names else {})
         try:
             room = self.shelf.room(visit.scene)
             rgb = self.shelf.picture(visit.scene, visit.view)
@@ -401,7 +408,7 @@ class Explore:
         except ValueError as error:
             return idle | {
                 self.line: status(str(error), "error" if visit.asked else "plain"),
-                self.found: None,
+                self.found: gr.Image(rgb, alt_text="The picture, without an answer"),
                 self.points: point_payload(visit.scene, room.cloud, None),
             }
         assert room.scene.language is not None  # or there were no answer
@@ -454,7 +461,7 @@ class Explore:
         """The slider of the photos, which says the name of the one that is seen."""
         index = visit.view.index
         cameras = self.shelf.room(visit.scene).scene.cameras
-        name = cameras[index].name if index is not None and cameras else ""
+        name = Path(cameras[index].name).name if index is not None and cameras else ""
         return gr.Slider(label=f"View: {name}" if name else "View", **changes)
 
     def _said(self, text: str, kind: str) -> Updates:
@@ -484,7 +491,8 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
     gr.Markdown(
         f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
         "ones with plenty of overlap work best. On two processor cores a build takes 10 to 20 "
-        "minutes: stay on this page meanwhile, as leaving or reloading it ends the build. "
+        "minutes: stay on this page meanwhile, as leaving or reloading it ends the build. The new "
+        "scene answers to what the bundled encoder knows: some 80 kinds of household things. "
         "Whoever can open this page can see the scenes built on it.",
         elem_id="new-intro",
     )

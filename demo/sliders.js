@@ -1,7 +1,7 @@
 // Sliders tell the server of a value when the pointer lets go of them, and of any value when their
 // number field is clicked or left. Here keys and the wheel tell it too, and a field tells only what
 // was entered there, held within the slider's range: a click into it, or the way past it with Tab,
-// moves nothing.
+// moves nothing. Besides: Tab passes lists by, and the arrows have names for those who do not see them.
 () => {
   const ranges = 'input[data-testid="range-input"]';
   const numbers = 'input[data-testid="number-input"]';
@@ -9,6 +9,7 @@
   const entered = new Set(); // fields with something the server has not been told
   const before = new WeakMap(); // what stood in a field when it was entered
   let turning;
+  let wanted; // [yaw, pitch, distance] as the visitor left them, until the picture shows it
 
   const on = (type, selector, handle) =>
     document.addEventListener(type, (event) => event.target.matches?.(selector) && handle(event, event.target), true);
@@ -17,6 +18,36 @@
     if (!entered.delete(input)) event.stopPropagation();
   };
 
+  // Where an orbit was asked for, an earlier view may still be on its way, and set its own: what the
+  // visitor entered is sent, and stands again once its picture is there.
+  const orbit = () => [...document.querySelectorAll(".orbit " + ranges)];
+  on("input", ".orbit input", (event, input) => {
+    const shared = (range) => range.closest(".block").contains(input);
+    wanted = orbit().map((range) => Number(shared(range) ? input.value : range.value));
+  });
+  const restore = () => {
+    const asked = wanted;
+    orbit().forEach((range, place) => {
+      if (!asked || Number(range.value) === asked[place]) return;
+      range.value = asked[place];
+      range.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+    return asked;
+  };
+  on("keydown", ".orbit " + ranges, restore);
+  window.orbitAsked = (shown) => restore() ?? shown;
+  const elsewhere = (event) => event.target.closest?.(".orbit") || (wanted = undefined);
+  for (const type of ["click", "input"]) document.addEventListener(type, elsewhere, true);
+  new MutationObserver(() => {
+    if (!document.querySelector("#picture img")?.alt.includes(", orbit at ")) return;
+    restore();
+    wanted = undefined;
+  }).observe(document.querySelector("#picture"), { subtree: true, childList: true, attributeFilter: ["alt"] });
+
+  // A list would open as Tab passes it by, and stay open.
+  on("keydown", '[role="combobox"]', (event) => event.key === "Tab" && event.stopPropagation());
+  document.querySelector("#before")?.setAttribute("aria-label", "View before");
+  document.querySelector("#after")?.setAttribute("aria-label", "Next view");
   on("keyup", ranges, (event, input) => keys.includes(event.key) && tell(input));
   on("focus", numbers, (event, input) => before.set(input, input.value));
   on("input", numbers, (event, input) => entered.add(input));

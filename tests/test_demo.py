@@ -479,6 +479,17 @@ def test_an_empty_shelf_says_what_to_do(tmp_path: Path) -> None:
     assert explore.line not in explore.answer(Visit(), AUTO, 0.5, "Overlay")
 
 
+def test_a_page_from_before_a_new_start_of_the_server_says_so(explore: Explore) -> None:
+    for change in (
+        explore.ask(Visit(), "red ball", AUTO, 0.5, "Overlay"),
+        explore.go_after(Visit()),
+    ):
+        assert explore.line in change
+    said = explore.answer(Visit(), AUTO, 0.5, "Overlay")
+    assert said[explore.line]["kind"] == "error" and "reload it" in said[explore.line]["text"]
+    assert said[explore.find].interactive
+
+
 def test_a_repository_that_is_none_is_refused_in_words(explore: Explore) -> None:
     said = explore.fetch_scene("../../etc")[explore.hub_line]
     assert said["kind"] == "error"
@@ -604,6 +615,22 @@ def test_a_build_gets_all_photos_and_the_name_whatever_they_are_called(
     got, title = json.loads((tmp_path / "tell.py.json").read_text())
     assert len(got) == len(paths)
     assert title in ("--help", "-mug", "my " + 97 * "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("Käse & <b>Kopf</b> 😀/../x", "käse-b-kopf-b-x"),
+        ("ぬいぐるみ の へや", "ぬいぐるみ-の-へや"),
+        ("😀", "my-scene"),
+    ],
+)
+def test_a_scene_is_listed_under_the_letters_of_its_name(
+    tmp_path: Path, name: str, listed: str
+) -> None:
+    shelf, builder = builder_of(tmp_path, "copy")
+    assert list(builder.build(photos(tmp_path / "in", 8), name))[-1].scene == listed
+    assert listed in shelf.names
 
 
 def test_a_full_disk_ends_a_build_with_a_sentence(

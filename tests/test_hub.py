@@ -187,7 +187,7 @@ def test_repositories_that_give_no_scene_are_explained(visitor):
         "jane/forbidden": "does not let you read",
         "jane/down": "try again in a few minutes",
         "jane/model": "holds no scene.safetensors",
-        "jane/huge": "3.2 GB, more than the 2.1 GB",
+        "jane/huge": "3.2 GB, more than the 2.0 GB",
         "jane/captive": "is not the Hub",
         "jane/old": "no revision 'v9'",
     }
