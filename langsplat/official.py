@@ -26,7 +26,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -1224,8 +1224,9 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     `point_cloud/iteration_30000/point_cloud.ply`, `cameras.json` and `cfg_args` are a model folder
     of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold what it
     says at each pixel of each of its views: the codeword that weighs most there, or the decoded
-    latent; -1 where described Gaussians do not paint most of the pixel. An autoencoder, where the
-    scene has one, is `autoencoder/best_ckpt.pth`.
+    latent; -1 where described Gaussians do not paint most of the pixel. The files know no principal
+    point but the middle, so the views are drawn with that. An autoencoder, where the scene has one,
+    is `autoencoder/best_ckpt.pth`.
 
     Args:
         out: a new or empty folder; it appears whole or not at all.
@@ -1233,7 +1234,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     Raises:
         ValueError: `out` is in use, or two views' names are the same up to the first dot.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # of a link, what it leads to
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty: choose a new folder for the files.")
     stems = [stem_of(camera.name) or f"{index:05d}" for index, camera in enumerate(scene.cameras)]
@@ -1254,7 +1255,8 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         )
         if scene.language is not None and isinstance(scene.language.codec, Autoencoder):
             (partial / "autoencoder").mkdir()
-            torch.save(scene.language.codec.tensors(), partial / "autoencoder/best_ckpt.pth")
+            layers = {name: t.cpu() for name, t in scene.language.codec.tensors().items()}
+            torch.save(layers, partial / "autoencoder/best_ckpt.pth")
         if scene.language is not None:
             for index, (stem, camera) in enumerate(zip(stems, scene.cameras, strict=True)):
                 write_features(partial / FEATURES[0], stem, _said_in(scene, camera))
@@ -1288,9 +1290,12 @@ def _write_cameras(cameras: Sequence[Camera], stems: Sequence[str], path: Path) 
 
 
 def _said_in(scene: Scene, camera: Camera) -> SegmentFeatures:
-    """What the scene's language field says at each pixel of a view."""
+    """What the scene's language field says at each pixel of a view around its middle."""
     language = scene.language
     assert language is not None
+    K = camera.K.clone()
+    K[0, 2], K[1, 2] = camera.width / 2, camera.height / 2
+    camera = replace(camera, K=K)
     segments, embeddings = [], []
     for level in range(len(language.levels)):
         described = (language.mass[level] > 0).float()[:, None]
@@ -1307,8 +1312,8 @@ def _said_in(scene: Scene, camera: Camera) -> SegmentFeatures:
             cells, ids = (latents / LATENT_STEP).round().unique(dim=0, return_inverse=True)
             sums = torch.zeros_like(cells).index_add_(0, ids, latents)
             rows = language.codec.decode(sums)
-        labels = torch.full(seen.shape, -1, dtype=torch.int32)
+        labels = torch.full(seen.shape, -1, dtype=torch.int32, device=seen.device)
         labels[seen] = ids.int()
-        segments.append(labels.numpy())
-        embeddings.append(F.normalize(rows.float(), dim=1))
+        segments.append(labels.cpu().numpy())
+        embeddings.append(F.normalize(rows.float(), dim=1).cpu())
     return SegmentFeatures(np.stack(segments), embeddings)

@@ -822,3 +822,19 @@ def test_a_missing_level_is_said_and_does_not_answer(tmp_path):
     folder = import_official(found, tmp_path / "scene")
     assert load_scene(folder).language.mass.sum(dim=1).tolist() == [0, 200, 200]
     assert_answers(folder)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_exported_features_are_of_the_camera_that_the_files_describe(tmp_path, device):
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    K = scene.cameras[0].K.clone()
+    K[0, 2] += 9  # cameras.json has no place for it
+    cut = replace(scene, cameras=(replace(scene.cameras[0], K=K),)).to(device)
+    said = []
+    for name, one in (("plain", replace(scene, cameras=scene.cameras[:1])), ("cut", cut)):
+        (segments,) = export_official(one, tmp_path / name).glob("language_features/*_s.npy")
+        said.append(np.load(segments))
+    assert len(np.unique(said[0])) > 2
+    assert (said[0] == said[1]).mean() > (0.999 if device == "cpu" else 0.98)
