@@ -481,6 +481,7 @@ class AutoencoderConfig:
             )
 
 
+@torch.enable_grad()
 def fit_autoencoder(
     embeddings: Tensor,
     config: AutoencoderConfig = AutoencoderConfig(),

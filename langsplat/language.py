@@ -292,6 +292,7 @@ class _Target:
         return self.tables[level].to(device)[segments], (segments >= 0).float()
 
 
+@torch.enable_grad()
 def train_language(
     field: LanguageField,
     gaussians: Gaussians,

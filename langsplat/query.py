@@ -50,7 +50,7 @@ from torch import Tensor
 from langsplat.codec import Autoencoder, Codebook, DecodeTable, tabulate
 from langsplat.encoders import Encoder
 from langsplat.rasterize import RULES, blending_weights, drawable, look, render
-from langsplat.scene import Camera, LanguageField, Scene
+from langsplat.scene import Camera, Gaussians, LanguageField, Scene, writable
 
 if TYPE_CHECKING:
     from langsplat._codes_numba import Values, Weights
@@ -480,7 +480,7 @@ class SceneQuery:
     """A scene and its encoder, ready to be asked; safe under concurrent callers.
 
     Args:
-        scene: with a language field.
+        scene: with a language field; what is kept of it does not follow later changes.
         encoder: the one whose space the field lives in.
         kept_bytes: the most that views may take together to answer new words at once; those asked
             least recently go first. A view that needs more by itself is answered and not kept.
@@ -521,9 +521,9 @@ class SceneQuery:
         self.scene = scene
         self.encoder = encoder
         self._near_things = near_things
-        field = scene.language
+        field, scene = scene.language, replace(scene, gaussians=_still(scene.gaussians))
         # What no view ever saw says nothing, whatever its code holds.
-        codes = torch.where(field.mass[..., None] > 0, field.codes, 0)
+        codes = torch.where(field.mass[..., None] > 0, field.codes, 0).detach()
         self._field = replace(field, codes=codes)
         self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
@@ -729,6 +729,16 @@ class SceneQuery:
         return self._views.get(key, lambda: self._scores.view(camera))
 
 
+def _still(gaussians: Gaussians) -> Gaussians:
+    """In float32 and without gradients: themselves, so that a frame of theirs serves, or copies."""
+    g = gaussians
+    shape = g.means, g.quats, g.scales, g.opacities
+    if all(t.dtype == torch.float32 and not t.requires_grad for t in shape):
+        return g
+    means, quats, scales, opacities, sh = (t.detach().float() for t in (*shape, g.sh))
+    return Gaussians(means, quats, scales, opacities, sh, g.near)
+
+
 def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """A tensor to be filled; on the CPU in memory that is used again."""
     if device.type == "cuda":
@@ -740,7 +750,7 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def check_text(text: str) -> str:
     """The query, trimmed; ValueError in words when there is nothing, or too much, to look for."""
-    text = " ".join(text.split())
+    text = writable(" ".join(text.split()))
     if not text:
         raise ValueError("Type what to look for, for example the name of a thing you can see.")
     if len(text) > MAX_QUERY:

@@ -12,6 +12,7 @@ Letters: N Gaussians, C cameras, H W pixels, K spherical-harmonics bases, D chan
 """
 
 import math
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -223,8 +224,7 @@ def look(gaussians: Gaussians, camera: Camera, tile: int) -> _rasterize_gsplat.F
 def drawable(gaussians: Gaussians) -> Gaussians:
     """The same with opacity 0 where a Gaussian has a number that is not finite; no gradient."""
     g = gaussians
-    opacities = _opacities(g.means, g.quats, g.scales, g.opacities).detach()
-    return Gaussians(g.means, g.quats, g.scales, opacities, g.sh, g.near)
+    return replace(g, opacities=_opacities(g.means, g.quats, g.scales, g.opacities).detach())
 
 
 def render_surface(gaussians: Gaussians, camera: Camera, *, backend: str = "auto") -> Tensor:
@@ -274,22 +274,10 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
             f"The picture must be [{camera.height}, {camera.width}, D] like the camera's, "
             f"got {list(image.shape)}: resize one of them."
         )
-    means = gaussians.means.detach()
-    with torch.enable_grad():
-        colors = means.new_zeros(len(gaussians), image.shape[2], requires_grad=True)
-        rendered, _ = render(
-            Gaussians(
-                means,
-                gaussians.quats.detach(),
-                gaussians.scales.detach(),
-                gaussians.opacities.detach(),
-                gaussians.sh.detach(),
-                gaussians.near,
-            ),
-            camera,
-            colors,
-            backend=backend,
-        )
+    with torch.inference_mode(False), torch.enable_grad():
+        still = gaussians.detached()
+        colors = still.means.new_zeros(len(still), image.shape[2], requires_grad=True)
+        rendered, _ = render(still, camera, colors, backend=backend)
         (lifted,) = torch.autograd.grad(rendered, colors, image.detach().to(rendered))
     return lifted
 
@@ -307,10 +295,10 @@ def blending_weights(
     from langsplat._codes_numba import weigh
 
     camera = camera.to("cpu")
-    shape = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
-    rules, size = RULES._replace(near=gaussians.near), (camera.width, camera.height)
-    means, *rest = (t.float() for t in shape)  # themselves, if they are
-    return weigh((means, *rest), camera.viewmat, camera.K, *size, rules, codes, support)
+    g, rules = gaussians, RULES._replace(near=gaussians.near)
+    shape = tuple(t.float() for t in (g.means, g.quats, g.scales, g.opacities))
+    view = camera.viewmat, camera.K, camera.width, camera.height
+    return weigh(shape, *view, rules, codes, support)
 
 
 def lift_labels(

@@ -22,6 +22,7 @@ import math
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,6 +154,10 @@ class Gaussians:
     def to(self, device: torch.device | str) -> "Gaussians":
         return self._each(lambda tensor: tensor.to(device))
 
+    def detached(self) -> "Gaussians":
+        """The same numbers apart from any graph, fit for another one."""
+        return self._each(lambda t: t.clone() if t.is_inference() else t.detach())
+
     def select(self, mask: Tensor) -> "Gaussians":
         """The Gaussians where `mask` [N] bool (or an index tensor) says so."""
         return self._each(lambda tensor: tensor[mask])
@@ -219,7 +224,7 @@ class LanguageField:
                 f"rows must lie in [0, {self.codec.size}), got {int(self.rows.min())} to "
                 f"{int(self.rows.max())}: the scene's language field is damaged; build it again."
             )
-        if self.codes.numel() and float(self.codes.min()) < 0:
+        if bool((self.codes < 0).any()):
             raise ValueError(
                 f"Codewords' weights must not be negative, got {float(self.codes.min()):.3g}: the "
                 "scene's language field is damaged; build it again."
@@ -357,15 +362,21 @@ def save_scene(
     Returns:
         The folder.
     Raises:
-        ValueError: `folder` exists and holds something other than a scene.
+        ValueError: `folder` exists and holds something other than a scene; the scene has numbers
+            that are not finite, or too large for half floats, or scales that are not positive.
         OSError: it cannot be written, for example as the disk is full; what was there stays.
     """
     folder = Path(folder).resolve()  # of a link, what it leads to
     check_destination(folder)
+    tensors, metadata = _tensors_of(scene), _metadata_of(scene)
+    try:
+        _scene_of(tensors, metadata)
+    except ValueError as error:  # a good scene must not be replaced by this
+        raise ValueError(f"The scene could not be opened again, if saved. {error}") from None
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        write_tensors(_tensors_of(scene), partial / SCENE_FILE, _metadata_of(scene))
+        write_tensors(tensors, partial / SCENE_FILE, metadata)
         if preview is not None:
             (partial / "preview.jpg").write_bytes(preview)
         if card is not None:
@@ -469,13 +480,13 @@ def _tensors_of(scene: Scene) -> dict[str, Tensor]:
         sizes = [[c.width, c.height] for c in scene.cameras]
         tensors["cameras.sizes"] = torch.tensor(sizes, dtype=torch.int32)
     if scene.language is not None:
-        field_ = scene.language
-        if field_.rows is not None:
-            small = isinstance(field_.codec, Codebook) and field_.codec.size <= 256
-            tensors["language.rows"] = field_.rows.to(torch.uint8 if small else torch.int32)
-        tensors["language.codes"] = field_.codes.half()
-        tensors["language.mass"] = field_.mass.float()
-        for name, tensor in field_.codec.tensors().items():
+        language = scene.language
+        if language.rows is not None:
+            small = isinstance(language.codec, Codebook) and language.codec.size <= 256
+            tensors["language.rows"] = language.rows.to(torch.uint8 if small else torch.int32)
+        tensors["language.codes"] = language.codes.half()
+        tensors["language.mass"] = language.mass.float()
+        for name, tensor in language.codec.tensors().items():
             tensors[f"language.codec.{name}"] = tensor.float()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -519,9 +530,10 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
             metadata["codec"],
             {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)},
         )
+        codes = tensors["language.codes"]
         language = LanguageField(
             rows=tensors.get("language.rows"),
-            codes=tensors["language.codes"],
+            codes=codes.float() if codes.dtype == torch.bfloat16 else codes,  # numpy has no such
             mass=tensors["language.mass"],
             codec=codec,
             encoder=metadata["encoder"],
@@ -555,7 +567,7 @@ def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
     if not len(names) == len(viewmats) == len(Ks) == len(sizes):
         raise ValueError("Its cameras are not as many as their names: copy or download it again.")
     return tuple(
-        Camera(viewmat, K, int(size[0]), int(size[1]), _printable(str(name)))
+        Camera(viewmat, K, int(size[0]), int(size[1]), _printable(str(name), 1000))
         for viewmat, K, size, name in zip(viewmats.float(), Ks.float(), sizes, names, strict=True)
     )
 
@@ -565,6 +577,7 @@ def writable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _printable(text: str) -> str:
-    """A stranger's name made fit for a list: printable, one line, not endless."""
-    return "".join(ch for ch in text if ch.isprintable())[:200]
+def _printable(text: str, most: int = 200) -> str:
+    """A stranger's name made fit for a list: one line, nothing that controls, not endless."""
+    controls = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(ch for ch in text if unicodedata.category(ch) not in controls)[:most]

@@ -117,6 +117,20 @@ def test_pixel_relevancy_agrees_with_scoring_full_features(engine: SceneQuery, t
     np.testing.assert_allclose(answer.by_level, want.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["codebook", "autoencoder"])
+def test_a_scene_in_training_answers_as_it_is(kind: str) -> None:
+    scene = asked_scene() if kind == "codebook" else latent_scene()
+    assert scene.language is not None
+    want = SceneQuery(scene, TableEncoder()).ask("left ball", scene.cameras[0])
+    names = ("means", "quats", "scales", "opacities", "sh")
+    leaves = {name: getattr(scene.gaussians, name).clone().requires_grad_() for name in names}
+    language = replace(scene.language, codes=scene.language.codes.clone().requires_grad_())
+    trained = replace(scene, gaussians=replace(scene.gaussians, **leaves), language=language)
+    got = SceneQuery(trained, TableEncoder()).ask("left ball", scene.cameras[0])
+    np.testing.assert_array_equal(got.by_level, want.by_level)
+    np.testing.assert_array_equal(got.gaussian_relevancy, want.gaussian_relevancy)
+
+
 @on_devices
 def test_codewords_may_be_of_any_length(device: str) -> None:
     """As LangSplatV2's are, each level's on its own; and one that nobody has must not matter."""
@@ -320,6 +334,7 @@ def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None
     with pytest.raises(ValueError, match="10,000"):
         engine.ask("x" * 10_000, engine.scene.cameras[0])
     assert check_text("  the   red\nmug ") == "the red mug"
+    assert check_text("la\udcffmp") == "la?mp", "bytes of a terminal that are no text"
 
 
 def test_another_encoders_scene_and_a_scene_without_words_are_refused() -> None:

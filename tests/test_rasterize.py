@@ -200,6 +200,16 @@ def test_lift_is_the_transpose_of_render(backend: str, channels: int) -> None:
     torch.testing.assert_close(weights.sum(), alpha.sum())
 
 
+def test_lifting_needs_no_gradients_around_it() -> None:
+    gaussians, camera = as_scene(scene())
+    picture = torch.rand(HEIGHT, WIDTH, 2)
+    want = lift(gaussians, camera, picture)
+    with torch.inference_mode():
+        assert torch.equal(lift(gaussians, camera, picture), want)
+        made = as_scene(scene())[0]
+    assert torch.equal(lift(made, camera, picture), want)
+
+
 def test_lifted_labels_are_the_lifted_one_hot_picture(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,33 @@ def test_a_scene_that_cannot_be_replaced_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"sh": torch.full((5, 1, 3), 7e4)}, "not finite"),  # half floats end at 65 504
+        ({"means": torch.full((5, 3), torch.nan)}, "not finite"),
+        ({"scales": torch.zeros(5, 3)}, "positive length"),
+    ],
+)
+def test_a_scene_that_could_not_be_opened_again_replaces_none(
+    tmp_path: Path, odd: dict[str, torch.Tensor], says: str
+) -> None:
+    scene = small_scene()
+    save_scene(scene, tmp_path / "scene")
+    spoilt = replace(scene, gaussians=replace(scene.gaussians, **odd))
+    with pytest.raises(ValueError, match=says):
+        save_scene(spoilt, tmp_path / "scene")
+    assert torch.equal(load_scene(tmp_path / "scene").gaussians.means, scene.gaussians.means)
+
+
+def test_names_of_views_keep_all_but_what_controls(tmp_path: Path) -> None:
+    scene = small_scene()
+    name = "Screenshot at 3.15.20\u202fPM \u3000" + 240 * "x" + ".png"
+    cameras = (replace(scene.cameras[0], name=f"{name}\x1b\n"), *scene.cameras[1:])
+    save_scene(replace(scene, cameras=cameras), tmp_path / "scene")
+    assert load_scene(tmp_path / "scene").cameras[0].name == name
+
+
 def test_a_name_that_is_no_text_does_not_lose_the_scene(tmp_path: Path) -> None:
     folder = save_scene(replace(small_scene(), name="caf\udce9"), tmp_path / "s")
     assert load_scene(folder).name == "caf?"
