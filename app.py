@@ -48,14 +48,14 @@ def _serve(args: argparse.Namespace) -> int:
     from demo.handlers import Builder, Shelf
     from demo.page import build_app, serve
     from langsplat.progress import terminal_progress
-    from langsplat.rasterize import available_backends, quickest_device
+    from langsplat.rasterize import available_backends, drawing_device
 
-    why = available_backends()["gsplat"]
-    if args.device == "cuda" and why != "ok":
-        print(f"app.py: The GPU cannot be used, {why}. Use --device cpu.", file=sys.stderr)
+    try:
+        device = drawing_device(args.device)
+    except ValueError as error:
+        print(f"app.py: {error}", file=sys.stderr)
         return 2
-    device = quickest_device() if args.device == "auto" else args.device
-    if device == "cpu" and args.device == "auto" and why == "ok":
+    if device == "cpu" and args.device == "auto" and available_backends()["gsplat"] == "ok":
         print("The GPU is left alone: gsplat's kernels are not compiled yet, which takes minutes.")
         print("Compile them once with --device cuda.", flush=True)
     with tempfile.TemporaryDirectory(prefix="langsplat-") as scratch:

@@ -363,14 +363,10 @@ def _engine(scene: "Scene", *, exact: bool = False, near_things: bool = True) ->
 def _open(spec: str, device: str | None) -> "Scene":
     from langsplat.hub import find_scene
     from langsplat.progress import terminal_progress
-    from langsplat.rasterize import available_backends, quickest_device
+    from langsplat.rasterize import drawing_device
     from langsplat.scene import load_scene
 
-    why = available_backends()["gsplat"]
-    if device == "cuda" and why != "ok":
-        raise ValueError(f"The GPU cannot be used, {why}: use --device cpu.")
-    if device in (None, "auto"):
-        device = quickest_device()
+    device = drawing_device(device or "auto")
     return load_scene(find_scene(spec, progress=terminal_progress())).to(device)
 
 

@@ -1205,7 +1205,7 @@ class _Known:
 
 
 def _content_of(array: np.ndarray) -> tuple[int, bytes]:
-    """What any change of one number changes, in a fiftieth of the time that a frame takes.
+    """What any change of one number changes, in a small part of the time that a frame takes.
 
     Tensors count their changes, but not those through `.data` or through numpy.
     """

@@ -199,10 +199,7 @@ def build_scene(
                 "start_view": start,
             },
         )
-        preview = jpeg(render_rgb(scene, scene.cameras[start]))
-        save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
-        working.remove()
-        progress("Save the scene", 1, 1, " ".join(notes))
+        _save(scene, out, working, notes, progress)
     return out
 
 
@@ -258,11 +255,18 @@ def describe_scene(
         if config.examples:
             made["examples"] = list(config.examples)
         scene = replace(scene, language=language, provenance=made)
-        preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
-        save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
-        working.remove()
-        progress("Save the scene", 1, 1, " ".join(level_notes(language)))
+        _save(scene, out, working, level_notes(language), progress)
     return out
+
+
+def _save(
+    scene: Scene, out: Path, working: "_Work", notes: Sequence[str], progress: Progress
+) -> None:
+    """Write a finished scene, and let go of what its making left."""
+    preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
+    save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
+    working.remove()
+    progress("Save the scene", 1, 1, " ".join(notes))
 
 
 def _speak(

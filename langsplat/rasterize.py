@@ -65,6 +65,20 @@ def quickest_device() -> str:
     return "cuda" if ready else "cpu"
 
 
+def drawing_device(wanted: str) -> str:
+    """The device that a program's --device asks for: cpu, cuda, or auto for the quickest.
+
+    Raises:
+        ValueError: cuda, and it cannot be used here.
+    """
+    if wanted == "auto":
+        return quickest_device()
+    why = _rasterize_gsplat.problem() if wanted == "cuda" else None
+    if why is not None:
+        raise ValueError(f"The GPU cannot be used, {why}. Use --device cpu.")
+    return wanted
+
+
 def rasterize(
     means: Tensor,  # [N, 3]
     quats: Tensor,  # [N, 4]

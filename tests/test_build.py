@@ -230,7 +230,7 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
             ["describe", "{scene}", "--out", "{tmp}/x", "--holdout-every", "1"],
             "use 0 or 2 and more",
         ),
-        (["query", "{scene}", "cup", "--out", "{tmp}/x", "--device", "cuda"], "use --device cpu"),
+        (["query", "{scene}", "cup", "--out", "{tmp}/x", "--device", "cuda"], "Use --device cpu."),
         (["build", "{tmp}/nowhere", "--out", "{tmp}/x", "--iterations", "0"], "iterations must be"),
         (["build", "{capture}", "--out", "{tmp}/x", "--seed", str(2**64)], "between 0 and 2^63"),
         (["build", "{capture}", "--out", "{tmp}/x", "--language", "slow"], "quick, paper"),
