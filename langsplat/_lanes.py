@@ -4,9 +4,10 @@
     s = min(a * a + 0.5, reach)        # lane by lane; a plain number stands on all lanes
     store(array, at, where(s > 1, s, 0.0))
 
-On lanes work + += - * / abs min max math.sqrt, < <= == >= >, & between their results, and what is
-defined below, with the arrays for them (`room`, `flattened`). A loop that LLVM vectorises needs no
-lanes: they are for rows of constant length, which LLVM unrolls and leaves scalar.
+On lanes work + += - * / abs min max math.sqrt math.floor math.ceil, < <= == >= >, & between their
+results, and what is defined below, with the arrays for them (`room`, `flattened`). A loop that LLVM
+vectorises needs no lanes: they are for rows of constant length, which LLVM unrolls and leaves
+scalar.
 
 numba keeps compiled kernels by the content of their own file, not of this one: after a change here,
 or in the rasterizer's kernels, remove what it kept of the files that import them
@@ -16,6 +17,7 @@ or in the rasterizer's kernels, remove what it kept of the files that import the
 import builtins
 import math
 import operator
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ from numba.np.arrayobj import populate_array
 
 LANES = 16
 LINE = 64  # bytes of the cache
+_ROOT_HALF = int.from_bytes(struct.pack(">d", math.sqrt(0.5)))  # the bits of a number
 # No "nnan", "ninf": masked lanes may hold infinities.
 FAST = ("contract", "nsz", "arcp", "afn")
 _INT = ir.IntType(32)
@@ -126,6 +129,8 @@ _operation(builtins.min, 2, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), 
 _operation(builtins.max, 2, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 _operation(builtins.abs, 1, _named("fabs"))
 _operation(math.sqrt, 1, _named("sqrt"))
+_operation(math.floor, 1, _named("floor"))
+_operation(math.ceil, 1, _named("ceil"))
 
 
 def _intrinsic(code: Callable[..., Any]) -> Callable[..., Any]:
@@ -394,6 +399,52 @@ def times_power(typingctx, number, power):  # type: ignore[no-untyped-def]
 
 
 @_intrinsic
+def doubled(typingctx, lanes):  # type: ignore[no-untyped-def]
+    """Lanes as float64."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        if lanes.dtype == types.float64:
+            return args[0]
+        return builder.fpext(args[0], _vector(types.float64))
+
+    return Lanes(types.float64)(lanes), generate
+
+
+@_intrinsic
+def log2(typingctx, lanes):  # type: ignore[no-untyped-def]
+    """The logarithm of positive normal numbers, lanes of float64, to 1e-15 beside an integer.
+
+    A library has one for single numbers only: sixteen calls take ten times as long.
+    """
+    whole = ir.VectorType(_LONG, LANES)
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        kind = args[0].type
+
+        def all_of(value):  # type: ignore[no-untyped-def]
+            return ir.Constant(kind, [value] * LANES)
+
+        def bits_of(value):  # type: ignore[no-untyped-def]
+            return ir.Constant(whole, [value] * LANES)
+
+        # The number is 2^n m with m from root 1/2 to root 2.
+        number = builder.bitcast(args[0], whole)
+        shifted = builder.sub(number, bits_of(_ROOT_HALF))
+        n = builder.ashr(shifted, bits_of(52))
+        m = builder.bitcast(builder.sub(number, builder.shl(n, bits_of(52))), kind)
+        # log m = 2 artanh t with t = (m - 1) / (m + 1), at most 0.172
+        t = builder.fdiv(builder.fsub(m, all_of(1.0)), builder.fadd(m, all_of(1.0)))
+        square = builder.fmul(t, t)
+        sum_ = all_of(1 / 19)
+        for k in range(17, 0, -2):
+            sum_ = builder.fadd(builder.fmul(sum_, square, flags=FAST), all_of(1 / k), flags=FAST)
+        log = builder.fmul(builder.fmul(sum_, t, flags=FAST), all_of(2 / math.log(2)), flags=FAST)
+        return builder.fadd(builder.sitofp(n, kind), log)
+
+    return lanes(lanes), generate
+
+
+@_intrinsic
 def where(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
     """Lane by lane the one or the other; one of them may be a number."""
     lanes = yes if isinstance(yes, Lanes) else no
@@ -483,13 +534,15 @@ def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner
 
         used, mask = args[2:4]
         first, columns, owner = map(everywhere, args[4:])
+        twice = builder.add(columns, columns)
         for part in range(2):
             places, count = _listed(builder, mask, part)
             places = builder.zext(places, kind)
             across = builder.and_(places, ir.Constant(kind, [3] * (LANES // 2)))
-            down = builder.lshr(places, ir.Constant(kind, [2] * (LANES // 2)))
-            down = builder.add(down, ir.Constant(kind, [2 * part] * (LANES // 2)))
-            found = builder.add(builder.mul(down, columns), builder.add(across, first))
+            lower = builder.icmp_unsigned(">", places, across)  # the second of two rows
+            found = builder.add(builder.select(lower, columns, zeros), builder.add(across, first))
+            if part:
+                found = builder.add(found, twice)
             for array, value in ((target, found), (names, owner)):
                 pointer = builder.bitcast(builder.gep(array.data, [used]), kind.as_pointer())
                 builder.store(value, pointer, align=4)

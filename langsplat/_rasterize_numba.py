@@ -47,11 +47,13 @@ from langsplat._lanes import (
     append_squares,
     bits,
     column_bits,
+    doubled,
     flattened,
     gather,
     load,
     load_fours,
     load_until,
+    log2,
     lowest_bit,
     prefetch,
     room,
@@ -75,15 +77,16 @@ BATCH = 32  # splats whose blocks are listed before they are blended
 ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
 FARTHEST = 1e30  # pixels from the picture, or across
 AHEAD = 16  # rows are fetched into the cache this many before their turn
-MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, EX, EY, C0, C1, C2 = range(14)
+MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, C0, C1, C2, WEST, EAST, NORTH, SOUTH = range(16)
 COLUMNS = 16  # in float32 one line of the cache
 START = np.int64(0)  # a plain 0 is another type to numba, which then compiles twice what takes it
 LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # memory is used again from which size on, up to
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
 # few multiplications, and rounding never makes it negative. On a horizontal line it is least at
-# dx = LEAN dy, on a vertical one at dy = SLOPE dx. EX, EY are half the sides of the box around the
-# ellipse; C0, C1, C2 the color, if it has at most three channels (NARROW).
+# dx = LEAN dy, on a vertical one at dy = SLOPE dx. C0, C1, C2 are the color, if it has at most
+# three channels (NARROW). The box around the ellipse touches the columns WEST to EAST and the rows
+# NORTH to SOUTH of tiles.
 NARROW = 3
 AT_A, AT_B = MX, MY  # in a tile's copy of a splat: a = P x + Q y + AT_A, b = R y + AT_B,
 CUT = REACH  # and alpha is above the cut while a² + b² + FAINT <= CUT
@@ -156,11 +159,10 @@ def _dot(a, b):
 
 
 @_inner
-def _tile_range(low, high, tiles):
-    """Tiles that hold a pixel centre in [low, high]; a hair is added for rounding."""
-    first = math.ceil(max(low - 0.51, 0.0))
-    last = math.floor(min(high - 0.49, tiles * TILE - 1.0))
-    return int(first) // TILE, int(last) // TILE if last >= first else -1
+def _tile_range(low, high, pixels):
+    """Tiles that hold a pixel centre in [low, high], of lanes; a hair is added for rounding."""
+    first, last = math.ceil(max(low - 0.51, 0.0)), math.floor(min(high - 0.49, pixels - 1.0))
+    return math.floor(first / TILE), where(last >= first, math.floor(last / TILE), -1.0)
 
 
 @_inner
@@ -176,6 +178,13 @@ def _quat(table, rows, at):
 
 
 @_inner
+def _doubles(table, first, end):
+    """The three columns of the rows first ... end, zeros behind them, of a flat table."""
+    x, y, z = _load_pixels(table, first, end)
+    return doubled(x), doubled(y), doubled(z)
+
+
+@_inner
 def _to_camera(mean, view):
     """x / z, y / z and the depth z."""
     z = mean[0] * view[2, 0] + mean[1] * view[2, 1] + mean[2] * view[2, 2] + view[2, 3]
@@ -185,9 +194,11 @@ def _to_camera(mean, view):
 
 
 @_inner
-def _may_touch(mx, my, rx, ry, size):
-    """Whether the box of half sides rx, ry around a centre reaches into the picture."""
-    return (mx + rx > 0) & (mx - rx < size[0]) & (my + ry > 0) & (my - ry < size[1])
+def _may_touch(mx, my, xx, yy, size):
+    """Whether a box around a centre reaches into the picture, by the squares of its half sides."""
+    # Not a number is nowhere: `max` gives its second argument then.
+    x, y = max(0.0, max(-mx, mx - size[0])), max(0.0, max(-my, my - size[1]))
+    return (x * x < xx) & (y * y < yy)
 
 
 @_inner
@@ -197,21 +208,20 @@ def _candidates(begin, end, means, scales, opacities, view, K, size, rules):
     The list is padded to whole lanes.
     """
     near, far, alpha_min = rules[1], rules[2], rules[3]
-    found, rows, used = room(end - begin + LANES, np.int32), room(LANES, np.int32), 0
+    found, used = room(end - begin + LANES, np.int32), 0
+    means, scales, opacities = flattened(means), flattened(scales), flattened(opacities)
     for first in range(begin, end, LANES):
-        for lane in range(LANES):
-            rows[lane] = min(first + lane, end - 1)
-        x, y, z = _to_camera(_vector(means, rows, START), view)
-        opacity = gather(opacities, rows, 0, 0)
+        x, y, z = _to_camera(_doubles(means, first, end), view)
+        opacity = doubled(load_until(opacities, first, end))
         tx, ty = _tangents(x, y, K, size)
         u, v = _jacobian(tx, ty, z, view, K)
         # No Gaussian reaches farther than a ball of its largest scale.
-        s0, s1, s2 = _vector(scales, rows, START)
+        s0, s1, s2 = _doubles(scales, first, end)
         largest = max(s0, max(s1, s2))
         bound = max(opacity, 1.0) * (2 * math.log(1 / alpha_min))
-        rx = math.sqrt(bound * (largest * largest * _dot(u, u) + rules[0]))
-        ry = math.sqrt(bound * (largest * largest * _dot(v, v) + rules[0]))
-        seen = _may_touch(x * K[0, 0] + K[0, 2], y * K[1, 1] + K[1, 2], rx, ry, size)
+        xx = bound * (largest * largest * _dot(u, u) + rules[0])
+        yy = bound * (largest * largest * _dot(v, v) + rules[0])
+        seen = _may_touch(x * K[0, 0] + K[0, 2], y * K[1, 1] + K[1, 2], xx, yy, size)
         seen = seen & (z >= near) & (z <= far) & (opacity >= alpha_min)
         todo = bits(seen) & ((1 << min(end - first, LANES)) - 1)
         while todo != 0:
@@ -262,29 +272,31 @@ def _project(
         g, h = _footprint(_quat(quats, found, first), _vector(scales, found, first), u, v)
         xx, xy, yy = _dot(g, g) + eps2d, _dot(g, h), _dot(h, h) + eps2d
         det = xx * yy - xy * xy
-        for lane in range(LANES):
-            numbers[lane] = -math.log2(np.float64(opacities[found[first + lane], 0]))
-        faint = load(numbers, 0)
+        opacity = gather(opacities, found, first, 0)
+        faint = -log2(opacity)
         reach = math.log2(1 / alpha_min) - faint
         ex, ey = math.sqrt(STEEP * reach * xx), math.sqrt(STEEP * reach * yy)
         # The determinant: a quaternion of length 0, or beyond float64, or not a number. The
-        # reach: that of an opacity that is not finite. The rest: what float32 could not hold.
-        seen = (det > 0) & (det < math.inf) & (reach < math.inf)
+        # opacity: not finite. The rest: what float32 could not hold.
+        seen = (det > 0) & (det < math.inf) & (opacity < math.inf)
         seen = seen & (max(abs(mx), abs(my)) < FARTHEST) & (max(ex, ey) < FARTHEST)
-        seen = seen & _may_touch(mx, my, ex, ey, size)
-        root = math.sqrt(yy)
-        corner = math.sqrt(det)
+        seen = seen & _may_touch(mx, my, ex * ex, ey * ey, size)
+        by_root, by_corner = 1 / math.sqrt(yy), 1 / math.sqrt(det)
         store(fields, MX * LANES, mx)
         store(fields, MY * LANES, my)
-        store(fields, P * LANES, root / corner * unit)
-        store(fields, Q * LANES, -xy / (root * corner) * unit)
-        store(fields, R * LANES, unit / root)
+        store(fields, P * LANES, yy * by_root * by_corner * unit)
+        store(fields, Q * LANES, -xy * by_root * by_corner * unit)
+        store(fields, R * LANES, by_root * unit)
         store(fields, FAINT * LANES, faint)
         store(fields, REACH * LANES, reach)
-        store(fields, LEAN * LANES, xy / yy)
+        store(fields, LEAN * LANES, xy * by_root * by_root)
         store(fields, SLOPE * LANES, xy / xx)
-        store(fields, EX * LANES, ex)
-        store(fields, EY * LANES, ey)
+        west, east = _tile_range(mx - ex, mx + ex, size[0])
+        north, south = _tile_range(my - ey, my + ey, size[1])
+        store(fields, WEST * LANES, west)
+        store(fields, EAST * LANES, east)
+        store(fields, NORTH * LANES, north)
+        store(fields, SOUTH * LANES, south)
         store(numbers, 0, z)
         todo = bits(seen) & ((1 << min(count - first, LANES)) - 1)
         while todo != 0:
@@ -292,6 +304,8 @@ def _project(
             todo &= todo - 1
             i, at = found[first + lane], row * COLUMNS
             for field in range(C0):
+                flat[at + field] = fields[field * LANES + lane]
+            for field in range(WEST, COLUMNS):
                 flat[at + field] = fields[field * LANES + lane]
             if colors.shape[1] == NARROW:
                 c0, c1, c2 = colors[i, 0], colors[i, 1], colors[i, 2]
@@ -363,7 +377,7 @@ def _list_tiles(part, parts, keys, splats, counts, size, tiles, owners):
     counts[part] = 0
     used = START
     while True:
-        turn, used = _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners)
+        turn, used = _fill_tiles(turn, end, used, keys, splats, columns, tiles, owners)
         if turn == end:
             break
         space = 2 * tiles.shape[0] + more
@@ -375,7 +389,7 @@ def _list_tiles(part, parts, keys, splats, counts, size, tiles, owners):
 
 
 @_inner
-def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners):
+def _fill_tiles(turn, end, used, keys, splats, columns, tiles, owners):
     """_list_tiles from a turn until the end, or until tiles may be too short for the next."""
     dtype = splats.dtype.type
     flat = flattened(splats)
@@ -384,9 +398,8 @@ def _fill_tiles(turn, end, used, keys, splats, columns, rows, tiles, owners):
         prefetch(splats, np.int64(keys[min(turn + AHEAD, end - 1)] & ROW))
         splat = np.int64(keys[turn] & ROW)
         at = splat * COLUMNS
-        mx, my, ex, ey = flat[at + MX], flat[at + MY], flat[at + EX], flat[at + EY]
-        west, east = _tile_range(mx - ex, mx + ex, columns)
-        north, south = _tile_range(my - ey, my + ey, rows)
+        west, east = int(flat[at + WEST]), int(flat[at + EAST])
+        north, south = int(flat[at + NORTH]), int(flat[at + SOUTH])
         if used + max(east - west + 1, 0) * max(south - north + 1, 0) + LANES > tiles.shape[0]:
             break
         for row in range(north, south + 1, 4):
@@ -593,7 +606,8 @@ def _touched(fields, at, x0, y0, left, top, span):
     a, b = x * p + best_y * q, best_y * r
     c, d = best_x * p + y * q, y * r
     # A hair for rounding: whether a pixel is drawn is its own decision.
-    return bits(min(a * a + b * b, c * c + d * d) <= fields[at + REACH] * 1.001)
+    limit = fields[at + REACH] * fields.dtype.type(1.001)
+    return bits(min(a * a + b * b, c * c + d * d) <= limit)
 
 
 @_inner

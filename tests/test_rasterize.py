@@ -630,6 +630,27 @@ def test_fast_exponential_is_accurate() -> None:
     assert np.abs(out / truth - 1).max() < 3e-6
 
 
+def test_logarithm_is_exact_to_the_last_bits_and_zero_at_one() -> None:
+    from numba import njit
+
+    from langsplat._lanes import LANES, load, log2, store
+
+    @njit
+    def over(values, out):
+        for at in range(0, len(values), LANES):
+            store(out, at, log2(load(values, at)))
+
+    near_one = 1 + np.linspace(-1e-6, 1e-6, 1_000)
+    edges = [1.0, 0.5, 2.0, 0.5**0.5, 2.0**0.5, 1 / 255, np.finfo(np.float32).max]
+    values = np.concatenate([np.geomspace(1e-30, 1e30, 10_001), near_one, edges])
+    values = np.append(values, np.ones(-len(values) % LANES))
+    out = np.empty_like(values)
+    over(values, out)
+    truth = np.log2(values)
+    assert (out[values == 1] == 0).all()
+    assert (np.abs(out - truth) <= 2e-15 + 3e-16 * np.abs(truth)).all()
+
+
 def test_sh_to_rgb_agrees_with_closed_forms() -> None:
     """Against the bases written out by m, l for the z axis, and by orthonormality on the sphere."""
     generator = torch.Generator().manual_seed(9)
