@@ -12,10 +12,10 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any
 
-from langsplat.progress import prepare_process
+from langsplat.progress import interrupt, prepare_process
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     print("LangSplat is starting ...", flush=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return _serve(args)
     except KeyboardInterrupt:
@@ -114,11 +114,6 @@ class WithoutStubs(MetaPathFinder):
 
             loader.exec_module = load_without
         return spec
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    # As Ctrl-C does it: a running build and the scratch folder go, too.
-    raise KeyboardInterrupt
 
 
 def _try_address(host: str, port: int) -> None:

@@ -142,13 +142,13 @@ def orbit_of(scene: Scene, view: View) -> View:
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """A scene that is open. `engine` is None where it cannot be asked, and `silence` says why."""
+    """A scene that is open. If it cannot be asked `engine` is None, and `why_silent` says why."""
 
     name: str
     scene: Scene
     cloud: Cloud
     engine: SceneQuery | None
-    silence: str = ""
+    why_silent: str = ""
 
 
 class Shelf:
@@ -276,7 +276,7 @@ class Shelf:
         room = self.room(name)
         camera = camera_of(room.scene, view)
         if room.engine is None:
-            raise ValueError(room.silence)
+            raise ValueError(room.why_silent)
         engine, chosen = room.engine, None if level == AUTO else level
 
         def ask() -> Answer:
@@ -323,8 +323,8 @@ class Shelf:
         # The first picture needs no encoder: it is drawn while that is loaded.
         threading.Thread(target=draw, daemon=True).start()
         if scene.language is None:
-            silence = "This scene has no words in it yet: build it again to ask it questions."
-            return Room(name, scene, cloud, None, silence)
+            why_silent = "This scene has no words in it yet: build it again to ask it questions."
+            return Room(name, scene, cloud, None, why_silent)
         spec = scene.language.encoder
         try:
             if is_repo_id(name) and not is_portable(spec):
@@ -381,7 +381,7 @@ def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Report:
+class BuildStatus:
     """How a build stands. `scene` is set once, at the end; `share` is of the current stage."""
 
     text: str
@@ -458,7 +458,7 @@ class Builder:
         self.stopped = False
         self._busy = threading.Lock()
 
-    def build(self, paths: Sequence[str], name: str = "") -> Iterator[Report]:
+    def build(self, paths: Sequence[str], name: str = "") -> Iterator[BuildStatus]:
         """Build a scene from uploaded photos or a zip, reporting about twice a second.
 
         Closing the iterator stops the child process and everything it started.
@@ -495,7 +495,7 @@ class Builder:
         if child is not None:
             _end(child)
 
-    def _run(self, source: Path, out: Path, title: str) -> Iterator[Report]:
+    def _run(self, source: Path, out: Path, title: str) -> Iterator[BuildStatus]:
         # In one word with its option, as a name may begin with a dash.
         words = [*self._command, str(source), "--out", str(out), f"--name={title or out.name}"]
         child = subprocess.Popen(
@@ -517,7 +517,7 @@ class Builder:
             if not self.stopped:
                 raise ValueError(str(error).replace(str(source), "The upload")) from None
             shutil.rmtree(out, ignore_errors=True)  # if it was just done
-            yield Report("Stopped. Nothing of this build was kept.", "none")
+            yield BuildStatus("Stopped. Nothing of this build was kept.", "none")
             return
         finally:
             _end(child)
@@ -526,7 +526,7 @@ class Builder:
             # What an unfinished build leaves for going on later is of no use here.
             shutil.rmtree(out.with_name(out.name + ".build"), ignore_errors=True)
         listed = self._shelf.add(out)
-        yield Report(f"Done: {listed} is open in Explore.", "found", 1.0, (), listed)
+        yield BuildStatus(f"Done: {listed} is open in Explore.", "found", 1.0, (), listed)
 
 
 def _gather(paths: Sequence[str], folder: Path) -> Path:
@@ -550,14 +550,14 @@ def _read(child: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") -> N
     lines.put(None)
 
 
-def _follow(lines: "queue.Queue[str | None]") -> Iterator[Report]:
+def _follow(lines: "queue.Queue[str | None]") -> Iterator[BuildStatus]:
     """Reports from a build's JSON lines, until it says where the scene is.
 
     Raises:
         ValueError: the build's own error, or one that says it ended without a word.
     """
     log: list[str] = []
-    report = Report("Starting ...")
+    report = BuildStatus("Starting ...")
     yield report
     while True:
         try:
@@ -585,7 +585,7 @@ def _follow(lines: "queue.Queue[str | None]") -> Iterator[Report]:
         elif stage:
             log[-1] = words
         text = f"{stage}, {done:,} of {total:,}" + (f", about {_span(left)} left" if left else "")
-        report = Report(text, share=done / max(total, 1), log=tuple(log[-_LOG_LINES:]))
+        report = BuildStatus(text, share=done / max(total, 1), log=tuple(log[-_LOG_LINES:]))
         if lines.empty():
             yield report
 

@@ -16,7 +16,7 @@ from demo.handlers import (
     MIN_PHOTOS,
     PHOTO_SUFFIXES,
     Builder,
-    Report,
+    BuildStatus,
     Shelf,
     View,
     Visit,
@@ -412,7 +412,7 @@ class Explore:
                 self.points: point_payload(visit.scene, room.cloud, None),
             }
         assert room.scene.language is not None  # or there were no answer
-        sentence = room.scene.language.silence(level) or answer.sentence()
+        sentence = room.scene.language.why_silent(level) or answer.sentence()
         return idle | {
             self.line: status(sentence, "found" if answer.found else "none"),
             self.found: gr.Image(_drawn(display, rgb, answer), alt_text=f"{display}: {sentence}"),
@@ -525,12 +525,12 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
             start: gr.Button("Start", interactive=True),
             stop: gr.Button("Stop", interactive=False),
         }
-        last = Report("Starting ...")
+        last = BuildStatus("Starting ...")
         try:
             for last in builder.build(files or [], name):
                 yield (ending if builder.stopped else busy) | {monitor: _monitored(last)}
         except ValueError as error:
-            last = Report(str(error), "error", log=last.log)
+            last = BuildStatus(str(error), "error", log=last.log)
         if last.scene:
             idle |= {
                 explore.scene: gr.Dropdown(choices=shelf.names, value=last.scene),
@@ -670,7 +670,7 @@ def _script(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _monitored(report: Report) -> dict[str, Any]:
+def _monitored(report: BuildStatus) -> dict[str, Any]:
     return {
         "text": report.text,
         "kind": report.kind,

@@ -4,3 +4,6 @@ __version__ = "0.1.0"
 
 SCENE_FILE = "scene.safetensors"
 """What makes a folder, or a Hub repository, a scene."""
+
+PREVIEW_FILE = "preview.jpg"
+"""A picture of the scene beside it, which a folder or repository may have."""

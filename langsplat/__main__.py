@@ -12,11 +12,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import langsplat
-from langsplat.progress import prepare_process
+from langsplat.progress import interrupt, prepare_process
 
 if TYPE_CHECKING:
     from langsplat.query import SceneQuery
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     prepare_process()
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return args.run(args)
     except ValueError as error:
@@ -53,11 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(f"\nlangsplat: {sentence}", file=sys.stderr)
     return 1
-
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    # As an exception, so that every `finally` runs: children end, partial files go.
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -244,7 +238,7 @@ def _query(args: argparse.Namespace) -> int:
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
     assert scene.language is not None  # or there were no engine
-    print(scene.language.silence(args.level) or answer.sentence())
+    print(scene.language.why_silent(args.level) or answer.sentence())
     return 0
 
 
@@ -390,7 +384,8 @@ def _view_of(scene: "Scene", args: argparse.Namespace) -> "Camera":
 
 # ---------------------------------------------------------------------------- doctor
 
-# The paper's encoder, and where its weights come from.
+# The paper's encoder, and where its weights come from. langsplat.official has the name too, but
+# would load torch.
 PAPER_ENCODER = ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K")
 
 

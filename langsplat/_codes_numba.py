@@ -92,8 +92,9 @@ ONE = 65_535.0  # the square root of weight 1, as kept
 HALF = 32_700.0  # what 1 is in 16 bits with a sign; above it is room for rounding
 NEGATIVES = 4  # compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
-# Channels summed at once, in registers: as many as ten words have, for which AVX-512's suffice, and
-# some; elsewhere what AVX2's hold. And few: an owner's are padded to whole THINs.
+# Channels whose sums stay in registers at once. AVX-512 has enough of them for the thirty of ten
+# words on three levels (BROAD), AVX2 for six. The rest goes by fours (THIN), to whole ones of which
+# an owner's channels are padded.
 BROAD, WIDE = (30, 16) if "+avx512f" in get_host_cpu_features() else (6, 6)
 THIN = 4
 ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
@@ -405,7 +406,9 @@ def _weigh(
     part, parts, weights, owners, taken, splats, index, starts, members, columns, size, rules,
     records, entries, largest, gram, unit, lines, support, spans, inverse, best,
 ):  # fmt: skip
-    """A part's rows of weights and their owners; where a block's lie is in spans (see Weights).
+    """A part's rows of weights and their owners.
+
+    Where a block's lie is in spans (see BlendingWeights).
 
     They are put into weights and owners, and into larger copies if these are too short. Then what
     does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16]. Returned as
@@ -423,12 +426,12 @@ def _weigh(
     lines, inverse, best = flattened(lines), flattened(inverse), flattened(best)
     spans = flattened(spans)
     records, marked = flattened(records, np.float32), levels * words // 32
-    # Of a tile's splats: themselves, the blocks they touch, their Gaussians, these one's records.
+    # Of a tile's splats: their rows, the blocks they touch, their Gaussians, and these' records.
     near = room(largest_tile * COLUMNS, splats.dtype)
     masks, names = room(largest_tile + BATCH, np.uint16), room(largest_tile, np.int64)
     near_codes = room(largest_tile * pitch, np.float32)
     near_places = flattened(near_codes, np.int32)
-    # Of a block's rows: who draws them, by the number in the tile, and the weights.
+    # Of a block's rows: the number in the tile of the splat that draws each, and the weights.
     drawers = room(largest_tile + 1, np.int64)
     drawn = room((largest_tile + 1) * LANES, np.float32)
     found = room(-(-marked // LANES) * LANES, np.int32)
@@ -763,7 +766,7 @@ def _half_smooth(part, parts, maps, half, peaks):
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class BlendingWeights:
     """The blending weights of one view: how much of each pixel each owner paints."""
 
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
@@ -892,7 +895,7 @@ def weigh(
     rules: tuple[float, ...],
     codes: Codes,
     support: float,
-) -> tuple[Weights, Array, Array]:
+) -> tuple[BlendingWeights, Array, Array]:
     """The blending weights of a view, as the rasterizer has them, and what follows for its pixels.
 
     Args:
@@ -918,11 +921,16 @@ def weigh(
     given = np.zeros(1, np.int64), *world, *screen, *known, np.float32(support)
     found = _in_threads(_weigh, frame.parts, rows, owners, *given, spans, inverse, best)
     rows, owners, own = (list(arrays) for arrays in zip(*found, strict=True))
-    return Weights(rows, owners, own, spans, width, height), inverse, best
+    return BlendingWeights(rows, owners, own, spans, width, height), inverse, best
 
 
 def answer(
-    weights: Weights, values: Values, inverse: Array, best: Array, sharpness: float, out: Array
+    weights: BlendingWeights,
+    values: Values,
+    inverse: Array,
+    best: Array,
+    sharpness: float,
+    out: Array,
 ) -> None:
     """Write to `out` [T, L, H, W] float32 the relevancies of words in a view; 0 without support."""
     maps = out.reshape(-1, *out.shape[2:])

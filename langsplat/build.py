@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 import langsplat
+from langsplat import PREVIEW_FILE
 from langsplat.cameras import world_frame
 from langsplat.capture import Capture, load_capture, may_be_read
 from langsplat.codec import CODECS
@@ -164,7 +165,7 @@ def build_scene(
         )
         seconds["train"] = time.perf_counter() - began
 
-        language = _speak(
+        language = _make_language(
             gaussians,
             capture.cameras,
             capture.images.__getitem__,
@@ -232,7 +233,7 @@ def describe_scene(
     with _Work(folder / SCENE_FILE, out) as working:
         work = working.folder
         seconds: dict[str, float] = {}
-        language = _speak(
+        language = _make_language(
             scene.gaussians,
             scene.cameras,
             lambda view: render_rgb(scene, scene.cameras[view]),
@@ -269,7 +270,7 @@ def _save(
     progress("Save the scene", 1, 1, " ".join(notes))
 
 
-def _speak(
+def _make_language(
     gaussians: Gaussians,
     cameras: Sequence[Camera],
     picture: Callable[[int], np.ndarray],
@@ -280,7 +281,10 @@ def _speak(
     seconds: dict[str, float],
     progress: Progress,
 ) -> LanguageField:
-    """Describe the segments of the views' pictures, and lift what they say."""
+    """Describe the segments of the views' pictures and lift their embeddings to the Gaussians.
+
+    How long both took is put into `seconds`.
+    """
     began = time.perf_counter()
     described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode())
     surface = gaussians if segmenter.uses_surface else None
@@ -542,7 +546,7 @@ def central_view(cameras: tuple[Camera, ...]) -> int:
 
 
 def jpeg(picture: np.ndarray) -> bytes:
-    """A picture [H, W, 3] uint8 as the bytes of preview.jpg."""
+    """A picture [H, W, 3] uint8 as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()
@@ -559,7 +563,7 @@ def scene_card(scene: Scene, lines: Sequence[str]) -> str:
         "",
         "A 3D scene of Gaussians with language features: type words, see where they are.",
         "",
-        "![preview](preview.jpg)",
+        f"![preview]({PREVIEW_FILE})",
         "",
         f"- {len(scene.gaussians):,} Gaussians, {len(scene.cameras)} views",
         f"- encoder `{scene.language.encoder if scene.language else 'none'}`",

@@ -37,6 +37,7 @@ DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 TABLE_SIDES = (32, 64, 96, 128, 192, 256)
 TABLE_ERROR = 1.5e-3  # of a cosine, the 99.9th percentile: relevancies are off by less than 0.005
 _TABLE_RESIDUAL = 2e-3  # root mean square length of what a table's rows leave out of embeddings
+KMEANS_ROUNDS = 25
 _TABLE_PROBES = 4096  # latents at which a table is compared with the decoder
 
 
@@ -96,9 +97,7 @@ class Codebook:
         return cls(tensors["codewords"].float())
 
 
-def fit_codebook(
-    embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0, iterations: int = 25
-) -> Codebook:
+def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0) -> Codebook:
     """Spherical k-means of the segments' embeddings, level by level.
 
     Args:
@@ -124,14 +123,12 @@ def fit_codebook(
         if len(rows) == 0:
             continue
         generator = torch.Generator().manual_seed(seed + level)
-        words = _spherical_kmeans(rows.float().cpu(), min(size, len(rows)), iterations, generator)
+        words = _spherical_kmeans(rows.float().cpu(), min(size, len(rows)), generator)
         codewords[level] = words[torch.arange(size) % len(words)]
     return Codebook(codewords)
 
 
-def _spherical_kmeans(
-    rows: Tensor, size: int, iterations: int, generator: torch.Generator
-) -> Tensor:
+def _spherical_kmeans(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """k-means on the sphere, k-means++ start; [M, E] unit rows -> [size, E] unit centres."""
     first = int(torch.randint(len(rows), (1,), generator=generator))
     centres = rows[first : first + 1]
@@ -143,7 +140,7 @@ def _spherical_kmeans(
         pick = int(torch.multinomial(weights, 1, generator=generator))
         centres = torch.cat([centres, rows[pick : pick + 1]])
         distance = torch.minimum(distance, 1 - rows @ rows[pick])
-    for _ in range(iterations):
+    for _ in range(KMEANS_ROUNDS):
         nearest = (rows @ centres.T).argmax(dim=1)
         sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
         # A centre that lost all its rows stays where it was.
@@ -348,7 +345,7 @@ class DecodeTable:
 
 
 def tabulate(
-    codec: Autoencoder, latents: Tensor, *, error: float = TABLE_ERROR, seed: int = 0
+    codec: Autoencoder, latents: Tensor, *, error: float = TABLE_ERROR
 ) -> DecodeTable | None:
     """The coarsest table that is exact enough where a scene's latents lie.
 
@@ -358,14 +355,13 @@ def tabulate(
     Args:
         latents: [N, D], of the Gaussians.
         error: the 99.9th percentile of a cosine's error that is allowed.
-        seed: of the choice of latents to measure at.
     Returns:
         None where there is no such table: D is not 3, there are no latents, or the decoder
         changes too fast for the finest.
     """
     if codec.latent != 3 or len(latents) == 0:
         return None
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     first, second = torch.randint(len(latents), (2, _TABLE_PROBES), generator=generator)
     share = torch.rand(_TABLE_PROBES, 1, generator=generator)
     share[::2] = 1
@@ -587,7 +583,7 @@ def _show_all(
 
 
 def _is_over(rounds: int, best_round: int, config: AutoencoderConfig) -> bool:
-    """After so many rounds, of which that one was the best."""
+    """Whether to stop after so many rounds, the best of which is given, 0 being the first."""
     return rounds >= config.rounds or rounds - 1 - best_round >= config.patience
 
 
@@ -597,7 +593,7 @@ def _stored(
     generator: torch.Generator,
     kept: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Everything that the next round depends on, named apart."""
+    """Everything that the next round depends on, as tensors by name."""
     tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
     tensors |= {f"kept.{name}": t for name, t in kept.items()}
     for name, parameter in network.named_parameters():

@@ -16,11 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from langsplat import SCENE_FILE
+from langsplat import PREVIEW_FILE, SCENE_FILE
 from langsplat.progress import Progress, silent
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes"
-PREVIEW_FILE = "preview.jpg"
 MAX_SCENE_BYTES = 2_000_000_000
 MAX_PREVIEW_BYTES = 20 * 1024**2
 REACH_SECONDS = 1.2  # to open a connection at all; the client alone would try for 23 s

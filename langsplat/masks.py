@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from langsplat.sam import WEIGHTS as SAM_WEIGHTS
-from langsplat.sam import load_sam
+from langsplat.sam import check_picture, load_sam
 
 WORK_PIXELS = 480 * 360  # larger pictures are cut in this size: fine texture is no segment
 
@@ -64,7 +64,7 @@ GRID = 6  # pixels between those that planes are fitted to
 
 
 @dataclass(frozen=True)
-class Weights:
+class BoundaryCosts:
     """What a boundary between two regions costs, in Lab units of color.
 
     From a logistic regression of "two different things" on the regions of rendered scenes, with
@@ -89,11 +89,11 @@ class Scale:
     cost: float  # of the cheapest pair
     most: int  # regions; with more than that it goes on
     smallest: float  # share of the picture; smaller regions join their nearest neighbour
-    weights: Weights = Weights()
+    weights: BoundaryCosts = BoundaryCosts()
 
 
 SCALES = (Scale(4.5, 150, 0.0004), Scale(7.5, 90, 0.001), Scale(11.0, 50, 0.002))
-_FINE = Weights(
+_FINE = BoundaryCosts(
     color=1.0,
     difference=0.4,
     gradient=1.35,
@@ -103,7 +103,7 @@ _FINE = Weights(
     crease=290.0,
     ridge=74.0,
 )
-_WHOLE = Weights(
+_WHOLE = BoundaryCosts(
     color=0.92,
     support=53.0,
     jump=18.5,
@@ -173,11 +173,7 @@ class RegionSegmenter:
         Raises:
             ValueError: wrong shape or type.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(
-                "A picture to segment must be [H, W, 3] uint8 with at least one pixel, got "
-                f"{list(image.shape)} {image.dtype}."
-            )
+        check_picture(image)
         if surface is not None and surface.shape != (*image.shape[:2], 4):
             raise ValueError(
                 f"The surface must be [{image.shape[0]}, {image.shape[1]}, 4] like the picture, "
@@ -286,10 +282,10 @@ def _blend(alone: Scale, both: Scale, trust: float) -> Scale:
     weights = {
         field.name: (1 - trust) * getattr(alone.weights, field.name)
         + trust * getattr(both.weights, field.name)
-        for field in fields(Weights)
+        for field in fields(BoundaryCosts)
     }
     cost = (1 - trust) * alone.cost + trust * both.cost
-    return replace(both, cost=cost, weights=Weights(**weights))
+    return replace(both, cost=cost, weights=BoundaryCosts(**weights))
 
 
 def _supports(surface: np.ndarray) -> np.ndarray:

@@ -1259,7 +1259,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
             torch.save(layers, partial / "autoencoder/best_ckpt.pth")
         if scene.language is not None:
             for index, (stem, camera) in enumerate(zip(stems, scene.cameras, strict=True)):
-                write_features(partial / FEATURES[0], stem, _said_in(scene, camera))
+                write_features(partial / FEATURES[0], stem, _segments_of(scene, camera))
                 progress("Write features", index + 1, len(stems), "")
         partial.chmod(0o755)  # temporary names come closed to others
         if out.exists():
@@ -1289,8 +1289,11 @@ def _write_cameras(cameras: Sequence[Camera], stems: Sequence[str], path: Path) 
     path.write_text(json.dumps(entries))
 
 
-def _said_in(scene: Scene, camera: Camera) -> SegmentFeatures:
-    """What the scene's language field says at each pixel of a view around its middle."""
+def _segments_of(scene: Scene, camera: Camera) -> SegmentFeatures:
+    """The field's nearest embedding at each pixel of a view, its principal point in the middle.
+
+    [L, H, W] segments and, for each level, their embeddings; -1 where nothing is described.
+    """
     language = scene.language
     assert language is not None
     K = camera.K.clone()

@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,6 +174,14 @@ def digest_of(*parts: "Tensor | str") -> str:
             digest.update(f"{tuple(part.shape)} {part.dtype}".encode())
             digest.update(part.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler: what Ctrl-C does, so that every `finally` runs.
+
+    Children end, partial files and scratch folders go.
+    """
+    raise KeyboardInterrupt
 
 
 def prepare_process() -> None:

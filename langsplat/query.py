@@ -19,10 +19,10 @@ keeps where to look and its best negative; a new word costs one lookup a pixel a
 of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
 
 "The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
-not their order. So where the thing itself is found in the view, the part's own word, "handle",
-counts near the thing as much as the whole text does, and what is not sure to be meant counts in
-full near the thing only. Near is what lies around the thing in the picture; a Gaussian is as near
-as the pixel that its centre falls on, and outside of the picture the whole text alone counts.
+not their order. So where the thing itself is found in the view, two rules hold: near it the
+part's own word, "handle", counts as much as the whole text, and away from it only a high relevancy
+counts in full. How near a pixel is follows from a box around it; a Gaussian is as near as the pixel
+that its centre falls on, and outside of the picture the whole text alone counts.
 
 The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
 of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
@@ -53,7 +53,7 @@ from langsplat.rasterize import RULES, blending_weights, drawable, look, render
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene, writable
 
 if TYPE_CHECKING:
-    from langsplat._codes_numba import Values, Weights
+    from langsplat._codes_numba import BlendingWeights, Values
     from langsplat._rasterize_gsplat import Frame
 
 NEGATIVES = ("object", "things", "stuff", "texture")
@@ -92,7 +92,7 @@ class Answer:
         relevancy: [H, W] float32 in [0, 1], the pixel relevancy of `level`, half smoothed.
         by_level: [L, H, W] the same for every level.
         gaussian_relevancy: [N] float32 in [0, 1], of `level`; 0 for Gaussians no view ever saw.
-        seconds: it took.
+        seconds: how long it took.
     """
 
     text: str
@@ -234,7 +234,7 @@ class _CodebookScores:
 class _SparseView:
     """On the CPU: blending weights, norms and best negatives; a word is one sparse product."""
 
-    def __init__(self, weights: "Weights", inverse: np.ndarray, best: np.ndarray) -> None:
+    def __init__(self, weights: "BlendingWeights", inverse: np.ndarray, best: np.ndarray) -> None:
         self._weights, self._inverse, self._best = weights, inverse, best
 
     @property
@@ -308,7 +308,7 @@ def _inverse_norms(field: LanguageField) -> Tensor:
 class _LatentScores:
     """The same when codes are latents of an autoencoder, looked up in a table if there can be one.
 
-    Of a latent is kept where the table has it; without a table, the latent itself.
+    What is kept of a latent is its place in the table; without a table, the latent itself.
     """
 
     def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor, exact: bool) -> None:

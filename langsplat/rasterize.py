@@ -25,7 +25,7 @@ from langsplat import _rasterize_gsplat
 from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians
 
 if TYPE_CHECKING:
-    from langsplat._codes_numba import Codes, Weights
+    from langsplat._codes_numba import BlendingWeights, Codes
 
 
 class Rules(NamedTuple):
@@ -241,7 +241,14 @@ def drawable(gaussians: Gaussians) -> Gaussians:
     return replace(g, opacities=_opacities(g.means, g.quats, g.scales, g.opacities).detach())
 
 
-def render_surface(gaussians: Gaussians, camera: Camera, *, backend: str = "auto") -> Tensor:
+def rotate(quats: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors [N, 3] turned by unit quaternions wxyz [N, 4]."""
+    w, axis = quats[:, :1], quats[:, 1:]
+    twice = 2 * torch.linalg.cross(axis, vectors)
+    return vectors + w * twice + torch.linalg.cross(axis, twice)
+
+
+def render_surface(gaussians: Gaussians, camera: Camera) -> Tensor:
     """What lies behind each pixel: which way it faces, and how near it is.
 
     A flat Gaussian lies in the surface it stands for, so its shortest axis is the normal there.
@@ -258,15 +265,13 @@ def render_surface(gaussians: Gaussians, camera: Camera, *, backend: str = "auto
         rotation, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
         places = gaussians.means @ rotation.T + shift
         quats = F.normalize(gaussians.quats, dim=1)
-        w, axis = quats[:, :1], quats[:, 1:]
-        shortest = F.one_hot(gaussians.scales.argmin(dim=1), 3).to(axis)
-        twice = 2 * torch.linalg.cross(axis, shortest)
-        normals = (shortest + w * twice + torch.linalg.cross(axis, twice)) @ rotation.T
+        shortest = F.one_hot(gaussians.scales.argmin(dim=1), 3).to(quats)
+        normals = rotate(quats, shortest) @ rotation.T
         away = (normals * places).sum(dim=1, keepdim=True) > 0
         normals = torch.where(away, -normals, normals)
         nearness = 1 / places[:, 2:].clamp_min(gaussians.near)
         values = torch.cat([normals, nearness], dim=1)
-        image, alpha = render(gaussians, camera, values, backend=backend)
+        image, alpha = render(gaussians, camera, values)
         return image / alpha.clamp_min(1e-6)
 
 
@@ -298,7 +303,7 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
 
 def blending_weights(
     gaussians: Gaussians, camera: Camera, codes: "Codes", support: float
-) -> "tuple[Weights, np.ndarray, np.ndarray]":
+) -> "tuple[BlendingWeights, np.ndarray, np.ndarray]":
     """W of `image = W values` for one view, kept: how much of each pixel each Gaussian paints.
 
     Pixels that see fewer codewords than Gaussians keep the codewords' weights instead. On the CPU

@@ -43,6 +43,15 @@ WEIGHTS = {
 LEVEL_COUNT = 3  # outputs of SAM's mask decoder
 
 
+def check_picture(image: np.ndarray) -> None:
+    """Raise ValueError unless an image is [H, W, 3] uint8 with at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            "A picture to segment must be [H, W, 3] uint8 with at least one pixel, got "
+            f"{list(image.shape)} {image.dtype}."
+        )
+
+
 @dataclass(frozen=True)
 class SamSettings:
     """What decides which masks a picture gets; the defaults are the paper's."""
@@ -184,11 +193,7 @@ class SamSegmenter:
         Raises:
             ValueError: it is not such a picture.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(
-                "A picture to segment must be [H, W, 3] uint8 with at least one pixel, got "
-                f"{list(image.shape)} {image.dtype}."
-            )
+        check_picture(image)
         maps, masks = [], []
         for candidates, scores in self._generator.levels_of(image):
             kept = candidates[keep_masks(candidates, scores, self.settings)]

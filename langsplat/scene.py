@@ -32,7 +32,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from langsplat import SCENE_FILE
+from langsplat import PREVIEW_FILE, SCENE_FILE
 from langsplat.codec import Autoencoder, Codebook, Codec, codec_from
 from langsplat.progress import write_tensors
 
@@ -100,7 +100,7 @@ class Camera:
         return replace(self, K=self.K * scale.to(self.K), width=width, height=height)
 
     def to(self, device: torch.device | str) -> "Camera":
-        # On its way to a GPU nobody waits for it, nor for what that is doing.
+        # Copies to a GPU are queued behind its work: neither is waited for.
         later = torch.device(device).type == "cuda"
         viewmat, K = (t.to(device, non_blocking=later) for t in (self.viewmat, self.K))
         return replace(self, viewmat=viewmat, K=K)
@@ -245,7 +245,7 @@ class LanguageField:
         found = (self.mass > 0).any(dim=1).tolist()
         return tuple(name for name, some in zip(self.levels, found, strict=True) if some)
 
-    def silence(self, level: str | None) -> str:
+    def why_silent(self, level: str | None) -> str:
         """Why nothing is ever found at a level; empty where something can be, or for no level."""
         if level not in self.levels or level in self.described:
             return ""
@@ -378,7 +378,7 @@ def save_scene(
     try:
         write_tensors(tensors, partial / SCENE_FILE, metadata)
         if preview is not None:
-            (partial / "preview.jpg").write_bytes(preview)
+            (partial / PREVIEW_FILE).write_bytes(preview)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         partial.chmod(0o755)  # temporary names come closed to others
@@ -406,7 +406,7 @@ def check_destination(folder: Path) -> None:
     if folder.is_dir():
         foreign = {path.name for path in folder.iterdir()} - {
             SCENE_FILE,
-            "preview.jpg",
+            PREVIEW_FILE,
             "README.md",
         }
         if foreign:

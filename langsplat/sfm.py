@@ -32,6 +32,7 @@ EXHAUSTIVE_LIMIT = 60
 NEIGHBOURS = 10
 LOOP_SUBSET = 40
 MAX_FEATURES = 2048  # matching a pair takes about 25 ms; four times that for twice as many
+_SEED = 0  # the same photos give the same cameras
 PAIRS_PER_BLOCK = 64  # how often the matcher reports; blocks of 8 x 8 photos
 
 
@@ -88,8 +89,6 @@ def place_cameras(
     workdir: Path,
     groups: Sequence[PhotoGroup],
     *,
-    seed: int = 0,
-    threads: int | None = None,
     progress: Progress = silent,
 ) -> Placement:
     """Run SfM over WORKDIR/photos in a child process, which never outlives this call.
@@ -97,16 +96,11 @@ def place_cameras(
     Args:
         workdir: holds `photos`; the database and the model are written beside them.
         groups: every photo once, in shooting order; at least two photos in all.
-        threads: of the child; None = one per core.
         progress: stages "Find features", "Match photos", "Place cameras".
     Raises:
         ValueError: the child crashed; the sentence holds its last words.
     """
-    job = {
-        "groups": [asdict(group) for group in groups],
-        "seed": seed,
-        "threads": threads or os.cpu_count() or 1,
-    }
+    job = {"groups": [asdict(group) for group in groups]}
     (workdir / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
     package = Path(__file__).resolve().parent.parent
     paths = [str(package), os.environ.get("PYTHONPATH", "")]
@@ -174,10 +168,10 @@ def _work(workdir: Path) -> None:
 
     show = json_progress()
     job = json.loads((workdir / JOB_FILE).read_text(encoding="utf-8"))
-    threads, seed = int(job["threads"]), int(job["seed"])
+    threads = os.cpu_count() or 1
     photos, database = workdir / PHOTOS, workdir / "database.db"
     names = [name for group in job["groups"] for name in group["names"]]
-    pycolmap.set_random_seed(seed)
+    pycolmap.set_random_seed(_SEED)
 
     extraction = pycolmap.FeatureExtractionOptions(num_threads=threads)
     extraction.sift.max_num_features = MAX_FEATURES
@@ -225,7 +219,7 @@ def _work(workdir: Path) -> None:
         nonlocal placed
         placed = 2
 
-    options = pycolmap.IncrementalPipelineOptions(num_threads=threads, random_seed=seed)
+    options = pycolmap.IncrementalPipelineOptions(num_threads=threads, random_seed=_SEED)
     options.min_model_size = 3
     options.extract_colors = True
     output = workdir / "models"

@@ -26,7 +26,7 @@ from torch import Tensor
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
 from langsplat.progress import Checkpoints, Progress, Saved, digest_of, silent, torch_threads
-from langsplat.rasterize import SH_C0, rasterize, render, sh_to_rgb
+from langsplat.rasterize import SH_C0, rasterize, render, rotate, sh_to_rgb
 from langsplat.scene import Camera, Gaussians
 
 DEAD_OPACITY = 0.005
@@ -416,8 +416,8 @@ class _Trainer:
         weights = torch.sigmoid(100 * (DEAD_OPACITY - opacities))
         noise = torch.randn(len(opacities), 3, generator=self.generator).to(self.device)
         quats = F.normalize(p["quats"], dim=1)
-        local = _rotate(quats * quats.new_tensor([1, -1, -1, -1]), noise)
-        shaped = _rotate(quats, local * (2 * p["log_scales"]).exp())
+        local = rotate(quats * quats.new_tensor([1, -1, -1, -1]), noise)
+        shaped = rotate(quats, local * (2 * p["log_scales"]).exp())
         p["means"].add_(shaped * (weights * self.config.noise * means_lr)[:, None])
 
     def _refine(self, share: float) -> None:
@@ -578,13 +578,6 @@ def _split(opacities: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         total += torch.where(n >= j, term, 0.0)
     new = new.clamp(DEAD_OPACITY, 1 - 1e-6)
     return new.float(), (old / total).float()
-
-
-def _rotate(quats: Tensor, vectors: Tensor) -> Tensor:
-    """Vectors [N, 3] turned by unit quaternions wxyz [N, 4]."""
-    w, axis = quats[:, :1], quats[:, 1:]
-    twice = 2 * torch.linalg.cross(axis, vectors)
-    return vectors + w * twice + torch.linalg.cross(axis, twice)
 
 
 def _extent(positions: Tensor, points: Tensor) -> float:

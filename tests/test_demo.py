@@ -34,7 +34,7 @@ from demo.handlers import (
     AUTO,
     MAX_PHOTOS,
     Builder,
-    Report,
+    BuildStatus,
     Shelf,
     View,
     Visit,
@@ -336,7 +336,7 @@ def test_a_strangers_scene_does_not_choose_a_file_of_the_server(tmp_path: Path) 
         raise AssertionError("it was opened")
 
     room = Shelf(tmp_path / "results", {"jane/balls": tmp_path / "s"}, load).room("jane/balls")
-    assert room.engine is None and "on its author's machine" in room.silence
+    assert room.engine is None and "on its author's machine" in room.why_silent
     with pytest.raises(AssertionError):  # what was built here names what is here
         Shelf(tmp_path / "results", {"balls": tmp_path / "s"}, load).room("balls")
 
@@ -581,7 +581,7 @@ def test_a_zip_with_a_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
     reports = list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))
-    assert Report("train, 1 of 4, about 2 min left", share=0.25, log=("train",)) in reports
+    assert BuildStatus("train, 1 of 4, about 2 min left", share=0.25, log=("train",)) in reports
     assert reports[-1].scene == "my-mug"
     assert shelf.names == ["balls", "my-mug"]
     assert len(load_scene(shelf.results / "scenes" / "my-mug").cameras) == 12

@@ -69,10 +69,13 @@ def test_the_doctor_never_raises(tmp_path, monkeypatch, capsys):
 def test_the_doctor_looks_where_the_encoders_look():
     from open_clip.pretrained import get_pretrained_cfg
 
+    from langsplat.official import ENCODER
+
     said = command._bundled_encoder()
     size = sum((encoders.BUNDLED / file).stat().st_size for file in encoders.TOWER_FILES)
     assert said.startswith(f"{size / 1e6:.0f} MB")
     name, repo = command.PAPER_ENCODER
+    assert name == ENCODER
     model, tag = name.removeprefix("open_clip:").split("/")
     assert get_pretrained_cfg(model, tag)["hf_hub"].strip("/") == repo
 
