@@ -92,10 +92,10 @@ ONE = 65_535.0  # the square root of weight 1, as kept
 HALF = 32_700.0  # what 1 is in 16 bits with a sign; above it is room for rounding
 NEGATIVES = 4  # compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
-# Channels whose sums stay in registers at once. AVX-512 has enough of them for the thirty of ten
-# words on three levels (BROAD), AVX2 for six. The rest goes by fours (THIN), to whole ones of which
-# an owner's channels are padded.
-BROAD, WIDE = (30, 16) if "+avx512f" in get_host_cpu_features() else (6, 6)
+# Channels whose sums stay in registers at once. AVX-512 has enough of them for ten words on three
+# levels (BROAD), or on one (WIDE); AVX2 for six. The rest goes by fours (THIN), to whole ones of
+# which an owner's channels are padded.
+BROAD, WIDE = (30, 10) if "+avx512f" in get_host_cpu_features() else (6, 6)
 THIN = 4
 ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
 # Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
