@@ -22,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments, and
     130 after an interruption before it was up."""
     args = _parser().parse_args(argv)
+    if ":" in args.host:
+        print(f"app.py: {args.host} is no IPv4 address: choose another --host.", file=sys.stderr)
+        return 2
     try:
         _try_address(args.host, args.port or 0)
     except OSError as error:
@@ -118,8 +121,7 @@ class WithoutStubs(MetaPathFinder):
 
 def _try_address(host: str, port: int) -> None:
     """OSError if the port (0: any) is taken, or the host is no address of this machine."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as door:
+    with socket.socket() as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         door.bind((host, port))
 

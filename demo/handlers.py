@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import torch
 from demo.viewer import Cloud, cloud_of
 from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES
-from langsplat.encoders import Encoder, is_portable, load_encoder
+from langsplat.encoders import Encoder, check_portable, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
 from langsplat.query import (
@@ -287,8 +287,12 @@ class Shelf:
         found = self._answers.get((name, view, text, level), ask)
         return replace(found, threshold=threshold)
 
-    def files(self, answer: Answer, rgb: np.ndarray) -> dict[str, Path]:
-        """Write an answer's files and return them by name; old ones go when there are many."""
+    def files(self, answer: Answer, rgb: np.ndarray, where: str = "") -> dict[str, Path]:
+        """Write an answer's files and return them by name; old ones go when there are many.
+
+        Their names begin with `where`, if given, and with what was asked: a folder of downloads
+        then tells them apart.
+        """
         self.downloads.mkdir(parents=True, exist_ok=True)  # systems tidy up temporary folders
         folder = Path(tempfile.mkdtemp(dir=self.downloads))
         paths = save_answer(answer, rgb, folder)
@@ -296,7 +300,10 @@ class Shelf:
             self._files.append(folder)
             while len(self._files) > _KEPT_FILES:
                 shutil.rmtree(self._files.pop(0), ignore_errors=True)
-        return {path.name: path for path in paths}
+        if not where:
+            return {path.name: path for path in paths}
+        stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")[:80]
+        return {path.name: path.rename(folder / f"{stem}-{path.name}") for path in paths}
 
     def warm_up(self) -> None:
         """Open the first scene and answer its first example, so that a visitor finds it done."""
@@ -327,11 +334,8 @@ class Shelf:
             return Room(name, scene, cloud, None, why_silent)
         spec = scene.language.encoder
         try:
-            if is_repo_id(name) and not is_portable(spec):
-                raise ValueError(
-                    "It was described by weights in a file on its author's machine: describe it "
-                    "with an encoder that has a name everywhere."
-                )
+            if is_repo_id(name):
+                check_portable(spec)
             engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:
             # The pictures still work; only the words are missing.
@@ -382,13 +386,17 @@ def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class BuildStatus:
-    """How a build stands. `scene` is set once, at the end; `share` is of the current stage."""
+    """How a build stands. `scene` is set once, at the end; `share` is of the current stage.
+
+    `note` is what the stage says beside its progress, at the end what was left out.
+    """
 
     text: str
     kind: str = "busy"
     share: float | None = None
     log: tuple[str, ...] = ()
     scene: str = ""
+    note: str = ""
 
 
 def check_photos(paths: Sequence[str]) -> None:
@@ -510,7 +518,7 @@ class Builder:
         reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
         reader.start()
         try:
-            yield from _follow(lines)
+            last = yield from _follow(lines)
             _wait(child, 5.0)
         except ValueError as error:
             _wait(child, 5.0)
@@ -526,7 +534,8 @@ class Builder:
             # What an unfinished build leaves for going on later is of no use here.
             shutil.rmtree(out.with_name(out.name + ".build"), ignore_errors=True)
         listed = self._shelf.add(out)
-        yield BuildStatus(f"Done: {listed} is open in Explore.", "found", 1.0, (), listed)
+        done = f"Done: {listed} is open in Explore."
+        yield replace(last, text=f"{done} {last.note}".strip(), kind="found", scene=listed)
 
 
 def _gather(paths: Sequence[str], folder: Path) -> Path:
@@ -550,8 +559,8 @@ def _read(child: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") -> N
     lines.put(None)
 
 
-def _follow(lines: "queue.Queue[str | None]") -> Iterator[BuildStatus]:
-    """Reports from a build's JSON lines, until it says where the scene is.
+def _follow(lines: "queue.Queue[str | None]") -> Generator[BuildStatus, None, BuildStatus]:
+    """Reports from a build's JSON lines, until it says where the scene is; the last is returned.
 
     Raises:
         ValueError: the build's own error, or one that says it ended without a word.
@@ -576,7 +585,7 @@ def _follow(lines: "queue.Queue[str | None]") -> Iterator[BuildStatus]:
         if "error" in event:
             raise ValueError(str(event["error"]))
         if "scene" in event:
-            return
+            return report
         stage, note = str(event.get("stage", "")), str(event.get("note", ""))
         done, total, left = event.get("done", 0), event.get("total", 1), event.get("left")
         words = f"{stage}: {note}" if note else stage
@@ -584,8 +593,11 @@ def _follow(lines: "queue.Queue[str | None]") -> Iterator[BuildStatus]:
             log.append(words)
         elif stage:
             log[-1] = words
-        text = f"{stage}, {done:,} of {total:,}" + (f", about {_span(left)} left" if left else "")
-        report = BuildStatus(text, share=done / max(total, 1), log=tuple(log[-_LOG_LINES:]))
+        text = f"{stage}, {done:,} of {total:,}"
+        if left:
+            text += f", about {_span(left)} left in this stage"
+        share = done / max(total, 1)
+        report = BuildStatus(text, share=share, log=tuple(log[-_LOG_LINES:]), note=note)
         if lines.empty():
             yield report
 

@@ -43,11 +43,17 @@ _BUSY = """() => [
     {__type__: "update", value: "Looking ...", interactive: false},
     {text: "Looking ...", kind: "busy"}
 ]"""
+_OPENING = """() => [
+    {text: "Opening the scene ...", kind: "busy"},
+    ...Array(3).fill({__type__: "update", interactive: false})
+]"""
 _FETCHING = """() => [
     {__type__: "update", value: "Fetching ...", interactive: false},
     {text: "Fetching ...", kind: "busy"}
 ]"""
-_ORBIT = "(visit, ...shown) => [visit, ...window.orbitAsked(shown)]"  # of sliders.js
+_OPENS = "(...given) => (window.sceneOpens(), given)"  # of inputs.js
+_ORBIT = "(visit, ...shown) => [visit, ...window.orbitAsked(shown)]"
+_TEXT = "(offered, now) => window.textToShow(offered, now)"  # of the same
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """
@@ -149,6 +155,7 @@ class Explore:
                 max_lines=1,
                 elem_id="text",
             )
+            self.offered = gr.Textbox(visible=False)  # a text for that field, if it is still free
             self.find = gr.Button("Find", variant="primary", scale=1, min_width=110, elem_id="find")
         self.examples = gr.Dataset(
             components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
@@ -230,7 +237,10 @@ class Explore:
             js: str | None = None,
         ) -> None:
             shown = {"trigger_mode": mode, "js": js} | self._shown | _LANE
-            self._answer_after(trigger(move, [self.visit, *inputs], self.moved, **shown))
+            moved = trigger(move, [self.visit, *inputs], self.moved, **shown)
+            if move in (self.arrive, self.open):
+                self._offer_text_after(moved)
+            self._answer_after(moved)
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
             given = [self.visit, words, *self._judging]
@@ -239,12 +249,14 @@ class Explore:
 
         asking = [self.find.click, self.text.submit, self.examples.click]
         gr.on(asking, None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)
+        opening = [self.line, *self._files]
+        self.scene.input(None, None, opening, js=_OPENING, **_PRIVATE)
         on(page.load, self.arrive)
-        on(self.scene.input, self.open, self.scene)
+        on(self.scene.input, self.open, self.scene, js=_OPENS)
         on_words(self.find.click, self.ask, self.text)
         on_words(self.text.submit, self.ask, self.text)
         on_words(self.examples.click, self.try_example, self.examples)
-        page.load(None, None, None, js=_script("sliders.js"), **_PRIVATE)
+        page.load(None, None, None, js=_script("inputs.js"), **_PRIVATE)
         # Of a slider's values the last counts, of clicks each.
         on(self.photo.release, self.slide_to, self.photo, mode="always_last")
         on(self.before.click, self.go_before, self.photo, mode="multiple")
@@ -273,10 +285,15 @@ class Explore:
 
     def open_after(self, event: Any) -> None:
         """When `event` has put another scene into the list's field, open it."""
-        opened = event.then(
-            self.open_if_new, [self.visit, self.scene], self.moved, **self._shown, **_LANE
-        )
+        given = [self.visit, self.scene]
+        opened = event.then(self.open_if_new, given, self.moved, js=_OPENS, **self._shown, **_LANE)
+        self._offer_text_after(opened)
         self._answer_after(opened)
+
+    def _offer_text_after(self, opened: Any) -> None:
+        """Put the text that was asked into the field, unless the visitor has typed meanwhile."""
+        given, shown = [self.offered, self.text], [self.text]
+        opened.then(None, given, shown, js=_TEXT, **_PRIVATE)
 
     def _answer_after(self, event: Any) -> None:
         judging = [self.visit, *self._judging]
@@ -310,7 +327,7 @@ class Explore:
     def moved(self) -> list[Any]:
         """What a move may change."""
         return [
-            *(self.visit, self.scene, self.text, self.examples, self.line),
+            *(self.visit, self.scene, self.offered, self.examples, self.line),
             *(self.picture, self.photo, self.yaw, self.pitch, self.distance),
         ]
 
@@ -330,7 +347,7 @@ class Explore:
         visit = Visit(name, start_of(scene), examples[0] if examples else "")
         return self._looked(visit) | {
             self.scene: gr.Dropdown(choices=self.shelf.names, value=name),
-            self.text: visit.text,
+            self.offered: visit.text,
             self.examples: gr.Dataset(
                 samples=[[text] for text in examples], visible=bool(examples)
             ),
@@ -338,7 +355,7 @@ class Explore:
 
     def open_if_new(self, visit: Visit, name: str) -> Updates:
         if not name or name == visit.scene:
-            return {self.visit: visit}
+            return {self.visit: visit, self.offered: None}
         return self.open(visit, name)
 
     def ask(self, visit: Visit, text: str, level: str, threshold: float, display: str) -> Updates:
@@ -428,7 +445,8 @@ class Explore:
             )
         except ValueError:
             return dict.fromkeys(self._files, _offer(None))
-        files = self.shelf.files(answer, rgb)
+        place = "orbit" if visit.view.index is None else f"view {visit.view.index}"
+        files = self.shelf.files(answer, rgb, f"{visit.scene} {place}")
         return {
             self.mask_file: _offer(files["mask.png"] if answer.found else None),
             self.overlay_file: _offer(files["overlay.png"]),
@@ -532,6 +550,8 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
         except ValueError as error:
             last = BuildStatus(str(error), "error", log=last.log)
         if last.scene:
+            if last.note:  # said where the visitor is now
+                gr.Info(last.text, title="Built", duration=20)
             idle |= {
                 explore.scene: gr.Dropdown(choices=shelf.names, value=last.scene),
                 tabs: gr.Tabs(selected="explore"),
@@ -549,6 +569,8 @@ def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) 
         **_PRIVATE,
     )
     explore.open_after(built)
+    # What is said of earlier photos is not true of these.
+    photos.change(None, None, monitor, js="() => ({})", **_PRIVATE)
     stop.click(None, None, stop, js=_STOPPING, **_PRIVATE)
     stop.click(builder.stop, None, None, show_progress="hidden", queue=False, **_PRIVATE)
 

@@ -5,6 +5,7 @@ without it.
 """
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -31,8 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     prepare_process()
     signal.signal(signal.SIGTERM, interrupt)
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be what a terminal can show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args)
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ValueError as error:
         sentence = str(error)
     except OSError as error:  # a disk that is full, a folder that is closed, or is a file
@@ -234,7 +241,7 @@ def _query(args: argparse.Namespace) -> int:
     text = check_text(args.text)
     scene = _open(args.scene, args.device)
     camera = _view_of(scene, args)
-    engine = _engine(scene)
+    engine = _engine(args.scene, scene)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
     assert scene.language is not None  # or there were no engine
@@ -248,7 +255,7 @@ def _render(args: argparse.Namespace) -> int:
     from langsplat.query import render_rgb
 
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"{args.out} must end in .png, .jpg or .webp.")
+        raise ValueError(f"The picture's name must end in .png, .jpg or .webp, got {args.out}.")
     scene = _open(args.scene, args.device)
     picture = render_rgb(scene, _view_of(scene, args))
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -332,7 +339,7 @@ def _eval(args: argparse.Namespace) -> int:
             )
         else:
             opened = _open(scene, args.device)
-            source = _engine(opened, exact=True, near_things=args.near_things)
+            source = _engine(scene, opened, exact=True, near_things=args.near_things)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))
     report = Report.joined(reports)
     print(report.markdown(), end="")
@@ -344,12 +351,17 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(scene: "Scene", *, exact: bool = False, near_things: bool = True) -> "SceneQuery":
-    from langsplat.encoders import load_encoder
+def _engine(
+    spec: str, scene: "Scene", *, exact: bool = False, near_things: bool = True
+) -> "SceneQuery":
+    from langsplat.encoders import check_portable, load_encoder
+    from langsplat.hub import is_repo_id
     from langsplat.query import SceneQuery
 
     if scene.language is None:
         raise ValueError(f"The scene {scene.name!r} has no language field: build it again.")
+    if is_repo_id(spec) and not Path(spec).exists():
+        check_portable(scene.language.encoder)
     encoder = load_encoder(scene.language.encoder)
     return SceneQuery(scene, encoder, exact=exact, near_things=near_things)
 

@@ -1213,19 +1213,23 @@ class _Known:
     """A frame, and of what it is: these tensors, if they live and hold what they held."""
 
     tensors: tuple[weakref.ref[Tensor], ...]
-    content: tuple[Any, ...]
+    content: list[int]
     view: tuple[Any, ...]
     frame: _Frame
 
 
-def _content_of(array: np.ndarray) -> tuple[int, bytes]:
-    """What any change of one number changes, in a small part of the time that a frame takes.
+@_kernel
+def _content_of(part, parts, arrays):
+    """A number that changes with any word of a part's arrays [..] uint32, and with their order.
 
     Tensors count their changes, but not those through `.data` or through numpy.
     """
-    content = array.reshape(-1).view(np.uint8)
-    whole = content.size // 8 * 8
-    return int(np.add.reduce(content[:whole].view(np.uint64))), content[whole:].tobytes()
+    total, factor, step = np.uint64(0), np.uint64(0), np.uint64(0x9E3779B1)
+    for words in arrays:
+        for word in words:
+            factor += step  # odd, so that each place has one of its own
+            total += np.uint64(word) * (factor & ROW)
+    return total
 
 
 # The last frame: a view is mostly drawn again at once, its colors, then its words; and many
@@ -1247,8 +1251,10 @@ def see(
     arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
     still = not any(t.requires_grad for t in gaussians)  # what is trained is new every time
-    content = tuple(map(_content_of, arrays)) if still else ()
-    asked = view.tobytes(), intrinsics.tobytes(), width, height, rules, torch.get_num_threads()
+    parts = torch.get_num_threads()
+    words = [np.array_split(array.reshape(-1).view(np.uint32), parts) for array in arrays]
+    content = _in_threads(_content_of, parts, list(zip(*words, strict=True))) if still else []
+    asked = view.tobytes(), intrinsics.tobytes(), width, height, rules, parts
     known = _known
     if (
         known is not None

@@ -43,6 +43,7 @@ from langsplat.scene import (
     check_destination,
     load_scene,
     save_scene,
+    writable,
 )
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
 
@@ -83,6 +84,11 @@ class BuildConfig:
     """Example queries kept with the scene."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", writable(self.name))
+        object.__setattr__(self, "examples", tuple(map(writable, self.examples)))
+        for spec in (self.segmenter, self.encoder):
+            if spec != writable(spec):
+                raise ValueError(f"{writable(spec)} is no name in UTF-8: rename the file.")
         if not 64 <= self.max_side <= 4096:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
         if not 1 <= self.codewords <= 4096:
@@ -446,8 +452,12 @@ def _read_capture(file: Path) -> Capture:
 def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) -> None:
     """An .npz that is there whole or not at all; `small` for label maps, which shrink 50 times."""
     partial = file.with_name(f"partial-{file.name}")  # others may be writing theirs
-    (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
-    partial.rename(file)
+    try:
+        (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
+        partial.rename(file)
+    except BaseException:  # on a full disk it would stay in the way
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class StoredFeatures(Sequence[SegmentFeatures]):

@@ -153,7 +153,10 @@ def load_capture(
         ValueError: one sentence that says what is wrong with the capture and what to do.
         OSError: the disk with `workdir` is full.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
+    if not path.exists():
+        with contextlib.suppress(RuntimeError):  # there is no such user
+            path = path.expanduser()
     if max_side is not None and max_side < 16:
         raise ValueError(f"The pictures' long side must be at least 16 pixels, got {max_side}.")
     if not path.exists():

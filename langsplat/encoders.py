@@ -79,9 +79,13 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
     return _load_open_clip(spec, model, weights, torch.device(device))
 
 
-def is_portable(spec: str) -> bool:
-    """Whether a spec names no file of one machine. A stranger's must not: it would be opened."""
-    return re.fullmatch(r"bundled(:\w+)?|open_clip:[\w.-]+/[\w-]+", spec) is not None
+def check_portable(spec: str) -> None:
+    """Raise ValueError if a spec names a file: that of a stranger's scene would be opened."""
+    if not re.fullmatch(r"bundled(:\w+)?|open_clip:[\w.-]+/[\w-]+", spec):
+        raise ValueError(
+            "It was described by weights in a file on its author's machine: describe it with an "
+            "encoder that has a name everywhere."
+        )
 
 
 class OpenClipEncoder:

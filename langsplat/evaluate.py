@@ -22,9 +22,10 @@ Frames are found by name, never by number. Letters: T texts, L levels, H W pixel
 top, right, bottom in pixels, the last column and row included), P corners of a polygon.
 """
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ from langsplat.scene import LEVELS, MAX_IMAGE_PIXELS, Camera
 from langsplat.train import split_views
 
 STAGE = "Evaluate"
+MOST_INDICES = 1 << 20  # of a rendered world's labels
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
 SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
 _UNIT = 2.0**40  # relevancies as whole numbers: sums are exact, so that ties stay ties
@@ -254,6 +256,8 @@ def _read_world(folder: Path) -> Labels:
         things = json.loads(file.read_text(encoding="utf-8"))["labels"]
         queries = world_queries(things)
         size = max(int(thing["index"]) for thing in things) + 1
+        if size > MOST_INDICES:
+            raise ValueError
     except _NOT_AS_MEANT as error:
         raise ValueError(
             f"{file} does not explain a world's labels (index, instance, object, object_color and "
@@ -625,6 +629,12 @@ class Row:
         return max(self.ious)
 
 
+def _unlike(name: str, known: Container[str]) -> str:
+    """A name that is not known: itself, or with a number."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(other for other in itertools.chain([name], numbered) if other not in known)
+
+
 @dataclass(frozen=True)
 class Report:
     """Every query's result and their means.
@@ -643,7 +653,7 @@ class Report:
 
     @classmethod
     def joined(cls, reports: Iterable["Report"]) -> "Report":
-        """Several scenes' reports of one profile as one.
+        """Several scenes' reports of one profile as one; scenes of one name get numbers.
 
         Raises:
             ValueError: there is none, or their profiles or levels differ.
@@ -651,9 +661,12 @@ class Report:
         reports = list(reports)
         if len({(report.profile, report.levels) for report in reports}) != 1:
             raise ValueError("Only reports of one profile, and of the same levels, can be joined.")
-        rows = tuple(row for report in reports for row in report.rows)
+        rows: list[Row] = []
+        for report in reports:
+            known = {row.scene for row in rows}
+            rows += [replace(row, scene=_unlike(row.scene, known)) for row in report.rows]
         notes = tuple(note for report in reports for note in report.notes)
-        return cls(reports[0].profile, reports[0].levels, rows, notes)
+        return cls(reports[0].profile, reports[0].levels, tuple(rows), notes)
 
     @property
     def scenes(self) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,7 @@ from torch import Tensor
 from langsplat.codec import Autoencoder, Codebook, DecodeTable, tabulate
 from langsplat.encoders import Encoder
 from langsplat.rasterize import RULES, blending_weights, drawable, look, render
-from langsplat.scene import Camera, Gaussians, LanguageField, Scene, writable
+from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, writable
 
 if TYPE_CHECKING:
     from langsplat._codes_numba import BlendingWeights, Values
@@ -74,6 +74,7 @@ _PART_OF = re.compile(  # "a photo of a mug" names no part
     f"(?:{_WHICH})?(?P<part>.+) of {_WHICH}(?P<thing>.+)",
     re.IGNORECASE,
 )
+ELSEWHERE = 100  # Gaussians that score for a thing out of sight; a few do for anything
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
 SURE = 0.9  # the relevancy from which on a part counts in full wherever it is
@@ -144,12 +145,12 @@ class Answer:
 
     def sentence(self) -> str:
         """The answer in words."""
-        if not self.found:
-            score = math.floor(100 * self.score) / 100  # 0.4996 is below 0.50
-            return (
-                f'Nothing here looks like "{self.text}": the best score in this view is '
-                f"{min(score, self.threshold):.2f}, below the threshold of {self.threshold:.2f}."
-            )
+        several = re.search(r",|\band\b|^not\b", self.text, re.IGNORECASE)
+        return (self._what() if self.found else self._why_not()) + (
+            " Ask for one thing at a time: words are compared as a whole." if several else ""
+        )
+
+    def _what(self) -> str:
         left, top, right, bottom = self.box or (0, 0, 0, 0)
         noun = "Gaussian" if self.count == 1 else "Gaussians"
         share = f"{100 * self.share:.1f}" if self.share >= 0.001 else "less than 0.1"
@@ -157,6 +158,33 @@ class Answer:
             f'"{self.text}": best score {self.score:.2f} at the {self.level} level; the mask '
             f"covers {share} % of the picture, from ({left}, {top}) to "
             f"({right}, {bottom}); {self.count:,} {noun}; {self.seconds:.2f} s."
+        )
+
+    def _why_not(self) -> str:
+        """What was found instead of something, and what the remedy is, if there is one."""
+        score = min(math.floor(100 * self.score) / 100, self.threshold)  # 0.4996 is below 0.50
+        peaks = self.by_level.max(axis=(1, 2))
+        best = int(peaks.argmax())
+        if peaks[best] > self.threshold:  # so that the level was chosen
+            return (
+                f'Nothing here looks like "{self.text}" at the {self.level} level: its best score '
+                f"in this view is {score:.2f}. At the {LEVELS[best]} level it is "
+                f"{peaks[best]:.2f}: choose that one, or auto."
+            )
+        if score > 0.5:  # as well as plain words, or better
+            return (
+                f'Nothing here scores above the threshold of {self.threshold:.2f} for "{self.text}"'
+                f": the best score in this view is {score:.2f}."
+            )
+        sentence = (
+            f'Nothing here looks like "{self.text}": the best score in this view is {score:.2f}, '
+            f"below the threshold of {self.threshold:.2f}."
+        )
+        if self.count < ELSEWHERE:
+            return sentence
+        return (
+            f"{sentence} Of the whole scene {self.count:,} Gaussians score above it by "
+            "themselves: another view may show what they are."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -561,9 +589,12 @@ class SceneQuery:
         """The answers that `ask` gives to several texts, at less than their cost one by one.
 
         Each answer's `seconds` are those of all of them.
+
+        Raises:
+            ValueError: as `ask` does.
         """
         began = time.perf_counter()
-        texts = [check_text(text) for text in texts]
+        texts, threshold = [check_text(text) for text in texts], float(threshold)
         if not 0 <= threshold <= 1:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
         if level is not None and level not in self._field.levels:
@@ -755,7 +786,7 @@ def check_text(text: str) -> str:
         raise ValueError("Type what to look for, for example the name of a thing you can see.")
     if len(text) > MAX_QUERY:
         raise ValueError(
-            f"A query may have {MAX_QUERY} characters, this one has {len(text):,}: "
+            f"A query may have at most {MAX_QUERY} characters, this one has {len(text):,}: "
             "describe one thing in a few words."
         )
     return text

@@ -20,6 +20,7 @@ Opening a scene reads tensors and JSON only: it can never run code.
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import unicodedata
@@ -217,6 +218,11 @@ class LanguageField:
             raise ValueError("A codebook's codes need rows, the codewords they weigh.")
         _check("rows", self.rows, (self.codec.levels, None, None))
         _check("codes", self.codes, tuple(self.rows.shape), " like rows")
+        if self.rows.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
+            raise ValueError(
+                f"rows must be whole numbers, got {self.rows.dtype}: the scene's language field is "
+                "damaged; build it again."
+            )
         if self.rows.numel() and (
             int(self.rows.min()) < 0 or int(self.rows.max()) >= self.codec.size
         ):
@@ -402,7 +408,12 @@ def save_scene(
 
 
 def check_destination(folder: Path) -> None:
-    """Raise ValueError unless a scene may be written to `folder`: new, empty, or an older scene."""
+    """Raise ValueError unless a scene may be written to `folder`: new, empty, or an older scene.
+
+    And named in UTF-8: the libraries that read weights open no other files.
+    """
+    if str(folder) != writable(str(folder)):
+        raise ValueError(f"{writable(str(folder))} is no name in UTF-8: choose another folder.")
     if folder.is_dir():
         foreign = {path.name for path in folder.iterdir()} - {
             SCENE_FILE,
@@ -446,7 +457,7 @@ def load_scene(path: Path | str) -> Scene:
         return _scene_of(tensors, metadata)
     except ValueError as error:
         raise ValueError(f"The scene at {path} cannot be used. {error}") from None
-    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except (LookupError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(
             f"The scene at {path} lacks {error} or holds it in another form: build it again."
         ) from error
@@ -454,7 +465,7 @@ def load_scene(path: Path | str) -> Scene:
 
 def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
     text = metadata.get("format_version", "")
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError(f"{path} does not say which version of the scene format it has.")
     if int(text) > FORMAT_VERSION:
         raise ValueError(
@@ -564,8 +575,8 @@ def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
     if not names:
         return ()
     viewmats, Ks, sizes = (tensors[f"cameras.{name}"] for name in ("viewmats", "Ks", "sizes"))
-    if not len(names) == len(viewmats) == len(Ks) == len(sizes):
-        raise ValueError("Its cameras are not as many as their names: copy or download it again.")
+    if not len(names) == len(viewmats) == len(Ks) == len(sizes) or sizes.shape[1:] != (2,):
+        raise ValueError("Its cameras do not fit their names and sizes: copy or download it again.")
     return tuple(
         Camera(viewmat, K, int(size[0]), int(size[1]), _printable(str(name), 1000))
         for viewmat, K, size, name in zip(viewmats.float(), Ks.float(), sizes, names, strict=True)

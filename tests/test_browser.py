@@ -19,6 +19,7 @@ CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PATIENCE = 60_000  # milliseconds; a busy machine may be compiling the renderer
 EYE = "Object.values(document.querySelector('.points-plot').layout.scene.camera.eye)"
+TEXT = "#text textarea, #text input"
 FOUND = '.status-text[data-kind="found"]'
 
 pytestmark = [
@@ -92,6 +93,9 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
     page.wait_for_selector("#mask-file:not([disabled])")
     with page.expect_download() as download:
         page.click("#mask-file")
+    stem = f"{shelf.default} view ".replace(" ", "-")
+    assert download.value.suggested_filename.startswith(stem)
+    assert download.value.suggested_filename.endswith(f"-{second.replace(' ', '-')}-mask.png")
     path = tmp_path / "mask.png"
     download.value.save_as(path)
     with Image.open(path) as mask:
@@ -107,6 +111,41 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
     page.wait_for_selector('.status-text[data-kind="error"]:has-text("Type what to look for")')
     assert errors == []
     assert outside == []
+    page.close()
+
+
+def test_what_is_typed_while_a_scene_opens_stays(
+    browser: "playwright.Browser", address: str, shelf: Shelf
+) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(address)
+    page.locator(TEXT).fill("own words")  # the first scene is still on its way, with its example
+    page.wait_for_selector(FOUND)
+    page.wait_for_timeout(500)
+    assert page.input_value(TEXT) == "own words"
+    page.click("#find")
+    page.wait_for_selector('.status-text:has-text("own words")')
+
+    other = next(name for name in shelf.names if name != shelf.default)
+    page.locator('[role="combobox"], input[aria-label="Scene"]').first.click()
+    page.locator(f'[role="option"]:has-text("{other}")').click()
+    example = shelf.room(other).scene.examples[0]
+    page.wait_for_selector(f"{FOUND}:has-text('\"{example}\"')")
+    page.wait_for_function(
+        "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, example]
+    )
+    page.locator(TEXT).fill("not asked yet")
+    page.locator('[role="combobox"], input[aria-label="Scene"]').first.click()
+    page.locator(f'[role="option"]:has-text("{shelf.default}")').click()
+    example = shelf.room(shelf.default).scene.examples[0]
+    page.wait_for_selector(f"{FOUND}:has-text('\"{example}\"')")
+    page.wait_for_timeout(500)
+    assert page.input_value(TEXT) == "not asked yet"
+
+    page.locator("#find").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.status-text:has-text("not asked yet")')
+    page.wait_for_function("document.activeElement.id === 'find'")  # Tab goes on from there
     page.close()
 
 
@@ -174,7 +213,7 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     field("Threshold of the mask").press("Tab")
     field("Threshold of the mask").fill("1")
     field("Threshold of the mask").press("Enter")
-    page.wait_for_selector('.status-text:has-text("below the threshold of 1.00")')
+    page.wait_for_selector('.status-text:has-text("above the threshold of 1.00")')
     page.get_by_label("range slider for Threshold of the mask").press("Home")
     page.wait_for_selector('.status-text:has-text("covers")')
     stands("orbit at yaw 90°")

@@ -554,6 +554,7 @@ if mode == "crash":
     sys.exit(139)
 time.sleep(1)  # reports that come in one breath are told as one
 shutil.copytree(mode, out)
+print(json.dumps({"stage": "save", "done": 1, "total": 1, "note": "2 photos were left out."}))
 print(json.dumps({"scene": out}))
 """
 
@@ -581,8 +582,11 @@ def test_a_zip_with_a_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
     reports = list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))
-    assert BuildStatus("train, 1 of 4, about 2 min left", share=0.25, log=("train",)) in reports
+    training = "train, 1 of 4, about 2 min left in this stage"
+    assert BuildStatus(training, share=0.25, log=("train",)) in reports
     assert reports[-1].scene == "my-mug"
+    assert reports[-1].text == "Done: my-mug is open in Explore. 2 photos were left out."
+    assert reports[-1].log[-1] == "save: 2 photos were left out.", "what happened can still be read"
     assert shelf.names == ["balls", "my-mug"]
     assert len(load_scene(shelf.results / "scenes" / "my-mug").cameras) == 12
     assert leftovers(shelf) == []
@@ -800,6 +804,7 @@ def test_a_gpu_that_is_not_there_ends_the_app_with_one_sentence(
         (["--results", "{tmp}/file"], "file cannot be used .Not a directory"),
         (["--port", "99999"], "a port lies between 1 and 65535"),
         (["--port", "x"], "a port lies between 1 and 65535"),
+        (["--host", "::1"], "::1 is no IPv4 address: choose another"),
         (["--host", "203.0.113.9"], "no page at 203.0.113.9 .Cannot assign requested address"),
         (["--port", "{taken}"], "no page at 127.0.0.1, port .* .Address already in use.: choose"),
     ],

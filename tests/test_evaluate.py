@@ -403,6 +403,9 @@ def test_scenes_weigh_the_same_in_the_macro_mean_and_queries_in_the_micro_mean()
     assert json.loads(json.dumps(report.as_dict()))["queries"][0]["oracle"] == 0.9
     with pytest.raises(ValueError, match="one profile"):
         Report.joined([one, Report("langsplat-v2", levels, rows)])
+    twice = Report.joined([one, Report("langsplat-v1", levels, (replace(rows[0], scene="one"),))])
+    assert list(twice.scenes) == ["one", "one (2)"], "two folders may have one name"
+    assert twice.macro["iou"] == pytest.approx((0.9 + 0.1) / 2)
 
 
 @pytest.fixture(scope="module")

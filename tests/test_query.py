@@ -298,6 +298,32 @@ def test_an_absent_thing_gives_an_empty_mask_in_words(engine: SceneQuery) -> Non
     assert 'Nothing here looks like "submarine"' in answer.sentence()
     nearly = replace(answer, relevancy=np.full((4, 4), 0.4996, np.float32))
     assert "view is 0.49, below the threshold of 0.50" in nearly.sentence()
+    elsewhere = replace(answer, gaussian_relevancy=np.full(121, 0.9, np.float32))
+    assert "Of the whole scene 121 Gaussians score above it" in elsewhere.sentence()
+
+
+def test_an_empty_mask_says_when_a_level_or_the_threshold_is_the_reason(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    strict = engine.ask("left ball", camera, threshold=1.0)
+    assert "Nothing here scores above the threshold of 1.00" in strict.sentence()
+    chosen = engine.ask("left ball", camera, level="whole")
+    assert not chosen.found and engine.ask("left ball", camera).level == "part"
+    assert 'Nothing here looks like "left ball" at the whole level' in chosen.sentence()
+    assert f"At the part level it is {chosen.by_level[1].max():.2f}" in chosen.sentence()
+
+
+@pytest.mark.parametrize(
+    ("text", "several"),
+    [
+        *[("left ball, right ball", True), ("left ball and mug", True), ("Not the ball", True)],
+        *[("knot", False), ("sand ball", False), ("left ball", False)],
+    ],
+)
+def test_questions_about_several_things_are_told_to_be(
+    engine: SceneQuery, text: str, several: bool
+) -> None:
+    said = replace(engine.ask("left ball", engine.scene.cameras[0]), text=text).sentence()
+    assert ("Ask for one thing at a time" in said) == several
 
 
 def test_a_view_that_sees_nothing_scores_zero_everywhere(engine: SceneQuery) -> None:

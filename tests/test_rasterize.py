@@ -550,6 +550,15 @@ def test_changes_that_torch_does_not_count_are_seen(looks: list[object], changed
         assert torch.equal(image, draw(tuple(t.clone() for t in inputs), "numba")[0])
 
 
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 0, 3, 2]])
+def test_gaussians_that_change_places_are_seen(order: list[int]) -> None:
+    inputs = scene(n=41)
+    draw(inputs, "numba")
+    for tensor in inputs[:4]:
+        tensor[: len(order)] = tensor[order].clone()
+    assert torch.equal(draw(inputs, "numba")[0], draw([t.clone() for t in inputs], "numba")[0])
+
+
 def test_a_color_that_is_not_finite_hides_a_gaussian_only_while_it_has_it() -> None:
     *geometry, colors, views, Ks = scene()
     poisoned = colors.clone()

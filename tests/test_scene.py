@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def rewrite(file: Path, **changes: str) -> None:
     ("key", "value", "words"),
     [
         ("cameras", '["a", ', "Its cameras cannot be read"),
-        ("cameras", '["a"]', "Its cameras are not as many as their names"),
+        ("cameras", '["a"]', "Its cameras do not fit their names"),
         ("provenance", "{1}", "Its provenance cannot be read"),
         ("radius", "wide", "Its radius cannot be read"),
         ("near", "", "Its near cannot be read"),
@@ -225,6 +226,32 @@ def test_what_is_no_tensor_and_damaged_is_named(
     rewrite(file, **{key: value})
     with pytest.raises(ValueError, match=f"cannot be used. {words}.* again"):
         load_scene(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("cameras.sizes", lambda sizes: sizes[:, :1], "cameras do not fit their names and sizes"),
+        ("cameras.viewmats", lambda viewmats: viewmats[:, 0], "viewmat"),
+        ("language.rows", lambda rows: rows.float(), "rows must be whole numbers"),
+        ("language.rows", lambda rows: rows.bool(), "rows must be whole numbers"),
+    ],
+)
+def test_tensors_of_another_form_are_one_sentence(
+    tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    with safe_open(file, framework="pt") as handle:
+        metadata = handle.metadata()
+        tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+    save_file(tensors | {name: change(tensors[name]).contiguous()}, file, metadata=metadata)
+    with pytest.raises(ValueError, match=words):
+        load_scene(tmp_path / "s")
+
+
+def test_a_folder_that_no_library_could_open_again_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"s\? is no name in UTF-8: choose another folder"):
+        save_scene(small_scene(), tmp_path / "s\udcff")
 
 
 def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:

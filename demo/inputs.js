@@ -1,3 +1,5 @@
+// What the visitor enters, on its way to the server and on the page.
+//
 // Sliders tell the server of a value when the pointer lets go of them, and of any value when their
 // number field is clicked or left. Here keys and the wheel tell it too, and a field tells only what
 // was entered there, held within the slider's range: a click into it, or the way past it with Tab,
@@ -43,6 +45,37 @@
     restore();
     wanted = undefined;
   }).observe(document.querySelector("#picture"), { subtree: true, childList: true, attributeFilter: ["alt"] });
+
+  // A scene that opens brings a text for the field: not over what was typed since it was asked for,
+  // nor over what was typed and not asked yet.
+  const typed = { at: 0, sent: 0, opened: 0 };
+  const now = () => performance.now();
+  document.addEventListener("input", (event) => event.target.closest?.("#text") && (typed.at = now()), true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.closest?.("#text")) typed.sent = now();
+  }, true);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#find")) typed.sent = now();
+    if (event.target.closest?.("#examples")) typed.at = typed.sent = now();
+  }, true);
+  window.sceneOpens = () => (typed.opened = now());
+  window.textToShow = (offered, shown) => {
+    const own = typed.at > Math.max(typed.opened, 0) || typed.at > typed.sent;
+    const early = !typed.opened && !typed.at && shown; // before this script was here
+    return offered === null || (shown && (own || early)) ? shown : offered;
+  };
+
+  // A button that is busy cannot have the focus: it gets it back.
+  for (const id of ["find", "fetch", "start"]) {
+    const button = document.getElementById(id);
+    let lost = false;
+    button?.addEventListener("click", () => (lost = document.activeElement === button), true);
+    new MutationObserver(() => {
+      if (button.disabled || !lost || document.activeElement !== document.body) return;
+      lost = false;
+      button.focus({ preventScroll: true });
+    }).observe(button ?? document.head, { attributeFilter: ["disabled"] });
+  }
 
   // A list would open as Tab passes it by, and stay open.
   on("keydown", '[role="combobox"]', (event) => event.key === "Tab" && event.stopPropagation());
