@@ -55,6 +55,7 @@ from langsplat.query import MIN_SUPPORT, NEGATIVES, SHARPNESS, SceneQuery, rende
 from langsplat.rasterize import lift_labels, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, load_scene
 from tests.benchmarks.accuracy import HELD_OUT, PROFILE, _colored, _labels
+from tests.benchmarks.markdown import machine, today
 from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
 
@@ -464,7 +465,8 @@ def write(tables: Mapping[str, Sequence[Result]], about: Mapping[str, str]) -> N
         "Levels, and how a Gaussian stores what it means: on rendered worlds, whose labels are",
         "exact, in the layout of LERF-OVS, on frames that no training saw; profile",
         f"`{PROFILE}`, means over queries. Every row renders, decodes and scores. By",
-        "`python -m tests.benchmarks ablation`, which wrote this page.",
+        f"`python -m tests.benchmarks ablation`, which wrote this page on {today()}, on",
+        f"{machine('cpu')}.",
         "",
         "The *ideal encoder* gives every text a direction of its own, and a true segment the mean",
         "of the texts that mean it: what is left of the error is the field's alone. The others are",

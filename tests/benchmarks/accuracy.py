@@ -32,6 +32,7 @@ from langsplat.hub import bundled_scenes
 from langsplat.language import fit_language
 from langsplat.query import SceneQuery, half_smoothed, render_rgb
 from langsplat.scene import Camera, Scene, load_scene
+from tests.benchmarks.markdown import machine, today
 from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
 
@@ -325,7 +326,8 @@ def _write(
         "# What the bundled parts understand",
         "",
         "Bundled segmenter, bundled encoder, codebook lifting, on views that no training saw; by",
-        "`python -m tests.benchmarks accuracy`, which wrote this page. Texts that name a part of a",
+        f"`python -m tests.benchmarks accuracy`, which wrote this page on {today()}, on",
+        f"{machine('cpu')}. Texts that name a part of a",
         "thing are held to that thing where it is found, and there the part's own word counts as",
         "much as the whole text (`langsplat.query`); what the papers do, texts compared with",
         "features and nothing else, stands beside it.",

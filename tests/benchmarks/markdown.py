@@ -32,6 +32,10 @@ def machine(device: str) -> str:
     return f"{name} ({get_host_cpu_name()}), {os.cpu_count()} cores"
 
 
+def today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def section(name: str, doc: str, picture: str | None, rows: Sequence[Row], device: str) -> str:
     """A benchmark's rows, with the command, the machine and the date that belong to them."""
     busy = os.getloadavg()[0]
@@ -40,7 +44,7 @@ def section(name: str, doc: str, picture: str | None, rows: Sequence[Row], devic
         "",
         doc.splitlines()[0],
         "",
-        f"`python -m tests.benchmarks {name} --device {device}`, {datetime.now(UTC):%Y-%m-%d}, "
+        f"`python -m tests.benchmarks {name} --device {device}`, {today()}, "
         f"load of the machine at the end {busy:.1f}",
         "",
         *([f"![{name}]({picture})", ""] if picture else []),
