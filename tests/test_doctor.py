@@ -1,7 +1,9 @@
 """The command line: what `doctor` finds, that nothing stops it, and what a stopped command says."""
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,34 @@ def test_the_doctor_sees_the_gpus_that_torch_sees():
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     assert [said.rsplit(",", 1)[0] for said in command._gpus()] == names
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    program = "import sys; from langsplat.__main__ import main; sys.exit(main(['doctor']))"
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_strangers_scene_names_no_file_to_open_as_its_encoder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.test_query import asked_scene
+
+    monkeypatch.chdir(tmp_path)
+    scene = asked_scene()
+    assert scene.language is not None
+    language = replace(scene.language, encoder="open_clip:ViT-B-16//etc/passwd")
+    with pytest.raises(ValueError, match="a file on its author's machine"):
+        command._engine("user/name", replace(scene, language=language))
