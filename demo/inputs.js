@@ -60,22 +60,19 @@
   }, true);
   window.sceneOpens = () => (typed.opened = now());
   window.textToShow = (offered, shown) => {
-    const own = typed.at > Math.max(typed.opened, 0) || typed.at > typed.sent;
-    const early = !typed.opened && !typed.at && shown; // before this script was here
+    const own = typed.at > Math.min(typed.opened, typed.sent);
+    const early = !typed.opened && !typed.at; // before this script was here
     return offered === null || (shown && (own || early)) ? shown : offered;
   };
 
   // A button that is busy cannot have the focus: it gets it back.
-  for (const id of ["find", "fetch", "start"]) {
-    const button = document.getElementById(id);
-    let lost = false;
-    button?.addEventListener("click", () => (lost = document.activeElement === button), true);
-    new MutationObserver(() => {
-      if (button.disabled || !lost || document.activeElement !== document.body) return;
-      lost = false;
-      button.focus({ preventScroll: true });
-    }).observe(button ?? document.head, { attributeFilter: ["disabled"] });
-  }
+  let pressed;
+  document.addEventListener("click", (event) => (pressed = event.target.closest?.("#find, #fetch, #start")), true);
+  new MutationObserver(() => {
+    if (!pressed || pressed.disabled || document.activeElement !== document.body) return;
+    pressed.focus({ preventScroll: true });
+    pressed = undefined;
+  }).observe(document.body, { subtree: true, attributeFilter: ["disabled"] });
 
   // A list would open as Tab passes it by, and stay open.
   on("keydown", '[role="combobox"]', (event) => event.key === "Tab" && event.stopPropagation());

@@ -1251,9 +1251,10 @@ def see(
     arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
     still = not any(t.requires_grad for t in gaussians)  # what is trained is new every time
-    parts = torch.get_num_threads()
-    words = [np.array_split(array.reshape(-1).view(np.uint32), parts) for array in arrays]
-    content = _in_threads(_content_of, parts, list(zip(*words, strict=True))) if still else []
+    parts, content = torch.get_num_threads(), []
+    if still:
+        words = [np.array_split(array.reshape(-1).view(np.uint32), parts) for array in arrays]
+        content = _in_threads(_content_of, parts, list(zip(*words, strict=True)))
     asked = view.tobytes(), intrinsics.tobytes(), width, height, rules, parts
     known = _known
     if (

@@ -41,6 +41,7 @@ from langsplat.scene import (
     LanguageField,
     Scene,
     check_destination,
+    check_name,
     load_scene,
     save_scene,
     writable,
@@ -87,8 +88,7 @@ class BuildConfig:
         object.__setattr__(self, "name", writable(self.name))
         object.__setattr__(self, "examples", tuple(map(writable, self.examples)))
         for spec in (self.segmenter, self.encoder):
-            if spec != writable(spec):
-                raise ValueError(f"{writable(spec)} is no name in UTF-8: rename the file.")
+            check_name(spec, "rename the file")
         if not 64 <= self.max_side <= 4096:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
         if not 1 <= self.codewords <= 4096:

@@ -31,13 +31,13 @@ from torch import Tensor, nn
 
 from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
 
+KMEANS_ROUNDS = 25
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
 # 150 numbers take 238 MB.
 TABLE_SIDES = (32, 64, 96, 128, 192, 256)
 TABLE_ERROR = 1.5e-3  # of a cosine, the 99.9th percentile: relevancies are off by less than 0.005
 _TABLE_RESIDUAL = 2e-3  # root mean square length of what a table's rows leave out of embeddings
-KMEANS_ROUNDS = 25
 _TABLE_PROBES = 4096  # latents at which a table is compared with the decoder
 
 

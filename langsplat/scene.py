@@ -412,8 +412,7 @@ def check_destination(folder: Path) -> None:
 
     And named in UTF-8: the libraries that read weights open no other files.
     """
-    if str(folder) != writable(str(folder)):
-        raise ValueError(f"{writable(str(folder))} is no name in UTF-8: choose another folder.")
+    check_name(str(folder), "choose another folder")
     if folder.is_dir():
         foreign = {path.name for path in folder.iterdir()} - {
             SCENE_FILE,
@@ -586,6 +585,12 @@ def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
 def writable(text: str) -> str:
     """Text with "?" for what has no UTF-8, as in names of files that were given in other bytes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def check_name(name: str, remedy: str) -> None:
+    """Raise ValueError, which ends with the remedy, if a file's name has no UTF-8."""
+    if name != writable(name):
+        raise ValueError(f"{writable(name)} is no name in UTF-8: {remedy}.")
 
 
 def _printable(text: str, most: int = 200) -> str:

@@ -77,10 +77,10 @@ def test_an_examples_best_pixel_lies_on_what_it_names(scene: str, text: str) -> 
     hits: list[bool] = []
     for frame in labels(scene).frames:
         mask = frame.mask(MEANT[scene][text])
-        if mask.sum() >= 100 and sum(hits) < 3:
+        if mask.sum() >= 100:
             x, y = engine(scene).ask(text, cameras[Path(frame.name).stem]).peak
             hits.append(bool(mask[y, x]))
-    assert sum(hits) == 3 and np.mean(hits) >= 0.5, f"{text}: {sum(hits)} of {len(hits)} views"
+    assert sum(hits) >= 3 and np.mean(hits) >= 0.5, f"{text}: {sum(hits)} of {len(hits)} views"
 
 
 @pytest.mark.parametrize("scene", MEANT)
