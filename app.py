@@ -90,7 +90,7 @@ def _serve(args: argparse.Namespace) -> int:
         try:
             page.block_thread()
         finally:
-            builder.stop()
+            builder.close()
     return 0
 
 

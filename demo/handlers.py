@@ -8,8 +8,8 @@ import contextlib
 import json
 import math
 import os
-import queue
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -388,7 +388,8 @@ def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
 class BuildStatus:
     """How a build stands. `scene` is set once, at the end; `share` is of the current stage.
 
-    `note` is what the stage says beside its progress, at the end what was left out.
+    `note` is what the stage says beside its progress, at the end what was left out; `stopping`
+    that somebody has stopped the build, which takes a moment.
     """
 
     text: str
@@ -397,6 +398,7 @@ class BuildStatus:
     log: tuple[str, ...] = ()
     scene: str = ""
     note: str = ""
+    stopping: bool = False
 
 
 def check_photos(paths: Sequence[str]) -> None:
@@ -448,11 +450,12 @@ def _is_photo(name: str) -> bool:
 class Builder:
     """Turns photos into a scene in a child process, one at a time.
 
+    A build belongs to whoever knows its key, not to the page that started it: it goes on when
+    nobody follows it, and can be followed by several pages, also after its end.
+
     Args:
         shelf: where the new scene is listed; its `results` folder receives it.
         command: starts a build; the arguments PATH --out DIR --name=NAME follow.
-    Attributes:
-        stopped: whether somebody stopped the build that runs, or ran last.
     """
 
     def __init__(
@@ -462,25 +465,55 @@ class Builder:
     ) -> None:
         self._shelf = shelf
         self._command = list(command)
-        self._child: subprocess.Popen[str] | None = None
-        self.stopped = False
-        self._busy = threading.Lock()
+        self._lock = threading.Lock()  # of who builds
+        self._build: _Build | None = None  # that runs, or ran last
 
-    def build(self, paths: Sequence[str], name: str = "") -> Iterator[BuildStatus]:
-        """Build a scene from uploaded photos or a zip, reporting about twice a second.
-
-        Closing the iterator stops the child process and everything it started.
+    def start(self, paths: Sequence[str], name: str = "") -> str:
+        """Begin to build a scene from uploaded photos or a zip; returns the build's key.
 
         Raises:
-            ValueError: the uploads cannot be used, another build is running, there is no room
-                for it, or the build failed with a sentence of its own.
+            ValueError: the uploads cannot be used, or another build is running.
         """
         check_photos(paths)
         name = "".join(ch for ch in name if ch.isprintable()).strip()[:MAX_NAME]
-        if not self._busy.acquire(blocking=False):
-            raise ValueError(
-                "A scene is being built already, one at a time: start when it is done."
-            )
+        with self._lock:
+            if self._build is not None and self._build.thread.is_alive():
+                raise ValueError(
+                    "A scene is being built already, one at a time: start when it is done."
+                )
+            self._build = build = _Build(lambda build: self._report(build, paths, name))
+        return build.key
+
+    def follow(self, key: str) -> Iterator[BuildStatus]:
+        """The reports of the build with this key, about twice a second, up to its last.
+
+        None if there is no such build. To close the iterator changes nothing.
+        """
+        build = self._of(key)
+        report: BuildStatus | None = None
+        while build is not None and (report is None or report.kind == "busy"):
+            report = build.wait(report)
+            yield report
+
+    def stop(self, key: str) -> None:
+        """End the build with this key, if it runs, and all its processes; its reports say so."""
+        build = self._of(key)
+        if build is not None:
+            build.stop()
+
+    def close(self) -> None:
+        """End the build that runs, if any, and wait until what it left is gone."""
+        if self._build is not None:
+            self._build.stop()
+            self._build.thread.join()
+
+    def _of(self, key: str) -> "_Build | None":
+        build = self._build
+        known = build is not None and secrets.compare_digest(build.key.encode(), key.encode())
+        return build if known else None
+
+    def _report(self, build: "_Build", paths: Sequence[str], name: str) -> BuildStatus:
+        """All of a build, in its thread; returns its last report."""
         try:
             scenes = self._shelf.results / "scenes"
             scenes.mkdir(parents=True, exist_ok=True)
@@ -488,54 +521,99 @@ class Builder:
             taken = {path.name for path in scenes.iterdir()} | set(self._shelf.names)
             out = scenes / _unused(slug, taken)
             with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
-                yield from self._run(_gather(paths, Path(work) / "photos"), out, name)
+                return self._run(build, _gather(paths, Path(work) / "photos"), out, name)
+        except ValueError as error:
+            return replace(build.report, text=str(error), kind="error", share=None)
         except OSError as error:
-            raise ValueError(
+            return BuildStatus(
                 f"There is no room for a build here now ({error.strerror or error}): try again "
-                "later, or with fewer photos."
-            ) from error
-        finally:
-            self._busy.release()
+                "later, or with fewer photos.",
+                "error",
+            )
 
-    def stop(self) -> None:
-        """End the running build, if any, and all its processes; its iterator then says so."""
-        child, self.stopped = self._child, True
-        if child is not None:
-            _end(child)
-
-    def _run(self, source: Path, out: Path, title: str) -> Iterator[BuildStatus]:
+    def _run(self, build: "_Build", source: Path, out: Path, title: str) -> BuildStatus:
         # In one word with its option, as a name may begin with a dash.
         words = [*self._command, str(source), "--out", str(out), f"--name={title or out.name}"]
-        child = subprocess.Popen(
+        with subprocess.Popen(
             [*words, "--progress", "json"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # so that SfM's worker can be ended with it
-        )
-        self._child, self.stopped = child, False
-        lines: queue.Queue[str | None] = queue.Queue()
-        reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
-        reader.start()
+        ) as child:
+            try:
+                build.begin(child)
+                _listen(child, build)
+                _wait(child, 5.0)
+            except ValueError as error:
+                _wait(child, 5.0)
+                if not build.stopped:
+                    raise ValueError(str(error).replace(str(source), "The upload")) from None
+                shutil.rmtree(out, ignore_errors=True)  # if it was just done
+                return BuildStatus("Stopped. Nothing of this build was kept.", "none")
+            finally:
+                _end(child)
+                # What an unfinished build leaves for going on later is of no use here.
+                shutil.rmtree(out.with_name(out.name + ".build"), ignore_errors=True)
+        listed, note = self._shelf.add(out), build.report.note
+        text = f"Done: {listed} is in the list of scenes. {note}".strip()
+        return replace(build.report, text=text, kind="found", scene=listed)
+
+
+class _Build:
+    """A build that runs in a thread of its own, or has run.
+
+    Args:
+        work: does it and returns its last report; `tell` gives the others.
+    Attributes:
+        key: known to whoever started it.
+        report: the latest.
+        stopped: whether somebody has stopped it.
+    """
+
+    def __init__(self, work: "Callable[[_Build], BuildStatus]") -> None:
+        self.key = secrets.token_urlsafe()
+        self.report = BuildStatus("Starting ...")
+        self.stopped = False
+        self._child: subprocess.Popen[str] | None = None
+        self._changed = threading.Condition()
+        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self.thread.start()
+
+    def _run(self, work: "Callable[[_Build], BuildStatus]") -> None:
+        last = BuildStatus("The build ended unexpectedly: try again.", "error")
         try:
-            last = yield from _follow(lines)
-            _wait(child, 5.0)
-        except ValueError as error:
-            _wait(child, 5.0)
-            if not self.stopped:
-                raise ValueError(str(error).replace(str(source), "The upload")) from None
-            shutil.rmtree(out, ignore_errors=True)  # if it was just done
-            yield BuildStatus("Stopped. Nothing of this build was kept.", "none")
-            return
+            last = work(self)
         finally:
+            self.tell(last)
+
+    def tell(self, report: BuildStatus) -> None:
+        with self._changed:
+            self.report = report
+            self._changed.notify_all()
+
+    def wait(self, seen: BuildStatus | None) -> BuildStatus:
+        """The next report after the one that was seen, or that again after half a second: a point
+        at which whoever reads no more can be noticed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.report is not seen, timeout=0.5)
+            return self.report
+
+    def begin(self, child: "subprocess.Popen[str]") -> None:
+        """Its process has been started."""
+        with self._changed:
+            self._child = child
+        if self.stopped:
             _end(child)
-            reader.join()
-            self._child = None
-            # What an unfinished build leaves for going on later is of no use here.
-            shutil.rmtree(out.with_name(out.name + ".build"), ignore_errors=True)
-        listed = self._shelf.add(out)
-        done = f"Done: {listed} is open in Explore."
-        yield replace(last, text=f"{done} {last.note}".strip(), kind="found", scene=listed)
+
+    def stop(self) -> None:
+        with self._changed:
+            if self.report.kind != "busy":
+                return
+            self.stopped, child = True, self._child
+            self.tell(replace(self.report, stopping=True))
+        if child is not None and child.poll() is None:
+            _end(child)
 
 
 def _gather(paths: Sequence[str], folder: Path) -> Path:
@@ -552,30 +630,15 @@ def _gather(paths: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-def _read(child: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
-        lines.put(line)
-    lines.put(None)
-
-
-def _follow(lines: "queue.Queue[str | None]") -> Generator[BuildStatus, None, BuildStatus]:
-    """Reports from a build's JSON lines, until it says where the scene is; the last is returned.
+def _listen(child: "subprocess.Popen[str]", build: _Build) -> None:
+    """Pass on what a build's JSON lines report, until they say where the scene is.
 
     Raises:
         ValueError: the build's own error, or one that says it ended without a word.
     """
+    assert child.stdout is not None
     log: list[str] = []
-    report = BuildStatus("Starting ...")
-    yield report
-    while True:
-        try:
-            line = lines.get(timeout=0.5)
-        except queue.Empty:
-            yield report  # a point at which a stopped page can close this iterator
-            continue
-        if line is None:
-            raise ValueError("The build ended unexpectedly, perhaps for lack of memory: try again.")
+    for line in child.stdout:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
@@ -585,7 +648,7 @@ def _follow(lines: "queue.Queue[str | None]") -> Generator[BuildStatus, None, Bu
         if "error" in event:
             raise ValueError(str(event["error"]))
         if "scene" in event:
-            return report
+            return
         stage, note = str(event.get("stage", "")), str(event.get("note", ""))
         done, total, left = event.get("done", 0), event.get("total", 1), event.get("left")
         words = f"{stage}: {note}" if note else stage
@@ -597,9 +660,8 @@ def _follow(lines: "queue.Queue[str | None]") -> Generator[BuildStatus, None, Bu
         if left:
             text += f", about {_span(left)} left in this stage"
         share = done / max(total, 1)
-        report = BuildStatus(text, share=share, log=tuple(log[-_LOG_LINES:]), note=note)
-        if lines.empty():
-            yield report
+        build.tell(BuildStatus(text, share=share, log=tuple(log[-_LOG_LINES:]), note=note))
+    raise ValueError("The build ended unexpectedly, perhaps for lack of memory: try again.")
 
 
 def _span(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The page: what stands where, and which event calls what. Computes nothing itself."""
 
+import html
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,15 +94,17 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
     ) as page:
         gr.Markdown(f"# {TITLE}\nType words, see where they are.", elem_id="head")
+        key = gr.BrowserState("", storage_key="langsplat-build")  # one in a tab is asleep with it
         with gr.Tabs(selected="explore") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explore = Explore(shelf)
             with gr.Tab("New scene", id="new"):
-                _new_scene(builder, shelf, explore, tabs)
+                new_scene = NewScene(builder, explore)
             with gr.Tab("About", id="about"):
                 gr.Markdown(_ABOUT, elem_id="about")
         _endpoints(shelf)
         explore.wire(page)
+        new_scene.wire(page, tabs, key)
     return page
 
 
@@ -281,12 +284,12 @@ class Explore:
             concurrency_limit=1,
             **_PRIVATE,
         )
-        self.open_after(fetched)
+        self.open_after(fetched.then)
 
-    def open_after(self, event: Any) -> None:
-        """When `event` has put another scene into the list's field, open it."""
+    def open_after(self, trigger: Callable[..., Any]) -> None:
+        """When what triggers has put another scene into the list's field, open it."""
         given = [self.visit, self.scene]
-        opened = event.then(self.open_if_new, given, self.moved, js=_OPENS, **self._shown, **_LANE)
+        opened = trigger(self.open_if_new, given, self.moved, js=_OPENS, **self._shown, **_LANE)
         self._offer_text_after(opened)
         self._answer_after(opened)
 
@@ -504,75 +507,120 @@ class Explore:
         }
 
 
-def _new_scene(builder: Builder, shelf: Shelf, explore: Explore, tabs: gr.Tabs) -> None:
-    """The second tab: photos in, a scene out."""
-    gr.Markdown(
-        f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
-        "ones with plenty of overlap work best. On two processor cores a build takes 10 to 20 "
-        "minutes: stay on this page meanwhile, as leaving or reloading it ends the build. The new "
-        "scene answers to what the bundled encoder knows: some 80 kinds of household things. "
-        "Whoever can open this page can see the scenes built on it.",
-        elem_id="new-intro",
-    )
-    with gr.Row():
-        with gr.Column(min_width=300):
-            photos = gr.File(
-                label="Photos, or one zip of photos",
-                file_count="multiple",
-                file_types=[*sorted(PHOTO_SUFFIXES), ".zip"],
-                height=260,
-                elem_id="photos",
-            )
-        with gr.Column(min_width=300):
-            name = gr.Textbox(label="Name of the scene", placeholder="my scene", max_lines=1)
-            with gr.Row():
-                start = gr.Button("Start", variant="primary", elem_id="start")
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
-            monitor = build_monitor()
+class NewScene:
+    """The second tab: photos in, a scene out.
 
-    def run(files: list[str] | None, name: str) -> Iterator[Updates]:
-        # Every update is complete: the browser may drop all but the last of a quick succession.
-        busy: Updates = {
-            start: gr.Button("Building ...", interactive=False),
-            stop: gr.Button("Stop", interactive=True),
-            explore.scene: gr.skip(),
-            tabs: gr.skip(),
+    A build goes on without this page. The browser keeps its key, so that the page finds it again
+    when it is reloaded, as gradio does by itself after a lost connection.
+    """
+
+    def __init__(self, builder: Builder, explore: Explore) -> None:
+        self.builder, self.explore = builder, explore
+        self.built = gr.State("")  # the scene that it became
+        self.opened = gr.State("")  # the same: gradio tells no change that a generator made
+        gr.Markdown(
+            f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
+            "ones with plenty of overlap work best. On two processor cores a build takes 10 to 20 "
+            "minutes. It goes on when you leave this page: come back with the same browser to see "
+            "how it stands. The new scene answers to what the bundled encoder knows: some 80 kinds "
+            "of household things. Whoever can open this page can see the scenes built on it.",
+            elem_id="new-intro",
+        )
+        with gr.Row():
+            with gr.Column(min_width=300):
+                self.photos = gr.File(
+                    label="Photos, or one zip of photos",
+                    file_count="multiple",
+                    file_types=[*sorted(PHOTO_SUFFIXES), ".zip"],
+                    height=260,
+                    elem_id="photos",
+                )
+            with gr.Column(min_width=300):
+                self.name = gr.Textbox(
+                    label="Name of the scene", placeholder="my scene", max_lines=1
+                )
+                with gr.Row():
+                    self.start = gr.Button("Start", variant="primary", elem_id="start")
+                    self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+                self.monitor = build_monitor()
+
+    def wire(self, page: gr.Blocks, tabs: gr.Tabs, key: gr.BrowserState) -> None:
+        """Connect the events; `key` is of the build this browser has started."""
+        self.tabs, self.key = tabs, key
+        followed: dict[str, Any] = {
+            "outputs": [
+                *(key, self.built, self.explore.scene, tabs),
+                *(self.monitor, self.start, self.stop),
+            ],
+            "show_progress": "hidden",
+            # Its own lane; a second visitor is told at once that a build is running.
+            "concurrency_id": "build",
+            "concurrency_limit": 8,
+            **_PRIVATE,
         }
-        ending = busy | {stop: gr.Button("Stopping ...", interactive=False)}
-        idle: Updates = busy | {
-            start: gr.Button("Start", interactive=True),
-            stop: gr.Button("Stop", interactive=False),
-        }
-        last = BuildStatus("Starting ...")
+        for watched in (
+            self.start.click(self.begin, [self.photos, self.name], **followed),
+            page.load(self.come_back, key, **followed),
+        ):
+            watched.then(lambda name: name, self.built, self.opened, **_PRIVATE)
+        self.explore.open_after(self.opened.change)
+        # What is said of earlier photos is not true of these.
+        self.photos.change(None, None, self.monitor, js="() => ({})", **_PRIVATE)
+        self.stop.click(None, None, self.stop, js=_STOPPING, **_PRIVATE)
+        self.stop.click(
+            self.builder.stop, key, None, show_progress="hidden", queue=False, **_PRIVATE
+        )
+
+    def begin(self, photos: list[str] | None, name: str) -> Iterator[Updates]:
+        """Start a build, and show how it stands until it is over."""
         try:
-            for last in builder.build(files or [], name):
-                yield (ending if builder.stopped else busy) | {monitor: _monitored(last)}
+            key = self.builder.start(photos or [], name)
         except ValueError as error:
-            last = BuildStatus(str(error), "error", log=last.log)
-        if last.scene:
-            if last.note:  # said where the visitor is now
-                gr.Info(last.text, title="Built", duration=20)
-            idle |= {
-                explore.scene: gr.Dropdown(choices=shelf.names, value=last.scene),
-                tabs: gr.Tabs(selected="explore"),
-            }
-        yield idle | {monitor: _monitored(last)}
+            yield self._buttons(None) | {self.monitor: _monitored(BuildStatus(str(error), "error"))}
+            return
+        yield from self._watch(key)
 
-    built = start.click(
-        run,
-        [photos, name],
-        [monitor, start, stop, explore.scene, tabs],
-        show_progress="hidden",
-        # Its own lane; a second visitor is told at once that a build is running.
-        concurrency_id="build",
-        concurrency_limit=8,
-        **_PRIVATE,
-    )
-    explore.open_after(built)
-    # What is said of earlier photos is not true of these.
-    photos.change(None, None, monitor, js="() => ({})", **_PRIVATE)
-    stop.click(None, None, stop, js=_STOPPING, **_PRIVATE)
-    stop.click(builder.stop, None, None, show_progress="hidden", queue=False, **_PRIVATE)
+    def come_back(self, key: str) -> Iterator[Updates]:
+        """The same for the build which an earlier page of this browser started, if it did."""
+        report = next(self.builder.follow(key), None)
+        if report is None:
+            yield {self.key: ""}
+            return
+        if report.kind == "busy":
+            gr.Info("Your scene is still being built: see New scene.", duration=20)
+        yield from self._watch(key)
+
+    def _watch(self, key: str) -> Iterator[Updates]:
+        # Every update is complete: the browser may drop all but the last of a quick succession.
+        for report in self.builder.follow(key):
+            over = report.kind != "busy"
+            shown = self._buttons(report) | {
+                self.key: "" if over else key,  # what has been told at its end is not told again
+                self.monitor: _monitored(report),
+            }
+            if report.kind == "error":
+                shown[self.tabs] = gr.Tabs(selected="new")
+            elif report.scene:
+                if report.note:  # said where the visitor is now
+                    gr.Info(html.escape(report.text), duration=20)
+                shown |= {
+                    self.built: report.scene,
+                    self.explore.scene: gr.Dropdown(
+                        choices=self.explore.shelf.names, value=report.scene
+                    ),
+                    self.tabs: gr.Tabs(selected="explore"),
+                }
+            yield shown
+
+    def _buttons(self, report: BuildStatus | None) -> Updates:
+        busy = report is not None and report.kind == "busy"
+        stopping = report is not None and report.stopping
+        return {
+            self.start: gr.Button("Building ..." if busy else "Start", interactive=not busy),
+            self.stop: gr.Button(
+                "Stopping ..." if busy and stopping else "Stop", interactive=busy and not stopping
+            ),
+        }
 
 
 def _endpoints(shelf: Shelf) -> None:

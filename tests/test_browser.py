@@ -1,6 +1,7 @@
 """The page in Debian's Chromium: a query, a download, and no request that leaves the machine."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from demo.handlers import Builder, Shelf
 from demo.page import build_app, serve
 from langsplat.hub import bundled_scenes
-from tests.test_demo import shelf_of_balls
+from tests.test_demo import photos, shelf_of_balls
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -223,3 +224,59 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     stands(f"view {shelf.room(shelf.default).scene.start_view}")
     assert errors == []
     page.close()
+
+
+BUILD = """
+import json, pathlib, shutil, sys, time
+scene, go, out = *sys.argv[1:3], sys.argv[sys.argv.index("--out") + 1]
+print(json.dumps({"stage": "Train", "done": 1, "total": 4, "left": None}), flush=True)
+while not pathlib.Path(go).exists():
+    time.sleep(0.1)
+shutil.copytree(scene, out)
+print(json.dumps({"scene": out}))
+"""
+
+
+def test_a_build_goes_on_while_its_page_is_gone_and_opens_at_its_end(
+    browser: "playwright.Browser", tmp_path: Path
+) -> None:
+    shelf = shelf_of_balls(tmp_path)
+    (tmp_path / "build.py").write_text(BUILD)
+    go = tmp_path / "go"
+    command = [sys.executable, str(tmp_path / "build.py"), str(tmp_path / "balls"), str(go)]
+    builder = Builder(shelf, command)
+    served = build_app(shelf, builder)
+    address = serve(served, shelf, host="127.0.0.1", port=None)
+    page, _, errors = visit(browser, address, 1400)
+
+    def look(page: "playwright.Page") -> None:
+        page.get_by_role("tab", name="New scene").click()
+        page.wait_for_selector('#build .status-text:has-text("Train, 1 of 4")')
+
+    page.get_by_role("tab", name="New scene").click()
+    page.set_input_files("#photos input[type=file]", photos(tmp_path / "in", 8))
+    page.locator("#photos tr").nth(7).wait_for()
+    page.click("#start")
+    page.wait_for_selector('#build .status-text:has-text("Train, 1 of 4")')
+    page.reload()
+    page.wait_for_selector(FOUND)
+    look(page)
+    assert page.inner_text("#start") == "Building ..."
+
+    stranger = browser.new_context().new_page()
+    stranger.set_default_timeout(PATIENCE)
+    stranger.goto(address)
+    stranger.wait_for_selector(FOUND)
+    stranger.get_by_role("tab", name="New scene").click()
+    assert stranger.inner_text("#start") == "Start"
+    assert stranger.is_disabled("#stop"), "only who started a build can stop it"
+    stranger.context.close()
+
+    go.touch()
+    page.wait_for_function("document.querySelector('#picture img')?.alt.startsWith('my-scene')")
+    page.reload()
+    page.wait_for_function("document.querySelector('#picture img')?.alt.startsWith('balls')")
+    assert errors == []
+    page.close()
+    builder.close()
+    served.close()

@@ -567,6 +567,11 @@ def builder_of(tmp_path: Path, mode: str) -> tuple[Shelf, Builder]:
     return shelf, Builder(shelf, [sys.executable, str(tmp_path / "build.py"), mode])
 
 
+def build(builder: Builder, paths: list[str], name: str = "") -> list[BuildStatus]:
+    """All reports of a build."""
+    return list(builder.follow(builder.start(paths, name)))
+
+
 def leftovers(shelf: Shelf) -> list[str]:
     return [path.name for path in shelf.results.iterdir() if path.name.startswith("photos-")]
 
@@ -581,16 +586,16 @@ def test_a_zip_with_a_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -
 
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
-    reports = list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))
+    reports = build(builder, photos(tmp_path / "in", 8), "My Mug!")
     training = "train, 1 of 4, about 2 min left in this stage"
     assert BuildStatus(training, share=0.25, log=("train",)) in reports
     assert reports[-1].scene == "my-mug"
-    assert reports[-1].text == "Done: my-mug is open in Explore. 2 photos were left out."
+    assert reports[-1].text == "Done: my-mug is in the list of scenes. 2 photos were left out."
     assert reports[-1].log[-1] == "save: 2 photos were left out.", "what happened can still be read"
     assert shelf.names == ["balls", "my-mug"]
     assert len(load_scene(shelf.results / "scenes" / "my-mug").cameras) == 12
     assert leftovers(shelf) == []
-    assert list(builder.build(photos(tmp_path / "in", 8), "My Mug!"))[-1].scene == "my-mug-2"
+    assert build(builder, photos(tmp_path / "in", 8), "My Mug!")[-1].scene == "my-mug-2"
 
 
 ARGUMENTS = """
@@ -614,8 +619,7 @@ def test_a_build_gets_all_photos_and_the_name_whatever_they_are_called(
     monkeypatch.chdir(tmp_path)
     shelf = Shelf(Path("results"), {}, lambda spec: TableEncoder())
     builder = Builder(shelf, [sys.executable, str(tmp_path / "tell.py")])
-    with pytest.raises(ValueError, match="enough"):
-        list(builder.build(paths, name))
+    assert build(builder, paths, name)[-1].text == "enough"
     got, title = json.loads((tmp_path / "tell.py.json").read_text())
     assert len(got) == len(paths)
     assert title in ("--help", "-mug", "my " + 97 * "x")
@@ -633,7 +637,7 @@ def test_a_scene_is_listed_under_the_letters_of_its_name(
     tmp_path: Path, name: str, listed: str
 ) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
-    assert list(builder.build(photos(tmp_path / "in", 8), name))[-1].scene == listed
+    assert build(builder, photos(tmp_path / "in", 8), name)[-1].scene == listed
     assert listed in shelf.names
 
 
@@ -645,19 +649,21 @@ def test_a_full_disk_ends_a_build_with_a_sentence(
 
     _, builder = builder_of(tmp_path, "copy")
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(ValueError, match=r"no room for a build here now \(No space left"):
-        list(builder.build(photos(tmp_path / "in", 8)))
+    last = build(builder, photos(tmp_path / "in", 8))[-1]
+    assert last.kind == "error"
+    assert "no room for a build here now (No space left" in last.text
     monkeypatch.undo()
-    assert list(builder.build(photos(tmp_path / "in", 8)))[-1].scene == "my-scene"
+    assert build(builder, photos(tmp_path / "in", 8))[-1].scene == "my-scene"
 
 
 def test_a_build_stopped_after_its_last_step_is_not_kept(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, f"late:{tmp_path / 'balls'}")
-    running = builder.build(photos(tmp_path / "in", 8), "late")
+    key = builder.start(photos(tmp_path / "in", 8), "late")
+    running = builder.follow(key)
     made = shelf.results / "scenes" / "late"
     while not made.is_dir():
         next(running)
-    builder.stop()
+    builder.stop(key)
     assert list(running)[-1].text == "Stopped. Nothing of this build was kept."
     assert not made.exists()
 
@@ -669,8 +675,10 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(
     tmp_path: Path, mode: str, words: str
 ) -> None:
     shelf, builder = builder_of(tmp_path, mode)
-    with pytest.raises(ValueError, match=words):
-        list(builder.build(photos(tmp_path / "in", 8)))
+    last = build(builder, photos(tmp_path / "in", 8))[-1]
+    assert last.kind == "error"
+    assert words in last.text
+    assert last.log == ("train",), "what happened before can still be read"
     assert leftovers(shelf) == []
     assert shelf.names == ["balls"]
 
@@ -678,29 +686,77 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(
 def test_a_second_build_is_told_to_wait_and_stop_ends_the_first(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "wait")
     paths = photos(tmp_path / "in", 8)
-    running = builder.build(paths)
+    key = builder.start(paths)
+    running = builder.follow(key)
     while next(running).share is None:
         pass
     with pytest.raises(ValueError, match="being built already"):
-        next(builder.build(paths))
-    child = builder._child
-    assert child is not None
-    builder.stop()
-    assert list(running)[-1].text.startswith("Stopped")
+        builder.start(paths)
+    child = child_of(builder)
+    builder.stop("another")
+    assert next(running).kind == "busy", "only who started a build can stop it"
+    assert child.poll() is None
+    builder.stop(key)
+    reports = list(running)
+    assert reports[-1].text.startswith("Stopped")
+    assert all(report.stopping for report in reports[:-1])
     assert child.poll() is not None
     assert leftovers(shelf) == []
 
 
-def test_closing_a_build_kills_its_process(tmp_path: Path) -> None:
-    shelf, builder = builder_of(tmp_path, "wait")
-    running = builder.build(photos(tmp_path / "in", 8))
-    next(running)
-    child = builder._child
+def child_of(builder: Builder) -> "subprocess.Popen[str]":
+    """The process of the build that runs."""
+    assert builder._build is not None
+    child = builder._build._child
     assert child is not None
-    running.close()
+    return child
+
+
+def test_a_build_goes_on_without_its_page_and_is_found_again(tmp_path: Path) -> None:
+    _, builder = builder_of(tmp_path, "copy")
+    key = builder.start(photos(tmp_path / "in", 8), "mug")
+    page = builder.follow(key)
+    next(page)
+    page.close()  # as gradio does when a browser is gone
+    assert list(builder.follow("another")) == []
+    (*_, last) = builder.follow(key)
+    assert last.scene == "mug"
+    assert list(builder.follow(key)) == [last], "told again to a page that comes after the end"
+
+
+@pytest.mark.parametrize("mode", ["wait", "copy"])
+def test_closing_the_builder_ends_what_runs(tmp_path: Path, mode: str) -> None:
+    shelf, builder = builder_of(tmp_path, mode)
+    builder.close()  # nothing has been built yet
+    running = builder.follow(builder.start(photos(tmp_path / "in", 8)))
+    while next(running).share is None:
+        pass
+    child = child_of(builder)
+    builder.close()
     with pytest.raises(ProcessLookupError):
         os.kill(child.pid, 0)
     assert leftovers(shelf) == []
+    assert shelf.names == ["balls"]
+
+
+def test_a_build_stopped_before_its_process_runs_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, builder = builder_of(tmp_path, "copy")
+    copying, stopped, copy = threading.Event(), threading.Event(), shutil.copyfile
+
+    def slow(source: Path, target: Path) -> None:
+        copying.set()
+        assert stopped.wait(60)
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", slow)
+    key = builder.start(photos(tmp_path / "in", 8))
+    assert copying.wait(60)
+    builder.stop(key)
+    stopped.set()
+    (*_, last) = builder.follow(key)
+    assert last.text.startswith("Stopped")
 
 
 # --------------------------------------------------------------------------- over HTTP
