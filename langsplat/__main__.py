@@ -341,7 +341,7 @@ def _eval(args: argparse.Namespace) -> int:
             )
         else:
             opened = _open(scene, args.device)
-            source = _engine(scene, opened, exact=True, near_things=args.near_things)
+            source = _engine(scene, opened, as_published=True, near_things=args.near_things)
         reports.append(evaluate(source, labels[number], args.profile, progress=progress))
     report = Report.joined(reports)
     print(report.markdown(), end="")
@@ -354,7 +354,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _engine(
-    spec: str, scene: "Scene", *, exact: bool = False, near_things: bool = True
+    spec: str, scene: "Scene", *, as_published: bool = False, near_things: bool = True
 ) -> "SceneQuery":
     from langsplat.encoders import check_portable, load_encoder
     from langsplat.hub import is_repo_id
@@ -365,7 +365,7 @@ def _engine(
     if is_repo_id(spec) and not Path(spec).exists():
         check_portable(scene.language.encoder)
     encoder = load_encoder(scene.language.encoder)
-    return SceneQuery(scene, encoder, exact=exact, near_things=near_things)
+    return SceneQuery(scene, encoder, as_published=as_published, near_things=near_things)
 
 
 def _open(spec: str, device: str | None) -> "Scene":

@@ -1,7 +1,8 @@
 """Evaluation: labels, and how well a scene's answers fit them by the published protocols.
 
     labels = read_labels("lerf_ovs/label/teatime")  # LERF-OVS, 3D-OVS, or a rendered world
-    report = evaluate(SceneQuery(scene, encoder, exact=True), labels, "langsplat-v1")
+    asked = SceneQuery(scene, encoder, as_published=True, near_things=False)
+    report = evaluate(asked, labels, "langsplat-v1")
     print(report.markdown())
 
 A labelled frame lists objects as LERF-OVS does: a category (the words to ask), its pixels, a box.
@@ -183,7 +184,7 @@ def read_labels(path: Path | str) -> Labels:
 
 def _read_lerf(folder: Path) -> Labels:
     frames = [_lerf_frame(file) for file in sorted(folder.glob("*.json"))]
-    return Labels(folder.name, tuple(frames))
+    return Labels(folder.resolve().name, tuple(frames))
 
 
 def _lerf_frame(file: Path) -> LabelledFrame:
@@ -232,7 +233,8 @@ def _lerf_frame(file: Path) -> LabelledFrame:
 
 def _read_3dovs(folder: Path) -> Labels:
     """<frame>/<class>.png, not 0 inside; the scene's name is that of the folder above."""
-    name = folder.parent.name if folder.name == "segmentations" else folder.name
+    here = folder.resolve()
+    name = here.parent.name if here.name == "segmentations" else here.name
     frames = []
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         objects, sizes = [], set()
@@ -270,7 +272,7 @@ def _read_world(folder: Path) -> Labels:
         if indices.ndim != 2 or indices.max() >= size:
             raise ValueError(f"{picture} holds numbers that {file.name} does not explain.")
         frames.append(_world_frame(picture.name, indices, queries, size))
-    return Labels(folder.name, tuple(frames))
+    return Labels(folder.resolve().name, tuple(frames))
 
 
 def _world_frame(
@@ -358,7 +360,7 @@ def write_lerf_labels(labels: Labels, folder: Path | str) -> list[Path]:
 
 
 def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
-    """The pixels of a polygon, its outline included, as OpenCV 4's fillPoly paints them.
+    """The pixels of a polygon, its outline included, as OpenCV 4.10's fillPoly paints them.
 
     Corners are cut to whole pixels, the outline is drawn with Bresenham's lines (8-connected, from
     the left), and rows are filled between every other crossing.
@@ -814,6 +816,20 @@ class _SceneRenders:
         if "described" in made:
             self.held_out &= self._held_out(made["described"])
 
+    @property
+    def notes(self) -> list[str]:
+        """How pixels are asked otherwise than by the papers' evaluators."""
+        differs = []
+        if self.engine.near_things:
+            differs.append("parts are held to their things (near_things)")
+        if not self.engine.as_published:
+            differs.append(
+                "pixels that described Gaussians paint less than half answer nothing, and blended "
+                "latents are decoded at length 1 (as_published)"
+            )
+        how = "; ".join(differs)
+        return [f"{self.name} is asked as users ask it, not as the papers do: {how}."] * bool(how)
+
     def _held_out(self, stage: Any) -> frozenset[int]:
         """The views that a stage did not see, by its settings in the provenance."""
         settings = stage.get("settings") if isinstance(stage, Mapping) else None
@@ -1011,6 +1027,8 @@ def evaluate(
         for (w, h, x, y), count in sizes.items()
         if (w, h) != (x, y)
     ]
+    if profile != SELECTION and isinstance(renders, _SceneRenders):
+        notes = renders.notes + notes
     return Report(profile, tuple(renders.levels), tuple(rows), tuple(notes))
 
 

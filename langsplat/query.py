@@ -16,7 +16,8 @@ one render of its own, and for what all words share in one kernel.
 With an autoencoder f(p) is decoded from the latents blended over a pixel. The paper's have three
 numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTable`). Each view
 keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
-of other sizes, and exact answers, are decoded pixel by pixel, a part of the picture at a time.
+of other sizes, exact answers and published ones are decoded pixel by pixel, a part of the picture
+at a time.
 
 "The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
 not their order. So where the thing itself is found in the view, two rules hold: near it the
@@ -63,6 +64,7 @@ MAX_QUERY = 200  # characters
 SMOOTHING = 29 / 988
 # A pixel answers only where described Gaussians paint most of it.
 MIN_SUPPORT = 0.5
+_ANY_SUPPORT = -1.0
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
@@ -234,11 +236,14 @@ class _CodebookScores:
     What is asked are the dot products of texts with codewords and with Gaussians.
     """
 
-    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+    def __init__(
+        self, scene: Scene, field: LanguageField, negatives: Tensor, support: float
+    ) -> None:
         from langsplat._codes_numba import LANES, pack
 
         assert isinstance(field.codec, Codebook) and field.rows is not None
         self._gaussians, self._codec = scene.gaussians, field.codec
+        self._support = support
         similarity = self._codec.similarity(negatives)  # [L, V, P]
         compared = self._codec.gram().numpy(), similarity.numpy()
         self._packed = pack(field.rows.numpy(), field.codes.numpy(), *compared)
@@ -256,7 +261,7 @@ class _CodebookScores:
         return torch.from_numpy(rate(asked, levels, self._inverse, self._best, SHARPNESS))
 
     def view(self, camera: Camera) -> _View:
-        return _SparseView(*blending_weights(self._gaussians, camera, self._packed, MIN_SUPPORT))
+        return _SparseView(*blending_weights(self._gaussians, camera, self._packed, self._support))
 
 
 class _SparseView:
@@ -278,7 +283,9 @@ class _SparseView:
 class _DrawnScores:
     """The same on a GPU, where what texts score with Gaussians [N, L, T] is drawn like colors."""
 
-    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor) -> None:
+    def __init__(
+        self, scene: Scene, field: LanguageField, negatives: Tensor, support: float
+    ) -> None:
         from langsplat._query_triton import halves, roots, score
 
         assert isinstance(field.codec, Codebook) and field.rows is not None
@@ -292,7 +299,7 @@ class _DrawnScores:
         self._rows = score(*self._codes, roots(self._codec.gram()), half=True)
         ones = torch.ones_like(self._codec.codewords[..., :1])
         self._plain = halves(torch.cat([dots, score(*self._codes, ones)], dim=2).flatten(1))
-        self._negatives = len(negatives)
+        self._negatives, self._support = len(negatives), support
 
     def ask(self, texts: Tensor) -> Tensor:
         from langsplat._query_triton import score
@@ -308,7 +315,7 @@ class _DrawnScores:
 
         frame = look(self._gaussians, camera, VIEW_TILE)
         drawn = self._rows, self._plain, self._negatives
-        return _DrawnView(frame, *view(frame, *drawn, MIN_SUPPORT, RULES))
+        return _DrawnView(frame, *view(frame, *drawn, self._support, RULES))
 
 
 class _DrawnView:
@@ -339,15 +346,19 @@ class _LatentScores:
     What is kept of a latent is its place in the table; without a table, the latent itself.
     """
 
-    def __init__(self, scene: Scene, field: LanguageField, negatives: Tensor, exact: bool) -> None:
-        assert isinstance(field.codec, Autoencoder)
-        self._gaussians = scene.gaussians
+    def __init__(
+        self,
+        scene: Scene,
+        field: LanguageField,
+        negatives: Tensor,
+        support: float,
+        source: "Autoencoder | DecodeTable | _AsBlended",
+    ) -> None:
+        self._gaussians, self._support, self._source = scene.gaussians, support, source
         self._levels = len(field.levels)
         latents = [field.values(level) for level in range(self._levels)]
         # What is rendered beside the latents is the described Gaussians' share of the pixel.
         self._values = torch.cat([*latents, (field.mass.T > 0).float()], dim=1)  # [N, L (D + 1)]
-        table = None if exact else tabulate(field.codec, field.codes[field.mass > 0])
-        self._source: Autoencoder | DecodeTable = table or field.codec
         self._negatives = self.ask(negatives)
         self._of_gaussians: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by level
 
@@ -370,10 +381,10 @@ class _LatentScores:
         if image.is_cuda and isinstance(self._source, DecodeTable):
             from langsplat._query_triton import place
 
-            return _PlacedView(*place(image, self._negatives, self._levels, MIN_SUPPORT))
+            return _PlacedView(*place(image, self._negatives, self._levels, self._support))
         image = image.permute(2, 0, 1)
         latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
-        seen = image[-self._levels :] > MIN_SUPPORT
+        seen = image[-self._levels :] > self._support
         return _LatentView(self._keep(latents), seen, self._source, self._negatives)
 
     def _of_level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -400,11 +411,25 @@ class _LatentScores:
         return kept
 
 
+@dataclass(frozen=True)
+class _AsBlended:
+    """Decodes latents at the length that they are blended to, as the official evaluation does."""
+
+    codec: Autoencoder
+
+    def cosines(self, latents: Tensor, texts: Tensor) -> Tensor:
+        return self.codec.cosines(latents, texts, unit=False)
+
+
 class _LatentView:
     """Latents of the pixels, or their places in a table, [L, H, W, D]; a word looks them up."""
 
     def __init__(
-        self, kept: Tensor, seen: Tensor, source: Autoencoder | DecodeTable, negatives: Tensor
+        self,
+        kept: Tensor,
+        seen: Tensor,
+        source: Autoencoder | DecodeTable | _AsBlended,
+        negatives: Tensor,
     ) -> None:
         self._kept, self._seen, self._source = kept, seen, source
         levels = range(len(kept))
@@ -512,10 +537,13 @@ class SceneQuery:
         encoder: the one whose space the field lives in.
         kept_bytes: the most that views may take together to answer new words at once; those asked
             least recently go first. A view that needs more by itself is answered and not kept.
-        exact: decode an autoencoder's latents pixel by pixel, as evaluation does, and not by its
-            table, which keeps 99.9 % of the relevancies within 0.005 (`tabulate`).
+        exact: decode an autoencoder's latents pixel by pixel and not by its table, which keeps
+            99.9 % of the relevancies within 0.005 (`tabulate`).
         near_things: hold "the handle of the mug" to the mug (see above); False compares the text
             with features and nothing else, as the papers do.
+        as_published: relevancies as the official evaluators have them, for comparisons: every
+            pixel answers, however little of it described Gaussians paint, with 0.5 where that is
+            nothing, and latents are decoded one by one, at the length that they are blended to.
     Raises:
         ValueError: the scene has no language field, or it is another encoder's, or damaged.
     """
@@ -528,6 +556,7 @@ class SceneQuery:
         kept_bytes: int = KEPT_BYTES,
         exact: bool = False,
         near_things: bool = True,
+        as_published: bool = False,
     ) -> None:
         if scene.language is None:
             raise ValueError(
@@ -548,18 +577,21 @@ class SceneQuery:
             )
         self.scene = scene
         self.encoder = encoder
-        self._near_things = near_things
+        self.near_things, self.as_published = near_things, as_published
         field, scene = scene.language, replace(scene, gaussians=_still(scene.gaussians))
         # What no view ever saw says nothing, whatever its code holds.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0).detach()
         self._field = replace(field, codes=codes)
         self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
-        self._scores: _Scores = (
-            _LatentScores(scene, self._field, negatives, exact)
-            if isinstance(field.codec, Autoencoder)
-            else (_DrawnScores if codes.is_cuda else _CodebookScores)(scene, self._field, negatives)
-        )
+        given = scene, self._field, negatives, _ANY_SUPPORT if as_published else MIN_SUPPORT
+        self._scores: _Scores
+        if isinstance(field.codec, Autoencoder):
+            table = None if exact or as_published else tabulate(field.codec, codes[field.mass > 0])
+            source = _AsBlended(field.codec) if as_published else table or field.codec
+            self._scores = _LatentScores(*given, source)
+        else:
+            self._scores = (_DrawnScores if codes.is_cuda else _CodebookScores)(*given)
         self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)
 
     def ask(
@@ -604,7 +636,7 @@ class SceneQuery:
         near = self._near(texts, view, camera)
         for some, asked in self._batches(texts):
             maps = self._maps(len(some), camera)
-            view.relevancy(asked, maps)
+            self._see(view, asked, maps)
             self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
             best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
@@ -628,21 +660,28 @@ class SceneQuery:
         """The pixel relevancy of several texts in one view, as it is before any smoothing.
 
         Returns:
-            [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half.
+            [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half (but
+            see `as_published`).
         """
         view, out = self._view(camera), self._maps(len(texts), camera)
         done = 0
         for some, asked in self._batches(texts):
-            view.relevancy(asked, out[done : done + len(some)])
+            self._see(view, asked, out[done : done + len(some)])
             done += len(some)
         near = self._near(texts, view, camera)
         self._hold(texts, out, near, lambda parts, _: self._shown(parts, view, camera))
         return out
 
+    def _see(self, view: _View, asked: Any, out: Tensor) -> None:
+        """Write to `out` [T, L, H, W] the pixel relevancy of the texts asked."""
+        view.relevancy(asked, out)
+        if self.as_published:  # where nothing is, all texts are as far: no sigmoid is 0 otherwise
+            out[out == 0] = 0.5
+
     def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
         """The pixel relevancy [T, L, H, W] of a few texts, compared by themselves."""
         maps = self._maps(len(texts), camera)
-        view.relevancy(self._scores.ask(self._texts(texts)), maps)
+        self._see(view, self._scores.ask(self._texts(texts)), maps)
         return maps
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
@@ -706,12 +745,12 @@ class SceneQuery:
 
     def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
         """Of the things that are found in the view, how near each pixel [H, W] is, up to 1."""
-        parts = [part_of(text) for text in texts] if self._near_things else []
+        parts = [part_of(text) for text in texts] if self.near_things else []
         things = list(dict.fromkeys(found[1] for found in parts if found))
         near = {}
         for some, asked in self._batches(things):
             maps = self._maps(len(some), camera)
-            view.relevancy(asked, maps)
+            self._see(view, asked, maps)
             for thing, found in zip(some, maps.amax(dim=1), strict=True):
                 best = float(found.max())
                 if best > 0.5:

@@ -434,7 +434,11 @@ def test_a_scene_is_asked_in_the_size_of_its_labels(balls: tuple[SceneQuery, Pat
     assert [row.hit for row in report.rows] == [True, True]
     assert [row.spot_level for row in report.rows] == ["part", "part"]
     assert min(row.oracle for row in report.rows) > 0.3
-    assert "40x24" in report.notes[0] and "80x48" in report.notes[0]
+    asked, sizes = report.notes
+    assert "held to their things" in asked and "as_published" in asked
+    assert "40x24" in sizes and "80x48" in sizes
+    published = SceneQuery(engine.scene, engine.encoder, as_published=True, near_things=False)
+    assert evaluate(published, labels).notes == (sizes,)
     camera = engine.scene.cameras[0].resized(frame.width, frame.height)
     maps = engine.relevancy(["left ball"], camera)[0].numpy()
     things = json.loads((folder / "front.json").read_text())["objects"][:1]

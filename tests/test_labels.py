@@ -77,6 +77,20 @@ def test_the_labels_of_a_rendered_world_come_back_from_the_lerf_layout(tmp_path:
             np.testing.assert_array_equal(before.boxes(query), after.boxes(query))
 
 
+@pytest.mark.parametrize("inside", ["", "segmentations"])
+def test_labels_given_from_where_they_are_have_their_scenes_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    frame = tmp_path / "room" / "segmentations" / "00"
+    frame.mkdir(parents=True)
+    Image.new("L", (6, 4), 255).save(frame / "wood wall.png")
+    monkeypatch.chdir(tmp_path / "room" / inside)
+    labels = read_labels(".")
+    assert labels.name == "room" and labels.asked_together == {"wood wall": "wood table"}
+    monkeypatch.chdir(TEATABLE)
+    assert read_labels(".").name == "teatable"
+
+
 def test_a_world_is_asked_for_what_its_pictures_show() -> None:
     entries = json.loads((TEATABLE / "labels.json").read_text())["labels"]
     queries = world_queries(entries)

@@ -227,6 +227,34 @@ def test_latents_of_more_than_three_numbers_are_decoded_pixel_by_pixel() -> None
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
+def test_published_latents_are_decoded_at_their_blended_length_in_every_pixel() -> None:
+    scene, encoder, camera = latent_scene(), TableEncoder(), front_camera()
+    field = scene.language
+    assert field is not None and isinstance(field.codec, Autoencoder)
+    query, negatives = encoder.encode_texts(["both"]), encoder.encode_texts(list(NEGATIVES))
+    got = SceneQuery(scene, encoder, as_published=True).relevancy(["both"], camera)
+    for level in range(3):
+        values = field.codes[level] * (field.mass[level] > 0).float()[:, None]
+        image, _ = render(scene.gaussians, camera, values=values)
+        features = field.codec.decode(image, unit=False)
+        margin = (features @ query.T)[..., 0] - (features @ negatives.T).amax(-1)
+        torch.testing.assert_close(got[0, level], torch.sigmoid(10 * margin), atol=1e-5, rtol=0)
+
+
+def test_published_codes_answer_in_every_pixel_and_say_nothing_where_nothing_is() -> None:
+    scene, encoder, camera = asked_scene(), TableEncoder(), front_camera()
+    asked = ["left ball", "right ball"]
+    plain = SceneQuery(scene, encoder).relevancy(asked, camera)
+    got = SceneQuery(scene, encoder, as_published=True).relevancy(asked, camera)
+    silent = plain == 0
+    torch.testing.assert_close(got[~silent], plain[~silent], atol=1e-6, rtol=0)
+    _, alpha = render(scene.gaussians, camera)
+    empty = (alpha[..., 0] == 0).expand(got.shape)
+    assert empty.any() and (got[empty] == 0.5).all()
+    faint = got[silent & ~empty]
+    assert (faint > 0).all() and (faint != 0.5).any()
+
+
 def test_words_find_their_balls_through_latents_too() -> None:
     engine = SceneQuery(latent_scene(), TableEncoder())
     camera = engine.scene.cameras[0]
