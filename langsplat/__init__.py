@@ -7,3 +7,9 @@ SCENE_FILE = "scene.safetensors"
 
 PREVIEW_FILE = "preview.jpg"
 """A picture of the scene beside it, which a folder or repository may have."""
+
+WORK_SUFFIX = ".build"
+"""Ends the name of the folder, beside a scene's, that holds a build's unfinished work."""
+
+CAPTURE_FILE = "capture.npz"
+"""The photos and their cameras in that folder: from there on a stopped build goes on."""

@@ -5,17 +5,20 @@ without it.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import langsplat
+from langsplat import CAPTURE_FILE, SCENE_FILE, WORK_SUFFIX
 from langsplat.progress import interrupt, prepare_process
 
 if TYPE_CHECKING:
@@ -52,8 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if getattr(args, "progress", "") == "json":  # whoever stopped it knows
             return 130
-        resumes = args.run in (_build, _describe)
-        goes_on = "; the same command goes on from here" if resumes else ""
+        goes_on = "; the same command goes on from here" if _left_something(args) else ""
         print(f"\nlangsplat: stopped{goes_on}.", file=sys.stderr)
         return 130
     if getattr(args, "progress", "") == "json":
@@ -61,6 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(f"\nlangsplat: {sentence}", file=sys.stderr)
     return 1
+
+
+def _left_something(args: argparse.Namespace) -> bool:
+    """Whether a command that was stopped has left what the same command goes on with."""
+    if args.run not in (_build, _describe):
+        return False
+    work: Path = args.out.with_name(args.out.name + WORK_SUFFIX)
+    return (work / CAPTURE_FILE).is_file() if args.run is _build else work.is_dir()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,16 +87,16 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, type=Path, metavar="SCENE_DIR", help="folder of the new scene"
     )
     build.add_argument("--name", help="what the scene is called; default: as the photos' folder")
-    build.add_argument("--iterations", type=int, help="training steps")
-    build.add_argument("--max-gaussians", type=int, help="ceiling on their number")
-    build.add_argument("--max-side", type=int, help="pixels of the photos' long side")
+    build.add_argument("--iterations", type=int, help="training steps; default: 3000")
+    build.add_argument("--max-gaussians", type=int, help="ceiling on their number; default: 30000")
+    build.add_argument("--max-side", type=int, help="pixels of the photos' long side; default: 480")
     build.add_argument(
         "--segmenter", help="bundled, or sam_vit_h|l|b, then :<preset>, :<file> or :<preset>/<file>"
     )
     build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag>")
     build.add_argument("--codec", help="codebook (default), or the paper's autoencoder")
     build.add_argument("--language", help="lift (default), or train it too: quick, paper")
-    build.add_argument("--codewords", type=int, help="size of each level's codebook")
+    build.add_argument("--codewords", type=int, help="size of each level's codebook; default: 256")
     build.add_argument("--holdout-every", type=int, help="keep every n-th photo out, and measure")
     build.add_argument("--examples", nargs="*", help="example queries kept with the scene")
     build.add_argument("--seed", type=int, help="the same one gives the same scene; default: 0")
@@ -112,12 +122,14 @@ def _parser() -> argparse.ArgumentParser:
 
     query = commands.add_parser("query", help="where in a scene is this?")
     query.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
-    query.add_argument("text", metavar="WORDS", help="what to look for")
+    query.add_argument("text", nargs="+", metavar="WORDS", help="what to look for")
     _add_view(query)
     query.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder for pictures and scores"
     )
-    query.add_argument("--threshold", type=float, default=0.5, help="of the mask, 0 to 1")
+    query.add_argument(
+        "--threshold", type=float, default=0.5, help="of the mask, 0 to 1; default: %(default)s"
+    )
     query.add_argument("--level", help="subpart, part or whole; default: the best score")
     _add_device(query)
     query.set_defaults(run=_query)
@@ -189,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--view", default="0", help="number or name of a training view")
+    parser.add_argument("--view", default="0", help="number or name of a training view; default: 0")
     parser.add_argument("--width", type=int, help="pixels; default: as the view has")
 
 
@@ -229,6 +241,8 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
     if "examples" in typed:
         typed["examples"] = tuple(typed["examples"])
     progress = json_progress() if args.progress == "json" else terminal_progress()
+    if args.progress != "json" and (args.out / SCENE_FILE).is_file():
+        print(f"The scene in {args.out} is replaced when the new one is done.", file=sys.stderr)
     folder = make(source, args.out, BuildConfig(**typed), progress=progress)
     if args.progress == "json":
         print(json.dumps({"scene": str(folder)}), flush=True)
@@ -238,12 +252,14 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
 
 
 def _query(args: argparse.Namespace) -> int:
-    from langsplat.query import check_text, save_answer
+    from langsplat.query import NEGATIVES, check_text, save_answer
 
-    text = check_text(args.text)
+    text = check_text(" ".join(args.text))
     scene = _open(args.scene, args.device)
     camera = _view_of(scene, args)
     engine = _engine(args.scene, scene)
+    with _said_if_slow("The renderer is compiled, once: that takes half a minute."):
+        engine.ask(NEGATIVES[0], camera.resized(40))  # what is done once is not the answer's time
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
     assert scene.language is not None  # or there were no engine
@@ -351,6 +367,17 @@ def _eval(args: argparse.Namespace) -> int:
         content = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
         (args.out / "report.json").write_text(content + "\n", encoding="utf-8")
     return 0
+
+
+@contextlib.contextmanager
+def _said_if_slow(sentence: str) -> Iterator[None]:
+    """Say what takes so long, if it takes more than two seconds."""
+    timer = threading.Timer(2.0, print, [sentence], {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _engine(

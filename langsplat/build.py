@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import langsplat
-from langsplat import PREVIEW_FILE
+from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_SUFFIX
 from langsplat.cameras import world_frame
 from langsplat.capture import Capture, load_capture, may_be_read
 from langsplat.codec import CODECS
@@ -49,6 +49,7 @@ from langsplat.scene import (
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
 
 AT_ONCE = 8  # views described at the same time, at most
+_FEATURES = "features-"
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,14 @@ def build_scene(
         seconds: dict[str, float] = {}
 
         began = time.perf_counter()
-        if (work / "capture.npz").is_file():
-            capture = _read_capture(work / "capture.npz")
+        if (work / CAPTURE_FILE).is_file():
+            capture = _read_capture(work / CAPTURE_FILE)
         else:
             capture = load_capture(path, max_side=config.max_side, workdir=work, progress=progress)
-            _write_capture(work / "capture.npz", capture)
+            _write_capture(work / CAPTURE_FILE, capture)
+        if capture.notes:  # early, while something can still be done about it
+            count = len(capture.images)
+            progress("Photos in use", count, count, " ".join(capture.notes))
         seconds["capture"] = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -296,7 +300,7 @@ def _make_language(
     surface = gaussians if segmenter.uses_surface else None
     if surface is not None:
         described_by.update(surface.means.detach().cpu().numpy().tobytes())
-    kept = work / f"features-{described_by.hexdigest()[:8]}"
+    kept = work / f"{_FEATURES}{described_by.hexdigest()[:8]}"
     # What is kept out is kept out of everything, so that it can measure the language too.
     seen, _ = split_views(len(cameras), config.holdout_every)
     features = _describe(cameras, picture, seen, surface, segmenter, encoder, kept, progress)
@@ -333,7 +337,7 @@ class _Work:
     """
 
     def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
-        self.folder = out.with_name(out.name + ".build")
+        self.folder = out.with_name(out.name + WORK_SUFFIX)
         key = {
             "max_side": max_side,
             "langsplat": langsplat.__version__,
@@ -365,8 +369,12 @@ class _Work:
     def __enter__(self) -> "_Work":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._marker.close()
+        kept = (CAPTURE_FILE, f"{_FEATURES}*")
+        refused = kind is not None and issubclass(kind, ValueError)
+        if refused and not any(file for name in kept for file in self.folder.glob(name)):
+            shutil.rmtree(self.folder, ignore_errors=True)  # there is nothing to go on from
 
     def remove(self) -> None:
         """What is only needed to go on."""
@@ -593,6 +601,7 @@ def _card(scene: Scene) -> str:
         lines.append(
             f"- made by langsplat {made.get('langsplat')} with `{json.dumps(made['settings'])}`"
         )
+    lines += [f"- {note}" for note in made.get("notes", [])]
     if "described" in made:
         lines.append(f"- described anew: `{json.dumps(made['described'])}`")
     if scene.examples:

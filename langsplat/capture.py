@@ -39,6 +39,7 @@ PHOTO_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP")
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif", ".bmp"}
 # Photos we cannot read are still named to the user.
 UNREADABLE_SUFFIXES = {".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".gif", ".jp2"}
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mts", ".3gp"}
 OTHER_SUFFIXES = {".json", ".ply", ".txt", ".bin"}
 ARCHIVE_SUFFIXES = {".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"}
 MIN_PHOTOS, MAX_PHOTOS = 8, 300
@@ -179,9 +180,12 @@ def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
     if path.is_file():
         if path.suffix.lower() == ".json":
             return _read_transforms(path)
+        if _is_video(path):
+            raise ValueError(_of_video(path))
         if path.suffix.lower() != ".zip":
             raise ValueError(
-                f"{path.name} is a single file: give the folder or a zip of the photos."
+                f"{path.name} is a single file: give the folder or a zip of the photos, at least "
+                f"{MIN_PHOTOS}."
             )
         root = work / "unpacked" / path.name  # sentences name a capture's folder
         root.mkdir(parents=True, exist_ok=True)
@@ -1082,6 +1086,9 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
         photos = [
             photos[round(k * (len(photos) - 1) / (MAX_PHOTOS - 1))] for k in range(MAX_PHOTOS)
         ]
+    videos = [item for folder in folders for item in _listing(folder) if _is_video(item)]
+    if videos and len(photos) < MIN_PHOTOS:
+        raise ValueError(_of_video(videos[0]))
     if not photos and not lost:
         raise ValueError(
             f"No photos were found in {folders[0].name}: add at least {MIN_PHOTOS} photos "
@@ -1107,6 +1114,17 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
         for view in model.views
     ]
     return _Model(views, model.points, model.colors, notes, upright=True)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _of_video(path: Path) -> str:
+    return (
+        f"{path.name} is a video, which is not read: save 20 to 60 sharp frames of it as photos, "
+        "for example by `ffmpeg -i VIDEO -r 2 photos/%03d.jpg`, and give their folder."
+    )
 
 
 def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]], list[str]]:

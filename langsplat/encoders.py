@@ -69,14 +69,18 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
     """
     if spec == "bundled" or spec.startswith("bundled:"):
         return _load_bundled(spec, torch.device(device))
-    kind, _, rest = spec.partition(":")
-    model, _, weights = rest.partition("/")
-    if kind != "open_clip" or not model or not weights:
+    check_spec(spec)
+    model, _, weights = spec.removeprefix("open_clip:").partition("/")
+    return _load_open_clip(spec, model, weights, torch.device(device))
+
+
+def check_spec(spec: str) -> None:
+    """Raise ValueError unless this could be an encoder, whether its weights are here or not."""
+    if not re.fullmatch(r"bundled(:.+)?|open_clip:[^/]+/.+", spec):
         raise ValueError(
             f"{spec!r} is not an encoder: write bundled, open_clip:<model>/<tag> (for example "
             "open_clip:ViT-B-16/laion2b_s34b_b88k), or open_clip:<model>/<weights file>."
         )
-    return _load_open_clip(spec, model, weights, torch.device(device))
 
 
 def check_portable(spec: str) -> None:

@@ -41,6 +41,7 @@ from langsplat.build import central_view, jpeg, scene_card
 from langsplat.cameras import world_frame
 from langsplat.capture import holds_colmap, ply_vertices, read_colmap
 from langsplat.codec import Autoencoder, Codebook
+from langsplat.encoders import check_spec, load_encoder
 from langsplat.features import SegmentFeatures
 from langsplat.language import fit_language, level_notes
 from langsplat.progress import Progress, silent
@@ -815,7 +816,8 @@ def find_official(folders: Sequence[Path | str]) -> Found:
     roots = [Path(folder).absolute() for folder in folders]
     for root in roots:
         if not root.is_dir():
-            raise ValueError(f"There is no folder {root}: give the folder of the official files.")
+            what = f"{root} is a file" if root.exists() else f"There is no folder {root}"
+            raise ValueError(f"{what}: give the folder of the official files.")
     files = _Files(roots)
     opened = {folder: read_checkpoint(path) for folder, path in files.checkpoints.items()}
     name, runs = _runs(files, opened)
@@ -1010,23 +1012,25 @@ def import_official(
     Args:
         out: the scene's folder; new, empty, or an older scene, which is replaced.
         name: of the scene; empty takes the runs' name.
-        encoder: whose embeddings the features are; the official code knows only one.
+        encoder: whose embeddings the features are, as `load_encoder` takes it; the official code
+            knows only one. Its weights need not be here.
         progress: "Read the model", "Lift language" (where there are no runs), "Save the scene".
     Returns:
         The scene's folder.
     Raises:
-        ValueError: the parts do not fit each other, or cannot be read.
+        ValueError: the parts do not fit each other, or cannot be read; the encoder is none.
     """
     out = Path(out)
     check_destination(out)
+    encoder, dim = _named(encoder)
     progress("Read the model", 0, 1, "")
     cameras, points = _cameras(found)
     notes: list[str] = []
     gaussians, language = _model(found, encoder, notes)
     progress("Read the model", 1, 1, "")
     if language is None:
-        language = _lifted(found, gaussians, cameras, encoder, notes, progress)
-    _check_encoder(language.codec.dim, encoder)
+        language = _lifted(found, gaussians, cameras, encoder, dim, notes, progress)
+    _check_size(encoder, dim, language.codec.dim)
     if len(points) == 0:
         points = gaussians.means[:: max(1, len(gaussians) // 10_000)].numpy()
     up, center, radius = world_frame(cameras, torch.from_numpy(points))
@@ -1164,6 +1168,7 @@ def _lifted(
     gaussians: Gaussians,
     cameras: Sequence[Camera],
     encoder: str,
+    dim: int | None,
     notes: list[str],
     progress: Progress,
 ) -> LanguageField:
@@ -1194,17 +1199,26 @@ def _lifted(
     if caught:
         notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
     for numbers in {rows.shape[1] for view in views for rows in view.embeddings if len(rows)}:
-        _check_encoder(numbers, encoder)  # now, as lifting takes a while
+        _check_size(encoder, dim, numbers)  # now, as lifting takes a while
     field = fit_language(gaussians, small, views, encoder, progress=progress)
     notes += level_notes(field)
     return field
 
 
-def _check_encoder(size: int, encoder: str) -> None:
-    if size != ENCODER_DIM and encoder == ENCODER:
+def _named(encoder: str) -> tuple[str, int | None]:
+    """The name that scenes keep of an encoder, and the size of its embeddings if that is known."""
+    if encoder.partition(":")[0] == "bundled":
+        bundled = load_encoder(encoder)
+        return bundled.name, bundled.dim
+    check_spec(encoder)
+    return encoder, ENCODER_DIM if encoder == ENCODER else None
+
+
+def _check_size(encoder: str, dim: int | None, found: int) -> None:
+    if dim is not None and found != dim:
         raise ValueError(
-            f"The embeddings have {size} numbers, those of {ENCODER} have {ENCODER_DIM}: say which "
-            "encoder made them with --encoder."
+            f"The embeddings have {found} numbers, those of {encoder} have {dim}: say which "
+            "encoder made them with --encoder (bundled, or open_clip:<model>/<tag>)."
         )
 
 
@@ -1236,7 +1250,8 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     """
     out = Path(out).resolve()  # of a link, what it leads to
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty: choose a new folder for the files.")
+        what = "exists and is not empty" if out.is_dir() else "is a file"
+        raise ValueError(f"{out} {what}: choose a new folder for the files.")
     stems = [stem_of(camera.name) or f"{index:05d}" for index, camera in enumerate(scene.cameras)]
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)

@@ -626,6 +626,8 @@ class SceneQuery:
             ValueError: as `ask` does.
         """
         began = time.perf_counter()
+        if isinstance(texts, str):
+            raise ValueError("ask_all takes a list of texts: ask takes one.")
         texts, threshold = [check_text(text) for text in texts], float(threshold)
         if not 0 <= threshold <= 1:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
@@ -788,6 +790,8 @@ class SceneQuery:
                 f"A picture of {camera.width} x {camera.height} is too large to be asked, at most "
                 f"{MAX_QUERY_PIXELS:,} pixels: choose a smaller size."
             )
+        if not bool(camera.viewmat.isfinite().all() and camera.K.isfinite().all()):
+            raise ValueError("The camera's viewmat or K is not finite: correct its numbers.")
         key = b"".join(
             [
                 camera.viewmat.cpu().numpy().tobytes(),
@@ -820,6 +824,8 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def check_text(text: str) -> str:
     """The query, trimmed; ValueError in words when there is nothing, or too much, to look for."""
+    if not isinstance(text, str):
+        raise ValueError(f"A query is a text, not a {type(text).__name__}.")
     text = writable(" ".join(text.split()))
     if not text:
         raise ValueError("Type what to look for, for example the name of a thing you can see.")
@@ -940,7 +946,15 @@ def save_answer(answer: Answer, rgb: np.ndarray, folder: Path | str) -> list[Pat
 
     The mask is 255 inside and 0 outside. relevancy.npz holds `relevancy` [H, W] and
     `gaussian_relevancy` [N], both float32 and of the level that answered.
+
+    Raises:
+        ValueError: the picture is of another size.
     """
+    if rgb.shape[:2] != answer.relevancy.shape:
+        raise ValueError(
+            f"The picture has {rgb.shape[1]}x{rgb.shape[0]} pixels, the answer "
+            f"{answer.relevancy.shape[1]}x{answer.relevancy.shape[0]}: draw it by the same camera."
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {

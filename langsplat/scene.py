@@ -26,6 +26,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,16 @@ class Camera:
     name: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("viewmat", "K"):
+            if not isinstance(getattr(self, name), Tensor):  # arrays and lists will do
+                given = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+                object.__setattr__(self, name, given)
         _check("viewmat", self.viewmat, (4, 4), " (world to camera)")
         _check("K", self.K, (3, 3), " (pixels)")
+        if not (isinstance(self.width, Integral) and isinstance(self.height, Integral)):
+            raise ValueError(
+                f"width and height must be whole numbers, got {self.width} and {self.height}."
+            )
         if self.width < 1 or self.height < 1 or self.width * self.height > MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"A picture must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, "

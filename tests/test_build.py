@@ -103,7 +103,7 @@ def test_a_build_writes_a_whole_scene_and_nothing_beside_it(built: Path) -> None
 
 def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "answer"
-    assert main(["query", str(built), "red ball", "--view", "3", "--out", str(out)]) == 0
+    assert main(["query", str(built), "red", "ball", "--view", "3", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
         "render.png",
         "overlay.png",
@@ -345,6 +345,25 @@ def test_after_a_build_that_failed_the_next_may_begin(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="No photos were found in photos") as _kept:
             build.build_scene(tmp_path / "photos", tmp_path / "scene")
+        assert not (tmp_path / "scene.build").exists()
+
+
+def test_a_build_refused_late_keeps_what_the_next_goes_on_with(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError), build._Work(tmp_path / "a.jpg", tmp_path / "s", 480) as work:
+        (work.folder / "capture.npz").touch()
+        raise ValueError
+    assert (work.folder / "capture.npz").is_file()
+
+
+def test_the_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    defaults = build.BuildConfig()
+    for option in ("iterations", "max-gaussians", "max-side", "codewords", "seed"):
+        default = getattr(defaults, option.replace("-", "_"))
+        assert re.search(rf"--{option} [A-Z_]+ [^;]+; default: {default}\b", said), option
 
 
 @pytest.mark.parametrize("done", range(4))

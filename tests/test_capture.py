@@ -706,8 +706,13 @@ def test_photos_that_cannot_be_used_are_named_when_too_few_remain(tmp_path):
 
 def test_a_single_file_that_is_no_zip_is_one_sentence(tmp_path):
     photo(tmp_path / "one.jpg")
-    with pytest.raises(ValueError, match="single file"):
+    with pytest.raises(ValueError, match=r"single file: give .* at least 8"):
         load_capture(tmp_path / "one.jpg")
+    (tmp_path / "walk.MP4").touch()
+    for path in (tmp_path, tmp_path / "walk.MP4"):
+        with pytest.raises(ValueError, match=r"walk\.MP4 is a video, .* as photos"):
+            load_capture(path)
+    (tmp_path / "walk.MP4").unlink()
     (tmp_path / "fake.zip").write_bytes(b"PK\3\4 nothing of the kind")
     with pytest.raises(ValueError, match="not a readable zip"):
         load_capture(tmp_path / "fake.zip")

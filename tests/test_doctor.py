@@ -99,18 +99,27 @@ def test_a_gpu_is_used_only_with_all_that_it_needs(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "left", "says"),
     [
-        ("build photos --out s", "stopped; the same command goes on from here."),
-        ("describe desk --out s", "stopped; the same command goes on from here."),
-        ("export desk --out d", "stopped."),
-        ("eval desk labels", "stopped."),
+        ("build photos --out s", "capture.npz", "stopped; the same command goes on from here."),
+        ("build photos --out s", "photos", "stopped."),
+        ("build photos --out s", None, "stopped."),
+        ("describe desk --out s", "of.txt", "stopped; the same command goes on from here."),
+        ("describe desk --out s", None, "stopped."),
+        ("export desk --out s", "capture.npz", "stopped."),
+        ("eval desk labels", None, "stopped."),
     ],
 )
-def test_a_stopped_command_promises_to_go_on_only_where_it_does(monkeypatch, capsys, line, says):
+def test_a_stopped_command_promises_to_go_on_only_where_it_does(
+    tmp_path, monkeypatch, capsys, line, left, says
+):
     def stop(args: object) -> int:
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
+    if left is not None:
+        (tmp_path / "s.build").mkdir()
+        (tmp_path / "s.build" / left).touch()
     monkeypatch.setattr(command, f"_{line.split()[0]}", stop)
     assert command.main(line.split()) == 130
     assert capsys.readouterr().err == f"\nlangsplat: {says}\n"

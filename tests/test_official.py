@@ -2,6 +2,7 @@
 
 import json
 import pickle  # noqa: TID251  what a stranger may have written
+import re
 import shutil
 import struct
 import sys
@@ -671,7 +672,11 @@ def test_an_exported_scene_is_an_official_project_that_can_be_imported(tmp_path,
     for ids, rows in zip(view.segments, view.embeddings, strict=True):
         assert (ids[0] == -1).all() and {ids[24, 18], ids[24, 45]} == {0, 1}
         assert torch.allclose(rows[[ids[24, 18], ids[24, 45]]], EMBEDDINGS, atol=2e-3)
-    assert main(["import", str(tmp_path / "files"), "--out", str(tmp_path / "again")]) == 0
+    again = ["import", str(tmp_path / "files"), "--out", str(tmp_path / "again")]
+    for encoder, why in (("bundled", "have 512 numbers, those of bundled:.* have 128"), ("x", "x")):
+        assert main([*again, "--encoder", encoder]) == 1
+        assert re.search(why, capsys.readouterr().err)
+    assert main(again) == 0
     first, second = load_scene(tmp_path / "scene"), load_scene(tmp_path / "again")
     assert torch.equal(first.gaussians.means, second.gaussians.means)
     assert torch.allclose(first.gaussians.scales, second.gaussians.scales, rtol=1e-5)

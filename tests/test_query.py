@@ -391,6 +391,20 @@ def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None
     assert check_text("la\udcffmp") == "la?mp", "bytes of a terminal that are no text"
 
 
+def test_a_slip_in_python_is_told_in_a_sentence(engine: SceneQuery, tmp_path: Path) -> None:
+    camera = engine.scene.cameras[0]
+    with pytest.raises(ValueError, match="takes a list of texts"):
+        engine.ask_all("mug", camera)
+    with pytest.raises(ValueError, match="is a text, not a Camera"):
+        engine.ask(camera, "mug")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not finite"):
+        engine.ask("mug", replace(camera, viewmat=camera.viewmat * torch.nan))
+    answer = engine.ask("left ball", camera)
+    with pytest.raises(ValueError, match="draw it by the same camera"):
+        save_answer(answer, engine.render(camera.resized(20)), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_another_encoders_scene_and_a_scene_without_words_are_refused() -> None:
     scene = asked_scene()
     assert scene.language is not None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -332,6 +333,15 @@ def test_shapes_are_checked_in_the_words_of_the_field() -> None:
         replace(scene.cameras[0], width=100_000, height=100_000)
     with pytest.raises(ValueError, match="describes 5 Gaussians but the scene has 4"):
         replace(scene, gaussians=scene.gaussians.select(torch.arange(4)))
+
+
+def test_a_camera_can_be_made_of_arrays_and_lists() -> None:
+    K = [[50.0, 0, 20], [0, 50, 15], [0, 0, 1]]
+    camera = Camera(np.eye(4), K, 40, 30)  # type: ignore[arg-type]
+    assert camera.viewmat.dtype == camera.K.dtype == torch.float32
+    assert camera.position.tolist() == [0, 0, 0] and camera.K.tolist() == K
+    with pytest.raises(ValueError, match=r"whole numbers, got 40\.5 and 30"):
+        replace(camera, width=40.5)  # type: ignore[arg-type]
 
 
 def test_a_resized_camera_sees_the_same_directions() -> None:
