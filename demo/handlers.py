@@ -302,7 +302,8 @@ class Shelf:
                 shutil.rmtree(self._files.pop(0), ignore_errors=True)
         if not where:
             return {path.name: path for path in paths}
-        stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")[:80]
+        stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")
+        stem = stem.encode()[:80].decode(errors="ignore")  # a name may have 255 bytes
         return {path.name: path.rename(folder / f"{stem}-{path.name}") for path in paths}
 
     def warm_up(self) -> None:
@@ -411,7 +412,7 @@ def check_photos(paths: Sequence[str]) -> None:
         try:
             with zipfile.ZipFile(zips[0]) as archive:
                 members = [info for info in archive.infolist() if _is_photo(info.filename)]
-        except (zipfile.BadZipFile, UnicodeDecodeError, OSError):
+        except Exception:  # zipfile raises nearly anything
             raise ValueError(
                 f"{zips[0].name} is damaged or not a zip: pack the photos again."
             ) from None

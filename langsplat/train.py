@@ -587,6 +587,7 @@ def _extent(positions: Tensor, points: Tensor) -> float:
     """
     middle = positions.mean(dim=0)
     extent = 1.1 * float((positions - middle).norm(dim=1).max())
+    points = points[points.isfinite().all(dim=1)]
     if len(points):
         extent = max(extent, 0.1 * float((points - middle).norm(dim=1).median()))
     return extent if extent > 1e-6 else 1.0

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from PIL import Image
 
 from langsplat import build
 from langsplat.__main__ import main
+from langsplat.build import BuildConfig
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Autoencoder, AutoencoderConfig
 from langsplat.encoders import load_encoder
@@ -25,8 +28,10 @@ from langsplat.masks import RegionSegmenter, load_segmenter
 from langsplat.progress import Progress, torch_threads
 from langsplat.rasterize import render
 from langsplat.sam import SamSegmenter
-from langsplat.scene import SCENE_FILE, Gaussians, load_scene
+from langsplat.scene import SCENE_FILE, Camera, Gaussians, load_scene
+from langsplat.train import TrainConfig
 from tests.conftest import ROOT
+from tests.test_features import MeanColor
 
 SIZE = (96, 72)
 QUICK = ["--iterations", "300", "--max-gaussians", "800", "--max-side", "96"]
@@ -54,16 +59,21 @@ def painted_world() -> Gaussians:
     )
 
 
+def around(count: int) -> list[Camera]:
+    """Cameras on a circle around the world."""
+    center, up = torch.zeros(3), torch.tensor([0.0, 0, 1])
+    return [
+        orbit_camera(center, up, 4.0, 360 / count * k, 30.0, 1.0, *SIZE, 50.0) for k in range(count)
+    ]
+
+
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 pictures of the painted world, posed as nerfstudio writes them."""
     folder = tmp_path_factory.mktemp("capture")
     (folder / "images").mkdir()
     world, frames = painted_world(), []
-    for index in range(16):
-        camera = orbit_camera(
-            torch.zeros(3), torch.tensor([0.0, 0, 1]), 4.0, 22.5 * index, 30.0, 1.0, *SIZE, 50.0
-        )
+    for index, camera in enumerate(around(16)):
         image, _ = render(world, camera)
         picture = (image.clamp(0, 1) * 255).to(torch.uint8).numpy()
         Image.fromarray(picture).save(folder / "images" / f"{index:02d}.png")
@@ -89,13 +99,14 @@ def built(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_build_writes_a_whole_scene_and_nothing_beside_it(built: Path) -> None:
+def test_a_build_writes_a_whole_scene_and_nothing_beside_it(built: Path, capture: Path) -> None:
     scene = load_scene(built)
     assert len(scene.cameras) == 16 and 0 < len(scene.gaussians) <= 800
     assert scene.language is not None and scene.language.encoder.startswith("bundled:")
     assert float((scene.language.mass[2] > 0).float().mean()) > 0.5
     assert scene.provenance["photos"] == 16 and scene.examples == ["red ball"]
     assert scene.provenance["psnr"]["mean"] > 18
+    assert scene.provenance["psnr"]["kind"] == "training" and scene.name == capture.name
     assert {path.name for path in built.iterdir()} == {SCENE_FILE, "preview.jpg", "README.md"}
     assert [path.name for path in built.parent.iterdir()] == ["balls"]
     assert Image.open(built / "preview.jpg").size == SIZE
@@ -162,6 +173,115 @@ def test_a_level_without_segments_is_told_by_the_build_and_by_a_query_at_it(
     assert not np.asarray(Image.open(tmp_path / "answer" / "mask.png")).any()
     assert main([*query, "part"]) == 0
     assert "red ball" in capsys.readouterr().out
+
+
+class Sides:
+    """Stands in for a segmenter: left and right at every level; remembers the surfaces."""
+
+    def __init__(self, uses_surface: bool) -> None:
+        self.name, self.uses_surface = "sides", uses_surface
+        self.surfaces: list[np.ndarray | None] = []
+
+    def __call__(self, image: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
+        self.surfaces.append(surface)
+        half = np.zeros((3, *image.shape[:2]), np.int32)
+        half[:, :, half.shape[2] // 2 :] = 1
+        return half
+
+
+@pytest.mark.parametrize("uses_surface", [True, False])
+def test_views_are_described_again_when_what_describes_them_has_changed(
+    tmp_path: Path, uses_surface: bool
+) -> None:
+    world, cameras = painted_world(), around(4)
+    moved = replace(world, means=world.means + 0.01)
+    pictures = [(render(world, c)[0].clamp(0, 1) * 255).byte().numpy() for c in cameras]
+    told: list[tuple[int, int]] = []
+
+    def progress(stage: str, done: int, total: int, note: str) -> None:
+        if stage == "Describe segments":
+            told.append((done, total))
+
+    def encoded(encoder_name: str, gaussians: Gaussians) -> int:
+        """How many views the encoder was shown, all six segments of one at once."""
+        segmenter, encoder = Sides(uses_surface), MeanColor()
+        encoder.name = encoder_name
+        field = build._make_language(
+            gaussians,
+            cameras,
+            pictures.__getitem__,
+            segmenter,
+            encoder,
+            BuildConfig(holdout_every=2),
+            tmp_path,
+            {},
+            progress,
+        )
+        assert field.encoder == encoder_name and set(encoder.batches) <= {6}
+        for surface in segmenter.surfaces:
+            if uses_surface:
+                assert surface is not None and surface.shape == (72, 96, 4) and surface.any()
+            else:
+                assert surface is None
+        return len(encoder.batches)
+
+    assert [encoded("one", world), encoded("one", world)] == [2, 0]
+    assert [encoded("other", world), encoded("one", world)] == [2, 0]
+    assert encoded("one", moved) == (2 if uses_surface else 0)
+    assert told == [(1, 2), (2, 2)] * 5, "two of the four are kept out"
+
+
+def test_what_a_build_is_told_reaches_its_stages_and_the_scene(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, asked = tmp_path / "photos", {}
+    shutil.copytree(capture, photos)
+    (photos / "images" / "05.png").unlink()
+
+    def recorded(stage: str) -> None:
+        work = getattr(build, stage)
+
+        def recording(*args: Any, **options: Any) -> Any:
+            asked[stage] = (args, options)
+            return work(*args, **options)
+
+        monkeypatch.setattr(build, stage, recording)
+
+    recorded("fit_gaussians")
+    recorded("fit_language")
+    monkeypatch.setattr(build, "load_segmenter", lambda spec, *, device: Sides(False))
+    monkeypatch.setattr(build, "load_encoder", lambda spec, *, device: MeanColor())
+    config = BuildConfig(
+        name="Three balls",
+        max_side=96,
+        iterations=2,
+        max_gaussians=600,
+        sh_degree=1,
+        codewords=4,
+        holdout_every=4,
+        seed=7,
+    )
+    scene = load_scene(build.build_scene(photos, tmp_path / "scene", config))
+    assert asked["fit_gaussians"][0][1] == TrainConfig(
+        iterations=2, max_gaussians=600, sh_degree=1, holdout_every=4, seed=7
+    )
+    chosen = {name: asked["fit_language"][1][name] for name in ("codec", "codewords", "seed")}
+    assert chosen == {"codec": "codebook", "codewords": 4, "seed": 7}
+    assert scene.name == "Three balls" and scene.gaussians.sh_degree == 1
+    assert scene.provenance["psnr"].items() >= {"views": 4, "kind": "held-out"}.items()
+    (note,) = scene.provenance["notes"]
+    assert note.startswith("1 of the 16 photos listed in transforms.json are missing")
+
+
+def test_a_scene_is_first_shown_from_the_middle_of_its_views() -> None:
+    assert build.central_view(tuple(around(12)[:5])) == 2
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "view.npz").mkdir()
+    with pytest.raises(OSError):
+        build._savez(tmp_path / "view.npz", {"rows": np.zeros(3)})
+    assert [path.name for path in tmp_path.iterdir()] == ["view.npz"]
 
 
 class Halves(SamSegmenter):
@@ -287,11 +407,7 @@ def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
 
 def described(folder: Path, progress: Progress, threads: int) -> list[dict[str, np.ndarray]]:
     """Twelve views of the painted world as a build describes them."""
-    world = painted_world()
-    cameras = [
-        orbit_camera(torch.zeros(3), torch.tensor([0.0, 0, 1]), 4.0, 30.0 * k, 30.0, 1.0, *SIZE, 50)
-        for k in range(12)
-    ]
+    world, cameras = painted_world(), around(12)
 
     def picture(view: int) -> np.ndarray:
         image, _ = render(world, cameras[view])
@@ -314,9 +430,9 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
         file.write_bytes(b"1")
     (photos / "transforms.json").write_text("{}")
 
-    def goes_on(path: Path) -> bool:
+    def goes_on(path: Path, max_side: int = 480) -> bool:
         """Whether a program that starts now finds what the one before left."""
-        work = build._Work(path, out, 480)
+        work = build._Work(path, out, max_side)
         kept = (work.folder / "capture.npz").is_file()
         (work.folder / "capture.npz").write_bytes(b"")
         (work.folder / "features").mkdir(exist_ok=True)
@@ -328,6 +444,7 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
         for file in (photos / "more" / "b.jpg", tmp_path / "linked" / "c.jpg"):
             file.write_bytes(file.read_bytes() + b"2")
             assert not goes_on(path)
+        assert not goes_on(path, 320) and goes_on(path, 320) and not goes_on(path)
     with build._Work(photos, out, 480) as work:
         (work.folder / "capture.npz").touch()
         with pytest.raises(ValueError, match=r"is being built already: wait for that build"):

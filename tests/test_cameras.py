@@ -97,16 +97,17 @@ def test_world_frame_moves_with_the_world():
     assert radius2 == pytest.approx(radius, rel=1e-3)
 
 
-def test_cameras_that_look_outwards_orbit_what_they_see():
+@pytest.mark.parametrize("behind", [0, 300])
+def test_cameras_that_look_outwards_orbit_what_they_see(behind):
     """Their axes meet behind them, at the photographer: no center to turn around."""
     cameras = []
     for k in range(6):
         angle = 0.25 * (k - 2.5)
         ahead = torch.tensor([math.cos(angle), math.sin(angle), 0.0])
         cameras.append(Camera(look_at(0.2 * ahead, ahead * 2, UP), torch.eye(3), 64, 48))
-    points = torch.tensor([5.0, 0.0, 0.0]) + 0.5 * torch.randn(
-        200, 3, generator=torch.Generator().manual_seed(0)
-    )
+    points = 0.5 * torch.randn(200 + behind, 3, generator=torch.Generator().manual_seed(0))
+    points[:, 0] += 5
+    points[200:, 0] -= 10
     _, center, radius = world_frame(cameras, points)
     assert float((center - torch.tensor([5.0, 0.0, 0.0])).norm()) < 0.5
     assert 4 < radius < 6
@@ -207,6 +208,14 @@ def test_shrinking_a_pinhole_scales_its_intrinsics_exactly():
     assert (width, height) == (333, 200)
     sx, sy = 333 / 1000, 200 / 600
     np.testing.assert_allclose(K, [[800 * sx, 0, 490 * sx], [0, 810 * sy, 310 * sy], [0, 0, 1]])
+
+
+def test_a_lens_for_a_photo_of_another_size_scales_each_axis_by_itself():
+    lens = Lens(1000, 600, 800, 810, 490, 310, (-0.1,)).for_size(335, 200)
+    sx, sy = 335 / 1000, 200 / 600
+    assert (lens.width, lens.height, lens.numerator) == (335, 200, (-0.1,))
+    assert (lens.fx, lens.fy) == pytest.approx((800 * sx, 810 * sy), rel=1e-9)
+    assert (lens.cx, lens.cy) == pytest.approx((490 * sx, 310 * sy), rel=1e-9)
 
 
 def test_a_lens_that_folds_the_picture_is_refused_or_cropped_before_the_fold():

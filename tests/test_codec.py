@@ -170,6 +170,28 @@ def test_the_weights_of_the_best_round_are_kept_and_not_the_last() -> None:
     assert float(cosines.mean()) == pytest.approx(best, abs=1e-5)
 
 
+def test_held_out_embeddings_are_measured_and_teach_nothing() -> None:
+    rows, config = clusters(4, 10), AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=1)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    held_out, others = order[config.holdout_every - 1 :: config.holdout_every], rows.clone()
+    others[held_out] = unit(len(held_out), 16)
+    (one, cosine), (same, another) = (fit_autoencoder(each, config) for each in (rows, others))
+    assert cosine != another
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, same.tensors()[name]), name
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_training_ends_after_as_many_rounds_as_patience_without_a_better_one(
+    patience: int,
+) -> None:
+    # Nothing is learned, so the first round stays the best.
+    config = AutoencoderConfig(encoder=(3,), decoder=(), patience=patience, learning_rate=0.0)
+    rounds: list[int] = []
+    fit_autoencoder(clusters(4, 10), config, progress=lambda *report: rounds.append(report[1]))
+    assert rounds == [*range(1, 1 + patience), config.rounds]
+
+
 def test_the_same_seed_gives_the_same_autoencoder() -> None:
     rows, config = clusters(4, 10), AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=2)
     torch.manual_seed(1)
@@ -218,7 +240,7 @@ def test_a_stopped_autoencoder_ends_as_one_that_was_not(
     assert fit_autoencoder(rows, config, state=state)[1] == cosine
 
 
-@pytest.mark.parametrize("count", [1, 2, 9, 11])
+@pytest.mark.parametrize("count", [1, 2, 9, 11, 12])  # of 12, batches of 10 and of 1 are shown
 def test_few_embeddings_train_an_autoencoder_too(count: int) -> None:
     config = AutoencoderConfig(encoder=(8, 3), decoder=(8,), rounds=2, batch=10)
     codec, cosine = fit_autoencoder(unit(count, 16), config)

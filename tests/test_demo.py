@@ -48,7 +48,7 @@ from demo.page import Explore, build_app, serve
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
-from langsplat.query import NEGATIVES, Answer, SceneQuery, render_rgb
+from langsplat.query import NEGATIVES, Answer, SceneQuery, heat, overlay, render_rgb
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene, load_scene, save_scene
 from tests import hub_server
 from tests.conftest import ROOT
@@ -161,12 +161,15 @@ def test_a_view_that_does_not_exist_is_refused_in_words() -> None:
         camera_of(three_balls(), View(12))
 
 
-def test_the_orbit_nearest_to_a_view_stands_where_the_view_stands() -> None:
-    scene = three_balls()
+@pytest.mark.parametrize("size", [(160, 120), (90, 120)])
+def test_the_orbit_nearest_to_a_view_sees_what_the_view_sees(size: tuple[int, int]) -> None:
+    scene = three_balls(*size)
     orbit = orbit_of(scene, View(4))
     assert orbit.index is None
     assert orbit.distance == pytest.approx(1, abs=1e-4)
-    assert torch.allclose(camera_of(scene, orbit).position, scene.cameras[4].position, atol=1e-3)
+    view, nearest = camera_of(scene, View(4)), camera_of(scene, orbit)
+    assert torch.allclose(nearest.position, view.position, atol=1e-3)
+    assert torch.allclose(nearest.K, view.K, rtol=1e-4), "neither nearer nor farther"
 
 
 def test_a_scene_without_cameras_can_still_be_orbited() -> None:
@@ -185,6 +188,22 @@ def test_another_threshold_does_not_ask_again(shelf: Shelf) -> None:
     second = shelf.answer("balls", View(0), "  red   ball ", threshold=0.9)
     assert second.relevancy is first.relevancy
     assert second.share <= first.share
+
+
+def test_what_is_kept_of_one_scene_view_or_level_is_not_taken_for_another(tmp_path: Path) -> None:
+    shelf, scene = shelf_of_balls(tmp_path), three_balls()
+    assert scene.language is not None
+    scene.language.mass[2] = 0  # nothing was described at the level "whole"
+    mirrored = scene.gaussians.means * torch.tensor([-1.0, 1, 1])
+    scene = replace(scene, gaussians=replace(scene.gaussians, means=mirrored))
+    shelf.add(save_scene(scene, tmp_path / "mirrored"), "mirrored")
+    looks = [("balls", View(0)), ("mirrored", View(0)), ("balls", View(6))]
+    pictures = [shelf.picture(*look) for look in looks]
+    masks = [shelf.answer(*look, "red ball").mask for look in looks]
+    for kept in (pictures, masks):
+        assert len({np.asarray(one).tobytes() for one in kept}) == len(looks)
+    found = [shelf.answer(*looks[1], "red ball", level=level).found for level in ("whole", "part")]
+    assert found == [False, True]
 
 
 def test_a_visitor_does_not_wait_for_the_answer_of_another(tmp_path: Path) -> None:
@@ -351,6 +370,30 @@ def test_a_scene_without_words_says_so(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what is drawn
 
 
+def test_points_have_the_colors_of_their_gaussians() -> None:
+    scene = three_balls()
+    cloud = cloud_of(scene)
+    shown = np.stack([cloud.shades // 36, cloud.shades // 6 % 6, cloud.shades % 6], axis=1) / 5
+    truth = 0.5 + 0.28209479 * scene.gaussians.sh[:, 0].numpy()[cloud.rows]
+    assert np.abs(shown - truth).max() < 0.101, "half a step of the palette"
+
+
+def test_the_point_view_is_seen_from_where_the_visit_starts() -> None:
+    scene = replace(three_balls(), provenance={"start_view": 3})
+    cloud = cloud_of(scene)
+    ray = scene.cameras[3].position.numpy() - (cloud.low + cloud.size / 2)
+    np.testing.assert_allclose(cloud.eye, 1.1 * ray / np.linalg.norm(ray), atol=1e-6)
+
+
+def test_the_point_view_leaves_out_what_is_faint_or_far_away() -> None:
+    gaussians = three_balls().gaussians
+    gaussians.means[1200:1400, 0] += 20  # too many to be strays
+    gaussians.opacities[1400:1600] = 0.2
+    cloud = cloud_of(replace(three_balls(), gaussians=gaussians))
+    assert cloud.size < 4
+    assert cloud.total == 2000 and not set(cloud.rows) & set(range(1200, 1600))
+
+
 def test_the_point_view_gets_places_within_a_step_of_the_truth() -> None:
     scene = three_balls()
     cloud = cloud_of(scene)
@@ -411,6 +454,40 @@ def test_a_visitor_finds_the_first_scene_answered(explore: Explore) -> None:
         assert mask.getextrema() == (0, 255)
 
 
+@pytest.mark.parametrize("display", ["Overlay", "Heat", "Mask"])
+def test_each_display_shows_its_own_picture(explore: Explore, display: str) -> None:
+    shown = explore.ask(Visit("balls"), "red ball", AUTO, 0.5, display)[explore.found]
+    assert shown.constructor_args["alt_text"].startswith(f"{display}: ")
+    answer = explore.shelf.answer("balls", View(0), "red ball")
+    rgb = explore.shelf.picture("balls", View(0))
+    truth = {
+        "Picture": rgb,
+        "Overlay": overlay(rgb, answer.relevancy, answer.mask),
+        "Heat": heat(answer.relevancy),
+        "Mask": np.where(answer.mask[..., None], 255, 0).repeat(3, axis=2),
+    }
+    with Image.open(shown.value["path"]) as picture:  # which was compressed
+        seen = np.asarray(picture.convert("RGB")).astype(int)
+    assert min(truth, key=lambda name: np.abs(seen - truth[name]).mean()) == display
+
+
+def test_the_files_of_the_question_before_are_not_offered_with_a_new_one(explore: Explore) -> None:
+    files = [explore.mask_file, explore.overlay_file, explore.scores_file]
+    visit = Visit("balls", text="red ball")
+    assert all(explore.offer(visit, AUTO, 0.5, "Overlay")[file].interactive for file in files)
+    for text in ("blue ball", "giraffe", ""):
+        shown = explore.ask(visit, text, AUTO, 0.5, "Overlay")
+        assert not any(shown[file].interactive or shown[file].value for file in files)
+
+
+@pytest.mark.parametrize("letter", ["x", "熊", "\N{MATHEMATICAL BOLD SCRIPT SMALL A}"])
+def test_the_files_of_a_long_question_can_be_had(explore: Explore, letter: str) -> None:
+    visit = explore.ask(Visit("balls"), 200 * letter, AUTO, 0.5, "Overlay")[explore.visit]
+    file = explore.offer(visit, AUTO, 0.5, "Overlay")[explore.scores_file]
+    name = Path(file.value["path"]).name
+    assert re.fullmatch(f"balls-view-0-{letter}{{16,}}-relevancy.npz", name)
+
+
 def test_nothing_like_it_gives_words_an_empty_mask_and_no_download(explore: Explore) -> None:
     shown = explore.ask(Visit("balls"), "giraffe", AUTO, 0.5, "Mask")
     visit = shown[explore.visit]
@@ -459,7 +536,7 @@ def test_an_example_is_put_into_the_field_and_answered(explore: Explore) -> None
 def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
     moved = explore.go_before(Visit("balls"))
     assert moved[explore.visit].view == View(11)
-    assert moved[explore.photo].value == 11
+    assert moved[explore.photo].value == moved[explore.photo].maximum == 11
     assert explore.go_after(moved[explore.visit])[explore.visit].view == View(0)
     orbit = explore.orbit(Visit("balls"), 40, 10, 1.5)
     assert orbit[explore.visit].view == View(None, 40, 10, 1.5)
@@ -470,6 +547,20 @@ def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
     assert slid[explore.visit].view == View(5) and "photo_150.jpg" in slid[explore.photo].label
     assert "value" not in slid[explore.photo].constructor_args, "nor is what comes next overwritten"
     assert explore.go_back(orbit[explore.visit])[explore.visit].view == View(0)
+
+
+def test_the_sliders_of_a_view_beyond_their_ends_stay_at_them(tmp_path: Path) -> None:
+    scene = three_balls()
+    cameras = [
+        orbit_camera(scene.center, scene.up, scene.radius, 30, pitch, distance, 16, 12, 50)
+        for pitch, distance in ((89, 4), (-89, 0.1))
+    ]
+    save_scene(replace(scene, cameras=tuple(cameras)), tmp_path / "balls")
+    with gr.Blocks():
+        explore = Explore(Shelf(tmp_path / "results", {"balls": tmp_path / "balls"}))
+    for index, ends in enumerate([(30, 85, 3), (30, -85, 0.2)]):
+        moved = explore.go_to(Visit("balls"), index)
+        assert (moved[explore.yaw], moved[explore.pitch], moved[explore.distance]) == ends
 
 
 def test_an_empty_shelf_says_what_to_do(tmp_path: Path) -> None:
@@ -576,12 +667,38 @@ def leftovers(shelf: Shelf) -> list[str]:
     return [path.name for path in shelf.results.iterdir() if path.name.startswith("photos-")]
 
 
-def test_a_zip_with_a_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("\N{SNOWMAN}".encode(), b"\xff\xfe\xff"),  # a name that is no text
+        (b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x63"),  # for zip's version 9.9
+    ],
+)
+def test_a_zip_that_cannot_be_read_is_refused_in_words(
+    tmp_path: Path, good: bytes, bad: bytes
+) -> None:
     (path,) = zip_of(tmp_path / "odd.zip", [f"\N{SNOWMAN}{index}.jpg" for index in range(8)])
-    odd = Path(path).read_bytes().replace("\N{SNOWMAN}".encode(), b"\xff\xfe\xff")
-    Path(path).write_bytes(odd)
+    odd = Path(path).read_bytes()
+    assert good in odd
+    Path(path).write_bytes(odd.replace(good, bad))
     with pytest.raises(ValueError, match=r"odd.zip is damaged"):
         check_photos([path])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_more_bytes_of_photos_than_the_page_takes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    if packed:
+        paths, size = zip_of(tmp_path / "in.zip", [f"{index}.jpg" for index in range(8)]), 8 * 16
+    else:
+        paths = photos(tmp_path / "in", 8)
+        size = sum(Path(path).stat().st_size for path in paths)
+    monkeypatch.setattr(handlers, "MAX_UPLOAD", size)
+    check_photos(paths)
+    monkeypatch.setattr(handlers, "MAX_UPLOAD", size - 1)
+    with pytest.raises(ValueError, match="choose fewer or smaller ones"):
+        check_photos(paths)
 
 
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
@@ -788,6 +905,10 @@ def test_a_script_can_list_render_and_query(address: str, tmp_path: Path) -> Non
     assert inside.mean() == pytest.approx(result["share"], abs=1e-4)
     left, top, right, bottom = result["box"]
     assert inside[top:bottom, left:right].sum() == inside.sum()
+    result, *_ = client.predict(
+        text="blue ball", scene="balls", view=2, threshold=1, level="part", api_name="/query"
+    )
+    assert (result["found"], result["threshold"], result["level"]) == (False, 1, "part")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from langsplat.__main__ import main
+from langsplat.codec import Codebook
 from langsplat.evaluate import (
     PIXEL_PROFILES,
     LabelledFrame,
@@ -294,6 +295,8 @@ def test_3d_ovs_joins_the_table_to_the_rooms_wall_and_never_takes_subparts(tmp_p
     assert row.level == "part" and row.ious[0] > 0.8 and row.iou > 0.8
     (alone,) = evaluate(maps, replace(labels, asked_together=None), "3dovs-v2").rows
     assert alone.iou < 0.7
+    unjoined = evaluate(maps, replace(labels, asked_together=None), "langsplat-v2")
+    assert evaluate(maps, labels, "langsplat-v2").rows == unjoined.rows, "no other protocol joins"
     nothing = Maps(
         ["00.jpg"], [{text: np.zeros_like(left) for text in ("wood wall", "wood table")}]
     )
@@ -308,6 +311,20 @@ def test_frames_the_scene_has_not_are_named_with_the_remedy(tmp_path: Path) -> N
         evaluate(Maps(["images/frame_00001.png", "b.jpg"], maps[:2]), labels)
     with pytest.raises(ValueError, match="fits several views"):
         evaluate(Maps(["frame_00001.png", "x/frame_00001.JPG", *NAMES[1:]], maps), labels)
+
+
+@pytest.mark.parametrize(
+    ("frame", "names"),
+    [("a.jpg", ["sub/a.png", "sub/a.jpg"]), ("sub/a.jpg", ["a.png", "a.jpg"])],
+)
+def test_of_views_alike_but_for_their_ending_the_one_of_the_same_file_name_is_meant(
+    frame: str, names: list[str]
+) -> None:
+    relevancy = random_map(np.random.default_rng(0))
+    thing = LabelledObject.of("it", relevancy[0] > 0.5)
+    labels = Labels("one", (LabelledFrame(frame, WIDTH, HEIGHT, (thing,)),))
+    maps = Maps(names, [{"it": np.zeros_like(relevancy)}, {"it": relevancy}])
+    assert evaluate(maps, labels).rows == evaluate(Maps(["a"], maps.maps[1:]), labels).rows
 
 
 def test_relevancies_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -327,32 +344,41 @@ def test_labels_of_another_size_are_resized_and_both_sizes_told(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("size", "box", "hit"),
+    ("size", "box", "rows", "columns"),
     [
-        ((10, 10), (4, 4, 6, 6), {4, 5, 6}),
-        ((10, 10), (3.2, 3.2, 6.9, 6.9), {4, 5, 6}),  # as published: whole pixels between them
-        ((5, 5), (4, 4, 4, 4), {2}),
-        ((5, 5), (5, 5, 5, 5), {2}),
-        ((5, 5), (4, 4, 7, 7), {2, 3}),
-        ((20, 20), (4, 4, 6, 6), {8, 9, 10, 11, 12, 13}),
-        ((20, 20), (5, 5, 5, 5), {10, 11}),
+        ((10, 10), (4, 4, 6, 6), {4, 5, 6}, {4, 5, 6}),
+        # As published: whole pixels between them.
+        ((10, 10), (3.2, 3.2, 6.9, 6.9), {4, 5, 6}, {4, 5, 6}),
+        ((10, 10), (2, 4, 5, 6), {4, 5, 6}, {2, 3, 4, 5}),
+        ((5, 5), (4, 4, 4, 4), {2}, {2}),
+        ((5, 5), (5, 5, 5, 5), {2}, {2}),
+        ((5, 5), (4, 4, 7, 7), {2, 3}, {2, 3}),
+        ((20, 20), (4, 4, 6, 6), {8, 9, 10, 11, 12, 13}, {8, 9, 10, 11, 12, 13}),
+        ((20, 20), (5, 5, 5, 5), {10, 11}, {10, 11}),
+        ((5, 20), (4, 4, 6, 6), {2, 3}, {8, 9, 10, 11, 12, 13}),
+        ((20, 5), (4, 4, 6, 6), {8, 9, 10, 11, 12, 13}, {2, 3}),
     ],
 )
 def test_a_box_is_hit_by_the_pixels_that_cover_it_in_any_size(
-    size: tuple[int, int], box: tuple[float, float, float, float], hit: set[int]
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    rows: set[int],
+    columns: set[int],
 ) -> None:
     thing = LabelledObject.of("it", np.ones((10, 10), dtype=bool), box)
     labels = Labels("one", (LabelledFrame("a.png", 10, 10, (thing,)),))
     found = set()
-    for spot in range(size[0]):
+    down = {(y, min(columns)) for y in range(size[0])}
+    across = {(min(rows), x) for x in range(size[1])}
+    for y, x in down | across:
         spots = np.zeros((3, *size), dtype=np.float32)
-        spots[:, spot, spot] = 1
+        spots[:, y, x] = 1
         rules = replace(PIXEL_PROFILES["3dovs-v2"], average=lambda maps: maps)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(PIXEL_PROFILES, "3dovs-v2", rules)
             (row,) = evaluate(Maps(["a.png"], [{"it": spots}]), labels, "3dovs-v2").rows
-        found |= {spot} if row.hit else set()
-    assert found == hit
+        found |= {(y, x)} if row.hit else set()
+    assert {y for y, _ in found & down} == rows and {x for _, x in found & across} == columns
 
 
 def test_an_object_without_pixels_is_a_miss_and_is_not_written(tmp_path: Path) -> None:
@@ -464,6 +490,22 @@ def test_3d_selection_draws_the_selected_gaussians_alone(balls: tuple[SceneQuery
         evaluate(Maps(["front"], [{}]), read_labels(folder), "3d-selection")
     with pytest.raises(ValueError, match="langsplat-v1, langsplat-v2"):
         evaluate(engine, read_labels(folder), "lerf")
+
+
+def test_3d_selection_takes_the_level_of_the_highest_mean_not_of_the_most_gaussians() -> None:
+    scene = asked_scene()
+    field = scene.language
+    assert field is not None and isinstance(field.codec, Codebook)
+    # At level 0 all of both balls fit "left ball" a little: relevancy 0.7.
+    field.codec.codewords[0, 0] = torch.tensor([0.6, 0, 0.7155, 0, 0.358, 0, 0, 0])
+    field.rows[0], field.codes[0, :120] = torch.tensor([0, 3]), torch.tensor([1.0, 0])
+    engine, camera = SceneQuery(scene, TableEncoder()), scene.cameras[0]
+    chosen = engine.gaussian_relevancy(["left ball"])[0] > 0.5
+    assert chosen.sum(dim=1).tolist() == [120, 60, 0]
+    thing = LabelledObject.of("left ball", np.eye(camera.height, camera.width, dtype=bool))
+    frame = LabelledFrame(camera.name, camera.width, camera.height, (thing,))
+    (row,) = evaluate(engine, Labels("balls", (frame,)), "3d-selection").rows
+    assert row.level == "part"
 
 
 def official_run(folder: Path, names: list[str], seed: int) -> tuple[Path, Path]:

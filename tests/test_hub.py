@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import HTTPError
 
 from langsplat import hub
-from langsplat.hub import find_scene, is_repo_id
+from langsplat.hub import MAX_PREVIEW_BYTES, find_scene, is_repo_id, reachable
 from langsplat.scene import SCENE_FILE, Gaussians, Scene, load_scene, save_scene
 from tests.hub_server import Repo, black_hole, closed_port, serve
 
@@ -120,10 +120,11 @@ def scene_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def fetched(scene_files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Visit]:
-    """Visits, in one process, to a whole repository, one without preview, one that breaks off."""
+    """Visits, in one process, to a whole repository and to odd ones."""
     repos = {
         "jane/garden": Repo(scene_files),
         "jane/bare": Repo({SCENE_FILE: scene_files[SCENE_FILE]}),
+        "jane/poster": Repo({**scene_files, "preview.jpg": bytes(MAX_PREVIEW_BYTES + 1)}),
         "jane/cut": Repo(scene_files, cuts=1),
     }
     visitor = Visitor(tmp_path_factory.mktemp("cache"))
@@ -145,8 +146,9 @@ def test_a_scene_is_fetched_with_progress_and_opens(fetched, scene_files):
     assert [step[1] for step in visit.progress] == sorted(step[1] for step in visit.progress)
 
 
-def test_a_scene_without_a_preview_is_still_a_scene(fetched):
-    assert [path.name for path in fetched["jane/bare"].folder.iterdir()] == [SCENE_FILE]
+@pytest.mark.parametrize("name", ["jane/bare", "jane/poster"])
+def test_a_scene_without_a_preview_or_with_an_endless_one_is_still_a_scene(fetched, name):
+    assert [path.name for path in fetched[name].folder.iterdir()] == [SCENE_FILE]
 
 
 def test_a_transfer_that_breaks_off_once_is_resumed(fetched, scene_files):
@@ -216,6 +218,23 @@ def test_without_a_network_it_says_so_within_two_seconds(visitor, nowhere):
         visit = visitor.fetch(endpoint)
     assert "cannot be reached" in visit.error and "check the network" in visit.error
     assert visit.seconds < 2
+
+
+def test_behind_a_proxy_it_is_the_proxy_that_must_answer(monkeypatch):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with closed_port() as nobody, serve({}) as there:
+        assert reachable(there.url) and not reachable(nobody)
+        monkeypatch.setenv("http_proxy", there.url)
+        assert reachable(nobody)
+        monkeypatch.setenv("http_proxy", nobody)
+        assert not reachable(there.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert reachable(there.url)
+        monkeypatch.delenv("http_proxy")
+        monkeypatch.delenv("no_proxy")
+        monkeypatch.setenv("all_proxy", there.url.removeprefix("http://"))
+        assert reachable(nobody)
 
 
 def test_offline_mode_names_itself(visitor):

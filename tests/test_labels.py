@@ -110,6 +110,19 @@ def test_a_world_is_asked_for_what_its_pictures_show() -> None:
     assert len(queries["cookie"]) == 2 and len(queries["wall"]) == 1
 
 
+def test_a_frame_is_asked_for_what_it_shows_at_least_sixty_pixels_of(tmp_path: Path) -> None:
+    entries = [
+        {"index": index, "instance": index, "object": name, "object_color": "red", "part": name}
+        for index, name in enumerate(("floor", "cup", "pea"))
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": entries}))
+    indices = np.zeros((20, 20), dtype=np.uint8)
+    indices[:6, :10], indices[10:16, :10], indices[15, 9] = 1, 2, 0
+    Image.fromarray(indices).save(tmp_path / "a.png")
+    (frame,) = read_labels(tmp_path).frames
+    assert frame.queries == ["floor", "cup"], "the cup has 60, the pea 59"
+
+
 def test_3d_ovs_masks_are_read_by_folder_and_file(tmp_path: Path) -> None:
     place = tmp_path / "room" / "segmentations"
     (place / "04").mkdir(parents=True)
@@ -127,6 +140,9 @@ def test_3d_ovs_masks_are_read_by_folder_and_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame.mask("rabbit"), mask > 0)
         np.testing.assert_array_equal(frame.mask("wood wall"), mask == 0)
         assert labels.asked_together == {"wood wall": "wood table"}
+    bench = place.parent.rename(tmp_path / "bench")
+    assert read_labels(bench).asked_together is None, "the room's wall alone"
+    bench.rename(place.parent)
     Image.fromarray(mask[:3]).save(place / "04" / "cup.png")
     with pytest.raises(ValueError, match="differ in size: correct or remove the frame"):
         read_labels(place)

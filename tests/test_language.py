@@ -427,6 +427,32 @@ def test_targets_that_are_not_kept_are_read_again(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(kept.codes, read.codes)
 
 
+def test_only_as_many_targets_are_kept_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("langsplat.language._MAX_TARGET_BYTES", 14_000)  # one takes 5,832
+    views = Remembered([halves() for _ in range(5)])
+    train_language(lifted(), two_balls(), [front_camera()] * 5, views, LanguageTraining(steps=10))
+    again = views.asked[5:]
+    assert sorted([*views.asked[:2], *again]) == list(range(5)), "the first two are kept"
+
+
+def test_training_with_another_codec_is_not_continued(tmp_path: Path) -> None:
+    words, notes = torch.eye(8)[None].repeat(3, 1, 1), []
+    field = lifted(Codebook(words))
+    for each in (field, field, replace(field, codec=Codebook(words.roll(1, dims=2)))):
+        train_language(
+            each,
+            two_balls(),
+            [front_camera()],
+            [halves()],
+            LanguageTraining(steps=1),
+            state=tmp_path / "language.state",
+            progress=lambda *report: notes.append(report[3]),
+        )
+    assert notes[1] == "continuing at step 1" and "other photos or settings" in notes[2]
+
+
 @pytest.mark.parametrize("codec", [None, Codebook(torch.eye(8)[:5].expand(3, 5, 8))])
 def test_training_what_was_lifted_elsewhere_is_refused(codec: Codebook | None) -> None:
     field, view, cameras = lifted(codec), halves(), [front_camera()]

@@ -152,11 +152,16 @@ class Room:
         mask[top:bottom, left:right] = True
         return self.add(mask, np.full(mask.shape, depth), (0.0, 0.0, -1.0), color)
 
-    def segments(self, surface: bool = True) -> np.ndarray:
+    def segments(self, surface: bool = True, times: int = 1) -> np.ndarray:
+        """Of the room's size, also where picture and surface are enlarged before."""
         noise = np.random.default_rng(0).normal(0, 3, self.image.shape)
         image = np.clip(self.image + noise, 0, 255).astype(np.uint8)
         behind = np.concatenate([self.normals, self.inverse[..., None]], axis=2)
-        return load_segmenter()(image, behind.astype(np.float32) if surface else None)
+        image, behind = (
+            each.repeat(times, axis=0).repeat(times, axis=1) for each in (image, behind)
+        )
+        segments = load_segmenter()(image, behind.astype(np.float32) if surface else None)
+        return segments[:, times // 2 :: times, times // 2 :: times]
 
 
 def test_neighbours_of_one_color_are_told_apart_by_their_depth():
@@ -164,8 +169,9 @@ def test_neighbours_of_one_color_are_told_apart_by_their_depth():
     far = room.front(60, 60, 130, 110, 8.0, (60, 90, 180))
     near = room.front(100, 80, 170, 140, 6.0, (60, 90, 180))
     far &= ~near
-    whole = room.segments()[2]
-    assert best_overlap(whole, far) > 0.85 and best_overlap(whole, near) > 0.9
+    for times in (1, 3):  # 3: larger than a picture is cut in
+        whole = room.segments(times=times)[2]
+        assert best_overlap(whole, far) > 0.85 and best_overlap(whole, near) > 0.9
     assert all(best_overlap(ids, far) < 0.7 for ids in room.segments(surface=False))
 
 
@@ -181,8 +187,9 @@ def test_a_ball_of_two_colors_on_a_table_is_one_whole_of_two_parts():
     assert best_overlap(room.segments(surface=False)[2], ball) < 0.6
 
 
-def test_what_has_the_tables_color_is_not_the_table():
-    room = Room()
+@pytest.mark.parametrize("size", [(180, 240), (240, 120)])
+def test_what_has_the_tables_color_is_not_the_table(size):
+    room = Room(*size)
     ball = room.ball((0.0, 0.3, 8.0), 1.5, (150.0, 150.0, 150.0))
     table = (room.inverse > 0.02) & ~ball
     whole = room.segments()[2]

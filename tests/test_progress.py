@@ -1,11 +1,16 @@
 """What a program sets for itself; how stages report and go on is tested with the stages."""
 
 import ctypes
+import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from langsplat.progress import Checkpoints, json_progress, terminal_progress, torch_threads
 from tests.conftest import ROOT
 
 NEW_PAGES = """
@@ -57,3 +62,45 @@ print(gone() is None)
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert run.stdout.split() == ["0", "True"]
+
+
+def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first stage goes on at 60 of 100, where another run stopped."""
+    now = 0.0
+    monkeypatch.setattr("langsplat.progress.time", SimpleNamespace(monotonic=lambda: now))
+    shows = json_progress(), terminal_progress()
+    for at, stage, done in (
+        (100.0, "A", 60),
+        (101.0, "A", 66),  # too soon
+        (103.0, "A", 63),  # too little
+        (110.0, "A", 70),
+        (145.0, "A", 100),
+        (150.0, "B", 0),
+        (160.0, "B", 80),
+    ):
+        now = at
+        for show in shows:
+            show(stage, done, 100, "")
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["left"] for line in lines] == [None, None, None, 30, 0, None, 2.5]
+    assert lines[3] == {"stage": "A", "done": 70, "total": 100, "note": "", "left": 30}
+    told = [line.partition(" %")[2] for line in err.splitlines()]
+    assert told == ["", ", 30 s left", "", "", ", 2 s left"]
+
+
+def test_an_error_gives_torch_its_threads_back() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyboardInterrupt
+    assert torch.get_num_threads() == before
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.state").mkdir()
+    with pytest.raises(OSError):
+        Checkpoints(tmp_path / "train.state", {}).save({"means": torch.zeros(3)}, step=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.state"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 
 from langsplat.codec import Autoencoder, Codebook
 from langsplat.query import (
@@ -28,6 +29,7 @@ from langsplat.query import (
     heat,
     overlay,
     part_of,
+    render_rgb,
     save_answer,
 )
 from langsplat.rasterize import render
@@ -121,6 +123,7 @@ def test_pixel_relevancy_agrees_with_scoring_full_features(engine: SceneQuery, t
 def test_a_scene_in_training_answers_as_it_is(kind: str) -> None:
     scene = asked_scene() if kind == "codebook" else latent_scene()
     assert scene.language is not None
+    scene = replace(scene, gaussians=replace(scene.gaussians, near=4.0))  # amid the balls
     want = SceneQuery(scene, TableEncoder()).ask("left ball", scene.cameras[0])
     names = ("means", "quats", "scales", "opacities", "sh")
     leaves = {name: getattr(scene.gaussians, name).clone().requires_grad_() for name in names}
@@ -374,6 +377,9 @@ def test_the_threshold_is_absolute(engine: SceneQuery) -> None:
     wide, narrow = (engine.ask("left ball", camera, threshold=t) for t in (0.3, 0.9))
     assert wide.mask.sum() > narrow.mask.sum()
     np.testing.assert_array_equal(wide.relevancy, narrow.relevancy)
+    assert not replace(wide, threshold=wide.score).found, "what is no higher is outside"
+    highest = float(wide.gaussian_relevancy.max())
+    assert replace(wide, threshold=highest).count == 0
     with pytest.raises(ValueError, match="between 0 and 1"):
         engine.ask("left ball", camera, threshold=7)
 
@@ -387,6 +393,9 @@ def test_an_empty_query_is_answered_with_advice(engine: SceneQuery, text: str) -
 def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None:
     with pytest.raises(ValueError, match="10,000"):
         engine.ask("x" * 10_000, engine.scene.cameras[0])
+    with pytest.raises(ValueError, match="at most 200 characters, this one has 201"):
+        check_text("x" * 201)
+    assert check_text("x" * 200) == "x" * 200
     assert check_text("  the   red\nmug ") == "the red mug"
     assert check_text("la\udcffmp") == "la?mp", "bytes of a terminal that are no text"
 
@@ -490,8 +499,11 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
     # In a scene so wide that all which is seen is close together, the picture still tells.
     gaussians = scene.gaussians
     means = gaussians.means.clone()
-    means[110:120] = torch.tensor([-1000.0, -1000, -1000])
-    wide = replace(scene, gaussians=replace(gaussians, means=means))
+    means[110:115] = torch.tensor([-1000.0, -1000, -1000])
+    means[115] = torch.tensor([-0.09, 0, 0.3])  # before the left ball, but before the near plane
+    beside = [[-1.2, -2.3, 4], [-1.2, 2.3, 4], [-3.3, 0, 4], [3.3, 0, 4]]  # on all four sides
+    means[116:120] = torch.tensor(beside)
+    wide = replace(scene, gaussians=replace(gaussians, means=means, near=0.5))
     held, free = (
         SceneQuery(wide, encoder, near_things=near).ask(text, camera, level="part")
         for near in (True, False)
@@ -670,6 +682,14 @@ def test_views_are_remembered_up_to_a_number_of_bytes() -> None:
     assert len(small._views) == 0, "a view larger than what may be kept is not kept"
 
 
+def test_a_view_of_another_size_is_another_view(engine: SceneQuery) -> None:
+    camera = engine.scene.cameras[0]
+    engine.ask("left ball", camera)
+    turned = replace(camera, width=camera.height, height=camera.width)  # K and pose are the same
+    want = SceneQuery(engine.scene, TableEncoder()).ask("left ball", turned)
+    np.testing.assert_array_equal(engine.ask("left ball", turned).by_level, want.by_level)
+
+
 def test_what_two_threads_want_is_made_once_and_keeps_nobody_else_waiting() -> None:
     recent: Recent[str] = Recent(2)
     began, go = threading.Event(), threading.Event()
@@ -699,6 +719,13 @@ def test_what_is_too_large_to_be_kept_drives_nothing_else_out() -> None:
     for size in (4, 5, 20):
         assert recent.get(size, lambda size=size: size) == size  # type: ignore[misc]
     assert (len(recent), recent.get(4, lambda: 0), recent.get(20, lambda: 7)) == (2, 4, 7)
+
+
+def test_what_was_used_again_stays_before_what_is_newer() -> None:
+    recent: Recent[str] = Recent(2)
+    for key, made in ((1, "one"), (2, "two"), (1, "anew"), (3, "three")):
+        recent.get(key, lambda made=made: made)  # type: ignore[misc]
+    assert recent.get(1, lambda: "anew") == "one" and recent.get(2, lambda: "anew") == "anew"
 
 
 def test_no_texts_have_no_scores(engine: SceneQuery) -> None:
@@ -773,7 +800,9 @@ def test_what_is_saved_is_what_was_answered(tmp_path: Path) -> None:
     mask = np.asarray(Image.open(tmp_path / "out" / "mask.png"))
     np.testing.assert_array_equal(mask, answer.mask * 255)
     with np.load(tmp_path / "out" / "relevancy.npz") as arrays:
-        np.testing.assert_array_equal(arrays["relevancy"], answer.relevancy)
+        for name in ("relevancy", "gaussian_relevancy"):
+            np.testing.assert_array_equal(arrays[name], getattr(answer, name))
+            assert arrays[name].dtype == np.float32
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["box"] == [20, 5, 30, 10] and result["peak"] == [20, 5]
     assert result["found"] and result["level"] == "part" and result["gaussians"] == 1
@@ -783,11 +812,19 @@ def test_what_is_saved_is_what_was_answered(tmp_path: Path) -> None:
 def test_the_overlay_outlines_the_mask_and_dims_the_rest() -> None:
     answer, rgb = an_answer(), np.full((HEIGHT, WIDTH, 3), 120, dtype=np.uint8)
     picture = overlay(rgb, answer.relevancy, answer.mask)
-    assert (picture[4, 20:30] == 255).all(), "the line lies just outside the mask"
+    line = ndimage.binary_dilation(answer.mask) & ~answer.mask
+    np.testing.assert_array_equal((picture == 255).all(axis=2), line, "just outside the mask")
     assert picture[20, 5].max() < 90
     red, _, blue = picture[7, 25].astype(int)
     assert red > blue + 50, "high relevancy is warm"
     assert heat(np.array([[0.0, 1.0]]))[0, 0, 2] > heat(np.array([[0.0, 1.0]]))[0, 1, 2]
+
+
+def test_colors_of_a_picture_are_rounded_to_the_nearest() -> None:
+    scene = asked_scene()
+    image, _ = render(scene.gaussians, scene.cameras[0])
+    away = render_rgb(scene, scene.cameras[0]) - 255 * image.numpy()
+    assert np.abs(away).max() < 0.501 and away.min() < -0.4 and away.max() > 0.4
 
 
 @pytest.mark.gpu

@@ -56,6 +56,7 @@ class Scripted:
         self.transform = SimpleNamespace(apply_coords=lambda points, size: points)
         self.objects = objects
         self.offset = (0, 0)
+        self.at_once: list[int] = []  # how many points were asked for
 
     def set_image(self, image: np.ndarray) -> None:
         self.size = image.shape[:2]
@@ -68,6 +69,7 @@ class Scripted:
         self, points: torch.Tensor, labels: torch.Tensor, **options: bool
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         assert options == {"multimask_output": True, "return_logits": True}
+        self.at_once.append(len(points))
         left, top = self.offset
         height, width = self.size
         logits = torch.full((len(points), 3, height, width), -9.0)
@@ -121,6 +123,16 @@ def test_a_level_without_masks_is_empty_and_the_others_stand():
     segments, masks, _ = segment([doubtful])
     assert (segments[0] == -1).all() and masks[0].shape == (0, HEIGHT, WIDTH)
     assert np.array_equal(segments[1] == 0, DOOR) and np.array_equal(segments[2] == 0, SHELF)
+
+
+def test_points_are_asked_for_in_batches_which_change_nothing():
+    found = []
+    for batch, sizes in ((7, [*[7] * 9, 1]), (40, [40, 24])):
+        predictor = Scripted([([KNOB, DOOR, SHELF], [0.9] * 3)])
+        settings = replace(PLAIN, points_per_batch=batch)
+        found.append(SamSegmenter("scripted", predictor, settings)(coordinates()))
+        assert predictor.at_once == sizes
+    assert np.array_equal(*found) and found[0].max() == 0
 
 
 @pytest.mark.parametrize("crop_layers", [0, 1])

@@ -93,6 +93,25 @@ def test_a_saved_scene_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "preview.jpg").read_bytes() == b"jpg"
 
 
+@pytest.mark.parametrize(("size", "stored"), [(256, torch.uint8), (257, torch.int32)])
+def test_the_last_codeword_of_a_codebook_is_stored_too(
+    tmp_path: Path, size: int, stored: torch.dtype
+) -> None:
+    scene = small_scene()
+    assert scene.language is not None and scene.language.rows is not None
+    rows = scene.language.rows.clone()
+    rows[:, 0, 0] = size - 1
+    field = replace(scene.language, rows=rows, codec=Codebook(torch.ones(3, size, 8)))
+    back = load_scene(save_scene(replace(scene, language=field), tmp_path / "s")).language
+    assert back is not None and back.rows is not None
+    assert back.rows.dtype == stored and torch.equal(back.rows.long(), rows)
+
+
+@pytest.mark.parametrize(("start", "view"), [(1, 1), (2, 0), (-1, 0), ("1", 0), (None, 0)])
+def test_a_scene_opens_at_the_view_it_names_if_there_is_one(start: object, view: int) -> None:
+    assert replace(small_scene(), provenance={"start_view": start}).start_view == view
+
+
 def test_a_scene_keeps_its_near_plane_and_its_parts_do_too(tmp_path: Path) -> None:
     scene = small_scene()
     scene = replace(scene, gaussians=replace(scene.gaussians, near=0.2))
@@ -181,6 +200,14 @@ def test_names_of_views_keep_all_but_what_controls(tmp_path: Path) -> None:
     cameras = (replace(scene.cameras[0], name=f"{name}\x1b\n"), *scene.cameras[1:])
     save_scene(replace(scene, cameras=cameras), tmp_path / "scene")
     assert load_scene(tmp_path / "scene").cameras[0].name == name
+
+
+def test_endless_names_are_cut(tmp_path: Path) -> None:
+    scene = small_scene()
+    cameras = (replace(scene.cameras[0], name=5000 * "x"),)
+    save_scene(replace(scene, name=5000 * "y", cameras=cameras), tmp_path / "scene")
+    back = load_scene(tmp_path / "scene")
+    assert (back.name, back.cameras[0].name) == (200 * "y", 1000 * "x")
 
 
 def test_a_name_that_is_no_text_does_not_lose_the_scene(tmp_path: Path) -> None:
@@ -348,6 +375,7 @@ def test_a_resized_camera_sees_the_same_directions() -> None:
     camera = small_scene().cameras[0]
     small = camera.resized(16)
     assert (small.width, small.height) == (16, 12)
+    assert [camera.resized(width).height for width in (17, 15, 1)] == [13, 11, 1], "rounded"
     ray = torch.linalg.inv(camera.K) @ torch.tensor([20.0, 6.0, 1.0])
     assert torch.allclose(ray, torch.linalg.inv(small.K) @ torch.tensor([10.0, 3.0, 1.0]))
 

@@ -4,14 +4,17 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from langsplat import train
 from langsplat.capture import Capture
+from langsplat.metrics import ssim
 from langsplat.rasterize import render
 from langsplat.scene import Camera, Gaussians
 from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
@@ -24,6 +27,20 @@ SMALL = TrainConfig(
     means_lr=1e-3,
     means_lr_end=1e-4,
     sh_dc_lr=2e-2,
+)
+# Nothing moves but by the rates that a test sets.
+STILL = replace(
+    SMALL,
+    iterations=1,
+    half_resolution_until=0.0,
+    noise=0.0,
+    means_lr=0.0,
+    means_lr_end=0.0,
+    log_scales_lr=0.0,
+    quats_lr=0.0,
+    logit_opacities_lr=0.0,
+    sh_dc_lr=0.0,
+    sh_rest_lr=0.0,
 )
 
 
@@ -71,6 +88,10 @@ def without_points(capture: Capture) -> Capture:
 
 def replace_views(capture: Capture, count: int) -> Capture:
     return replace(capture, images=capture.images[:count], cameras=capture.cameras[:count])
+
+
+def trainer_of(capture: Capture, config: TrainConfig) -> train._Trainer:
+    return train._Trainer(capture, range(len(capture.images)), config, torch.device("cpu"), 1)
 
 
 def same(a: Gaussians, b: Gaussians) -> bool:
@@ -147,6 +168,119 @@ def test_relocation_draws_in_proportion_to_the_weights() -> None:
     assert 2800 < int(counts[3]) < 3200
 
 
+def test_a_gaussian_starts_as_large_as_its_neighbours_are_far(capture: Capture) -> None:
+    square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    corners = replace(capture, points=square, point_colors=np.zeros((4, 3), np.uint8))
+    start = fit_gaussians(corners, replace(STILL, max_gaussians=4))
+    torch.testing.assert_close(start.scales, torch.full((4, 3), (2 + math.sqrt(2)) / 3))
+
+
+def test_a_point_that_is_not_finite_is_no_gaussian(capture: Capture) -> None:
+    broken, rest = capture.points.copy(), np.arange(40) != 5
+    broken[5, 1] = math.nan
+    without = replace(capture, points=capture.points[rest], point_colors=capture.point_colors[rest])
+    assert same(
+        fit_gaussians(replace(capture, points=broken), STILL), fit_gaussians(without, STILL)
+    )
+
+
+def test_what_is_held_out_colors_no_gaussian(capture: Capture) -> None:
+    pictures = [np.full((24, 28, 3), 255 * (view % 2), np.uint8) for view in range(6)]
+    black_held_out = replace(without_points(capture), images=pictures)
+    start = fit_gaussians(black_held_out, replace(STILL, holdout_every=2))
+    torch.testing.assert_close(0.5 + train.SH_C0 * start.sh[:, 0], torch.ones(160, 3))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_the_loss_is_the_share_of_l1_and_the_share_of_ssim(capture: Capture, weight: float) -> None:
+    trainer = trainer_of(replace_views(capture, 1), replace(STILL, ssim_weight=weight))
+    image, _ = render(trainer.gaussians(), capture.cameras[0])
+    photo = torch.from_numpy(capture.images[0]) / 255
+    l1, unlike = (image - photo).abs().mean(), 1 - ssim(image, photo)
+    trainer.step()
+    torch.testing.assert_close(trainer.last_loss, (1 - weight) * l1 + weight * unlike)
+    assert abs(l1 - unlike) > 0.05, "else either could be the other"
+
+
+def test_opacities_and_scales_are_held_down(capture: Capture) -> None:
+    start = fit_gaussians(capture, STILL)
+    faint = fit_gaussians(capture, replace(STILL, logit_opacities_lr=0.1, opacity_reg=1e3))
+    small = fit_gaussians(capture, replace(STILL, log_scales_lr=0.1, scale_reg=1e3))
+    assert bool((faint.opacities < start.opacities).all())
+    assert bool((small.scales < start.scales).all())
+
+
+def test_color_is_learned_for_the_direction_it_is_seen_from(capture: Capture) -> None:
+    config = replace(STILL, iterations=12, sh_step=0.0, refine_until=0.0, sh_rest_lr=0.1)
+    before, after = (
+        mean_psnr(fit_gaussians(capture, c), capture, range(6)) for c in (STILL, config)
+    )
+    assert after > before + 0.5
+
+
+def test_rates_fall_exponentially_to_their_ends(capture: Capture) -> None:
+    config = replace(SMALL, means_lr=1e-2, means_lr_end=1e-4, quats_lr=8e-3, lr_end=0.25)
+    trainer = trainer_of(capture, config)
+    rates = []
+    for done in (0, 20, 40):
+        trainer.iteration = done
+        trainer.step()
+        rates.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
+    for name, falling in (
+        ("means", [trainer.extent * rate for rate in (1e-2, 1e-3, 1e-4)]),
+        ("quats", [8e-3, 4e-3, 2e-3]),
+        ("sh_dc", [2e-2, 1e-2, 5e-3]),
+    ):
+        assert [rate[name] for rate in rates] == pytest.approx(falling)
+
+
+def test_noise_is_shaped_by_the_covariance_of_the_gaussian(capture: Capture) -> None:
+    trainer = trainer_of(capture, replace(SMALL, noise=10.0))
+    p, random = trainer.params, torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        p["quats"].copy_(torch.randn(p["quats"].shape, generator=random))
+        p["log_scales"].copy_(torch.randn(p["log_scales"].shape, generator=random))
+        p["logit_opacities"].fill_(math.log(train.DEAD_OPACITY / (1 - train.DEAD_OPACITY)))
+    before, start = p["means"].detach().clone(), trainer.generator.get_state()
+    with torch.no_grad():
+        trainer._add_noise(0.1)
+    noise = torch.randn(before.shape, generator=trainer.generator.set_state(start))
+    axes = Rotation.from_quat(p["quats"].detach().numpy()[:, [1, 2, 3, 0]]).as_matrix()
+    turned = torch.from_numpy(axes).float()
+    covariances = turned @ torch.diag_embed((2 * p["log_scales"].detach()).exp()) @ turned.mT
+    # At the opacity of the dead half of the noise is left.
+    expected = before + 0.5 * 10 * 0.1 * (covariances @ noise[:, :, None])[:, :, 0]
+    torch.testing.assert_close(p["means"].detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("places", [[0, 1, 3], None])
+def test_what_is_moved_or_new_has_no_momentum_and_the_rest_keeps_its_own(
+    capture: Capture, places: list[int] | None
+) -> None:
+    trainer = trainer_of(capture, replace(SMALL, sh_step=0.0))
+
+    def adam(name: str) -> dict[str, torch.Tensor]:
+        state = trainer.optimizer.state[trainer.params[name]]
+        return {key: tensor.clone() for key, tensor in state.items()}
+
+    for _ in range(3):
+        trainer.step()
+    n = len(trainer.params["means"])
+    before = {name: adam(name) for name in trainer.params}
+    sources, targets = torch.tensor([2, 2, 5]), None if places is None else torch.tensor(places)
+    with torch.no_grad():
+        trainer._share_out(sources, targets)
+    begun = [2, 5, *(range(n, n + 3) if places is None else places)]
+    others = [row for row in range(n) if row not in begun]
+    for name, old in before.items():
+        now = adam(name)
+        assert now["step"] == 3
+        for key in train.MOMENTS:
+            assert len(now[key]) == len(begun) + len(others)
+            assert not now[key][begun].any()
+            assert torch.equal(now[key][others], old[key][others]) and old[key][others].any()
+
+
 def test_the_same_seed_gives_the_same_gaussians(capture: Capture) -> None:
     first, again = fit_gaussians(capture, SMALL), fit_gaussians(capture, SMALL)
     assert same(first, again)
@@ -157,22 +291,24 @@ class Stopped(Exception):
     pass
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("langsplat.progress.CHECKPOINT_SECONDS", 0.0)
-    state = tmp_path / "state" / "train.safetensors"
+def stop_after(steps: int, capture: Capture, config: TrainConfig, state: Path) -> None:
+    """Train so far and no further."""
     step = train._Trainer.step
 
     def stopping(self: train._Trainer) -> None:
-        if self.iteration == 23:
+        if self.iteration == steps:
             raise Stopped
         step(self)
 
-    monkeypatch.setattr(train._Trainer, "step", stopping)
-    with pytest.raises(Stopped):
-        fit_gaussians(capture, SMALL, state=state)
-    monkeypatch.setattr(train._Trainer, "step", step)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("langsplat.progress.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(train._Trainer, "step", stopping)
+        fit_gaussians(capture, config, state=state)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(capture: Capture, tmp_path: Path) -> None:
+    state = tmp_path / "state" / "train.safetensors"
+    stop_after(23, capture, SMALL, state)
     notes: list[tuple[int, str]] = []
     resumed = fit_gaussians(
         capture, SMALL, state=state, progress=lambda *report: notes.append((report[1], report[3]))
@@ -202,7 +338,12 @@ def test_a_checkpoint_of_something_else_is_left_aside_with_a_note(
     state.write_bytes(b"torn")
     assert same(fit_gaussians(capture, short, state=state), fit_gaussians(capture, short))
     recolored = replace(capture, point_colors=255 - capture.point_colors)
-    for photos in (without_points(capture), recolored):
+    first, *rest = capture.cameras
+    shift, zoom = torch.eye(4), torch.diag(torch.tensor([1.1, 1.1, 1.0]))
+    shift[0, 3] = 0.1
+    moved = replace(capture, cameras=(replace(first, viewmat=shift @ first.viewmat), *rest))
+    zoomed = replace(capture, cameras=(replace(first, K=first.K @ zoom), *rest))
+    for photos in (without_points(capture), recolored, moved, zoomed):
         notes.clear()
         fit_gaussians(photos, short, state=state, progress=progress)
         assert "other photos or settings" in notes[0]
@@ -234,6 +375,26 @@ def test_a_time_limit_ends_the_run_early(capture: Capture) -> None:
     config = replace(SMALL, iterations=100_000, time_limit=1.0)
     fit_gaussians(capture, config, progress=lambda *report: reports.append(report[1]))
     assert reports[-1] == 100_000  # the bar still ends full
+
+
+def test_a_time_limit_counts_what_an_earlier_run_took(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, step = 0, train._Trainer.step
+
+    def second(self: train._Trainer) -> None:
+        nonlocal seconds
+        seconds += 1
+        step(self)
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: seconds))
+    monkeypatch.setattr(train._Trainer, "step", second)
+    config = replace(SMALL, iterations=100_000, time_limit=10.0)
+    stop_after(6, capture, config, tmp_path / "state")
+    assert seconds == 6
+    seconds = 1_000
+    fit_gaussians(capture, config, state=tmp_path / "state")
+    assert seconds == 1_004
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(
@@ -268,6 +429,11 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(capture: Capture) -> No
     camera = replace(capture.cameras[0], viewmat=torch.full((4, 4), math.nan))
     with pytest.raises(ValueError, match="not finite"):
         fit_gaussians(replace(capture, cameras=(camera, *capture.cameras[1:])), SMALL)
+    cut = [capture.images[0][:-1], *capture.images[1:]]
+    with pytest.raises(
+        ValueError, match=r"0.png has shape \[23, 28, 3\] .* load the capture again"
+    ):
+        fit_gaussians(replace(capture, images=cut), SMALL)
     tiny = tuple(camera.resized(8, 8) for camera in capture.cameras)
     images = [np.zeros((8, 8, 3), np.uint8)] * 6
     with pytest.raises(ValueError, match="use larger photos"):
