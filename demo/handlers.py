@@ -510,8 +510,7 @@ class Builder:
 
     def _of(self, key: str) -> "_Build | None":
         build = self._build
-        known = build is not None and secrets.compare_digest(build.key.encode(), key.encode())
-        return build if known else None
+        return build if build is not None and build.key == key else None
 
     def _report(self, build: "_Build", paths: Sequence[str], name: str) -> BuildStatus:
         """All of a build, in its thread; returns its last report."""

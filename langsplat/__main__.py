@@ -258,7 +258,9 @@ def _query(args: argparse.Namespace) -> int:
     scene = _open(args.scene, args.device)
     camera = _view_of(scene, args)
     engine = _engine(args.scene, scene)
-    with _said_if_slow("The renderer is compiled, once: that takes half a minute."):
+    with _said_if_slow(
+        "Getting ready: the very first time half a minute, as kernels are compiled."
+    ):
         engine.ask(NEGATIVES[0], camera.resized(40))  # what is done once is not the answer's time
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)

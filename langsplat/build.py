@@ -601,7 +601,8 @@ def _card(scene: Scene) -> str:
         lines.append(
             f"- made by langsplat {made.get('langsplat')} with `{json.dumps(made['settings'])}`"
         )
-    lines += [f"- {note}" for note in made.get("notes", [])]
+    notes = made.get("notes")  # a stranger's scene may have anything there
+    lines += [f"- {note}" for note in notes] if isinstance(notes, list) else []
     if "described" in made:
         lines.append(f"- described anew: `{json.dumps(made['described'])}`")
     if scene.examples:
