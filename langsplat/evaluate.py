@@ -667,7 +667,7 @@ class Report:
         for report in reports:
             known = {row.scene for row in rows}
             rows += [replace(row, scene=_unlike(row.scene, known)) for row in report.rows]
-        notes = tuple(note for report in reports for note in report.notes)
+        notes = tuple(dict.fromkeys(note for report in reports for note in report.notes))
         return cls(reports[0].profile, reports[0].levels, tuple(rows), notes)
 
     @property
@@ -828,7 +828,7 @@ class _SceneRenders:
                 "latents are decoded at length 1 (as_published)"
             )
         how = "; ".join(differs)
-        return [f"{self.name} is asked as users ask it, not as the papers do: {how}."] * bool(how)
+        return [f"Asked as users ask, not as the papers do: {how}."] * bool(how)
 
     def _held_out(self, stage: Any) -> frozenset[int]:
         """The views that a stage did not see, by its settings in the provenance."""

@@ -106,6 +106,9 @@ class Answer:
     gaussian_relevancy: np.ndarray
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"Answer({self.sentence()})"
+
     @property
     def mask(self) -> np.ndarray:
         """[H, W] bool: where the relevancy exceeds the threshold."""

@@ -345,6 +345,11 @@ class Scene:
                 f"scene has {len(self.gaussians)}: build the scene again."
             )
 
+    def __repr__(self) -> str:
+        words = f"encoder {self.language.encoder!r}" if self.language else "no words"
+        count = f"{len(self.gaussians):,} Gaussians"
+        return f"Scene({self.name!r}: {count}, cameras {len(self.cameras)}, {words})"
+
     def to(self, device: torch.device | str) -> "Scene":
         """Gaussians and language on a device; the cameras stay, they are read on the CPU."""
         language = None if self.language is None else self.language.to(device)

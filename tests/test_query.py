@@ -400,6 +400,12 @@ def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None
     assert check_text("la\udcffmp") == "la?mp", "bytes of a terminal that are no text"
 
 
+def test_a_notebook_shows_what_was_found_and_no_numbers_by_the_thousand(engine: SceneQuery) -> None:
+    answer = engine.ask("left ball", engine.scene.cameras[0])
+    assert repr(answer) == f"Answer({answer.sentence()})"
+    assert repr(engine.scene) == "Scene('scene': 121 Gaussians, cameras 1, encoder 'table')"
+
+
 def test_a_slip_in_python_is_told_in_a_sentence(engine: SceneQuery, tmp_path: Path) -> None:
     camera = engine.scene.cameras[0]
     with pytest.raises(ValueError, match="takes a list of texts"):
