@@ -24,7 +24,7 @@ from langsplat._query_triton import (
 )
 from langsplat._rasterize_gsplat import Frame, see
 from langsplat.codec import Codebook, DecodeTable
-from langsplat.query import _CodebookScores, _DrawnScores
+from langsplat.query import _ANY_SUPPORT, MIN_SUPPORT, _CodebookScores, _DrawnScores
 from langsplat.rasterize import RULES, drawable, look, rasterize
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene
 from tests import reference
@@ -175,7 +175,10 @@ def test_what_is_drawn_of_texts_becomes_their_relevancy(texts: int) -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the GPU's own test is in test_query")
-def test_what_a_gpu_scores_is_what_the_cpu_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("support", [MIN_SUPPORT, _ANY_SUPPORT])
+def test_what_a_gpu_scores_is_what_the_cpu_scores(
+    monkeypatch: pytest.MonkeyPatch, support: float
+) -> None:
     """All of it but gsplat's own functions, whose pictures the CPU draws here."""
     gaussians, camera = cloud(0.9)
     codewords, rows, codes = coded(3, 24)
@@ -194,13 +197,13 @@ def test_what_a_gpu_scores_is_what_the_cpu_scores(monkeypatch: pytest.MonkeyPatc
     texts = F.normalize(torch.randn(NEGATIVES + 3, E), dim=1)
     found, rated = [], []
     for scores in (
-        kind(scene, field, texts[:NEGATIVES]) for kind in (_CodebookScores, _DrawnScores)
+        kind(scene, field, texts[:NEGATIVES], support) for kind in (_CodebookScores, _DrawnScores)
     ):
         asked, out = scores.ask(texts[NEGATIVES:]), torch.full((3, 3, HEIGHT, WIDTH), torch.nan)
         scores.view(camera).relevancy(asked, out)
-        found.append(out)
+        found.append(out if support > 0 else out.where(out > 0, 0.5))  # as `as_published` has it
         rated.append(scores.rate(asked, [2, 0, 1]))
-    assert (found[0] == 0).any() and (found[0] > 0.5).any()
+    assert (found[0] == (0 if support > 0 else 0.5)).any() and (found[0] > 0.5).any()
     torch.testing.assert_close(found[1], found[0], atol=2e-4, rtol=0)
     torch.testing.assert_close(rated[1], rated[0], atol=1e-5, rtol=0)
     assert rated[1][2, 7] == 0
