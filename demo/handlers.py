@@ -478,7 +478,7 @@ class Builder:
         check_photos(paths)
         name = "".join(ch for ch in name if ch.isprintable()).strip()[:MAX_NAME]
         with self._lock:
-            if self._build is not None and self._build.thread.is_alive():
+            if self._build is not None and self._build.report.kind == "busy":
                 raise ValueError(
                     "A scene is being built already, one at a time: start when it is done."
                 )
