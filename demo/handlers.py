@@ -26,13 +26,13 @@ import numpy as np
 import torch
 
 from demo.viewer import Cloud, cloud_of
+from langsplat import WORK_SUFFIX
 from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES
 from langsplat.encoders import Encoder, check_portable, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
 from langsplat.query import (
-    NEGATIVES,
     Answer,
     Recent,
     SceneQuery,
@@ -181,7 +181,7 @@ class Shelf:
         self._rooms: Recent[Room] = Recent(_KEPT_SCENES)
         self._pictures: Recent[np.ndarray] = Recent(_KEPT_ANSWERS)
         self._answers: Recent[Answer] = Recent(_KEPT_ANSWERS)
-        self._ready: Recent[Answer] = Recent(_KEPT_SCENES)  # a small one of each scene asked
+        self._ready: Recent[None] = Recent(_KEPT_SCENES)  # the scenes that are warm
         self.downloads.mkdir(parents=True, exist_ok=True)
         # Those of an earlier start go as new ones come.
         self._files = sorted(self.downloads.iterdir(), key=lambda folder: folder.stat().st_mtime)
@@ -280,8 +280,7 @@ class Shelf:
         engine, chosen = room.engine, None if level == AUTO else level
 
         def ask() -> Answer:
-            # What is done once, compiling or tabulating, takes seconds that are not the answer's.
-            self._ready.get(name, lambda: engine.ask(NEGATIVES[0], camera.resized(40)))
+            self._ready.get(name, lambda: engine.warm_up(camera))
             return engine.ask(text, camera, level=chosen)
 
         found = self._answers.get((name, view, text, level), ask)
@@ -554,7 +553,7 @@ class Builder:
             finally:
                 _end(child)
                 # What an unfinished build leaves for going on later is of no use here.
-                shutil.rmtree(out.with_name(out.name + ".build"), ignore_errors=True)
+                shutil.rmtree(out.with_name(out.name + WORK_SUFFIX), ignore_errors=True)
         listed, note = self._shelf.add(out), build.report.note
         text = f"Done: {listed} is in the list of scenes. {note}".strip()
         return replace(build.report, text=text, kind="found", scene=listed)
@@ -589,7 +588,7 @@ class _Build:
 
     def tell(self, report: BuildStatus) -> None:
         with self._changed:
-            self.report = report
+            self.report = replace(report, stopping=self.stopped and report.kind == "busy")
             self._changed.notify_all()
 
     def wait(self, seen: BuildStatus | None) -> BuildStatus:
@@ -611,7 +610,7 @@ class _Build:
             if self.report.kind != "busy":
                 return
             self.stopped, child = True, self._child
-            self.tell(replace(self.report, stopping=True))
+            self.tell(self.report)
         if child is not None and child.poll() is None:
             _end(child)
 

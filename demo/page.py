@@ -576,7 +576,8 @@ class NewScene:
         try:
             key = self.builder.start(photos or [], name)
         except ValueError as error:
-            yield self._buttons(None) | {self.monitor: _monitored(BuildStatus(str(error), "error"))}
+            refused = BuildStatus(str(error), "error")
+            yield self._buttons(refused) | {self.monitor: _monitored(refused)}
             return
         yield from self._watch(key)
 
@@ -612,13 +613,12 @@ class NewScene:
                 }
             yield shown
 
-    def _buttons(self, report: BuildStatus | None) -> Updates:
-        busy = report is not None and report.kind == "busy"
-        stopping = report is not None and report.stopping
+    def _buttons(self, report: BuildStatus) -> Updates:
+        busy, stopping = report.kind == "busy", report.stopping
         return {
             self.start: gr.Button("Building ..." if busy else "Start", interactive=not busy),
             self.stop: gr.Button(
-                "Stopping ..." if busy and stopping else "Stop", interactive=busy and not stopping
+                "Stopping ..." if stopping else "Stop", interactive=busy and not stopping
             ),
         }
 

@@ -252,7 +252,7 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
 
 
 def _query(args: argparse.Namespace) -> int:
-    from langsplat.query import NEGATIVES, check_text, save_answer
+    from langsplat.query import check_text, save_answer
 
     text = check_text(" ".join(args.text))
     scene = _open(args.scene, args.device)
@@ -261,7 +261,7 @@ def _query(args: argparse.Namespace) -> int:
     with _said_if_slow(
         "Getting ready: the very first time half a minute, as kernels are compiled."
     ):
-        engine.ask(NEGATIVES[0], camera.resized(40))  # what is done once is not the answer's time
+        engine.warm_up(camera)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
     assert scene.language is not None  # or there were no engine

@@ -1086,9 +1086,10 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
         photos = [
             photos[round(k * (len(photos) - 1) / (MAX_PHOTOS - 1))] for k in range(MAX_PHOTOS)
         ]
-    videos = [item for folder in folders for item in _listing(folder) if _is_video(item)]
-    if videos and len(photos) < MIN_PHOTOS:
-        raise ValueError(_of_video(videos[0]))
+    if len(photos) < MIN_PHOTOS:
+        videos = [item for folder in folders for item in _listing(folder) if _is_video(item)]
+        if videos:
+            raise ValueError(_of_video(videos[0]))
     if not photos and not lost:
         raise ValueError(
             f"No photos were found in {folders[0].name}: add at least {MIN_PHOTOS} photos "

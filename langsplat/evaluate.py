@@ -827,8 +827,9 @@ class _SceneRenders:
                 "pixels that described Gaussians paint less than half answer nothing, and blended "
                 "latents are decoded at length 1 (as_published)"
             )
-        how = "; ".join(differs)
-        return [f"Asked as users ask, not as the papers do: {how}."] * bool(how)
+        if not differs:
+            return []
+        return [f"Asked as users ask, not as the papers do: {'; '.join(differs)}."]
 
     def _held_out(self, stage: Any) -> frozenset[int]:
         """The views that a stage did not see, by its settings in the provenance."""

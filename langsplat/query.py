@@ -657,6 +657,10 @@ class SceneQuery:
             for text, k, maps, scores in found
         ]
 
+    def warm_up(self, camera: Camera) -> None:
+        """Do what is done once, compiling for the most part: its seconds are no answer's."""
+        self.ask(NEGATIVES[0], camera.resized(40))
+
     def render(self, camera: Camera) -> np.ndarray:
         """The picture from `camera`, uint8 [H, W, 3]."""
         return render_rgb(self.scene, camera)
