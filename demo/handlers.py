@@ -27,6 +27,7 @@ import torch
 
 from demo.viewer import Cloud, cloud_of
 from langsplat import WORK_SUFFIX
+from langsplat.build import STAGES
 from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES
 from langsplat.encoders import Encoder, check_portable, load_encoder
@@ -656,6 +657,8 @@ def _listen(child: "subprocess.Popen[str]", build: _Build) -> None:
         elif stage:
             log[-1] = words
         text = f"{stage}, {done:,} of {total:,}"
+        if stage in STAGES:
+            text = f"Stage {STAGES.index(stage) + 1} of {len(STAGES)}: {text}"
         if left:
             text += f", about {_span(left)} left in this stage"
         share = done / max(total, 1)

@@ -24,11 +24,11 @@ from PIL import Image
 import langsplat
 from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_SUFFIX
 from langsplat.cameras import world_frame
-from langsplat.capture import Capture, load_capture, may_be_read
+from langsplat.capture import READING, Capture, load_capture, may_be_read
 from langsplat.codec import CODECS
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
-from langsplat.language import LanguageTraining, fit_language, level_notes
+from langsplat.language import LIFTING, LanguageTraining, fit_language, level_notes
 from langsplat.masks import Segmenter, load_segmenter
 from langsplat.progress import Progress, silent, torch_threads
 from langsplat.query import render_rgb
@@ -46,8 +46,12 @@ from langsplat.scene import (
     save_scene,
     writable,
 )
-from langsplat.train import TrainConfig, fit_gaussians, mean_psnr, split_views
+from langsplat.sfm import FEATURES, MATCHING, PLACING
+from langsplat.train import TRAINING, TrainConfig, fit_gaussians, mean_psnr, split_views
 
+DESCRIBING, SAVING = "Describe segments", "Save the scene"
+STAGES = (READING, FEATURES, MATCHING, PLACING, TRAINING, DESCRIBING, LIFTING, SAVING)
+"""Of a build from photos as the defaults have it, in order."""
 AT_ONCE = 8  # views described at the same time, at most
 _FEATURES = "features-"
 
@@ -187,7 +191,7 @@ def build_scene(
             progress,
         )
 
-        progress("Save the scene", 0, 1, "")
+        progress(SAVING, 0, 1, "")
         notes = [*capture.notes, *level_notes(language)]
         start = central_view(capture.cameras)
         up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
@@ -277,7 +281,7 @@ def _save(
     preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
     save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
     working.remove()
-    progress("Save the scene", 1, 1, " ".join(notes))
+    progress(SAVING, 1, 1, " ".join(notes))
 
 
 def _make_language(
@@ -537,7 +541,7 @@ def _describe(
             try:
                 notes = pool.map(describe, views, files) if small else map(describe, views, files)
                 for done, note in enumerate(notes, start=1):
-                    progress("Describe segments", done, len(views), note)
+                    progress(DESCRIBING, done, len(views), note)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

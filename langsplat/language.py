@@ -38,6 +38,7 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 from langsplat.rasterize import lift, lift_labels, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
+LIFTING = "Lift language"
 # Codewords of a Gaussian. Of those that lifting finds, the third and fourth are mostly neighbours
 # and mistakes; where weights are trained, they have something to choose from.
 KEPT, KEPT_TRAINED = 2, 4
@@ -125,7 +126,7 @@ def fit_language(
     field = lift_language(
         gaussians, cameras, features, encoder_name, codec, keep=keep, progress=progress
     )
-    progress("Lift language", len(cameras), len(cameras), " ".join(level_notes(field)))
+    progress(LIFTING, len(cameras), len(cameras), " ".join(level_notes(field)))
     if training is not None:
         field = train_language(
             field,
@@ -161,7 +162,7 @@ def lift_language(
             _add_codewords(support, gaussians, camera, view, codec)
         else:
             _add_latents(support, gaussians, camera, view, codec)
-        progress("Lift language", index + 1, len(cameras), "")
+        progress(LIFTING, index + 1, len(cameras), "")
     codec = codec.to(gaussians.device)
     support = support.transpose(0, 1)  # [L, N, channels]
     if isinstance(codec, Codebook):

@@ -35,6 +35,7 @@ DEAD_OPACITY = 0.005
 FEW_POINTS = 500
 """With fewer SfM points than this, random ones are added."""
 
+TRAINING = "Train Gaussians"
 REPORT_SECONDS = 0.5
 MAX_BAD_STEPS = 20
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.Adam names them
@@ -212,7 +213,7 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
         trainer.resume(earlier)
         note = f"continuing at step {trainer.iteration}"
     if note:
-        progress("Train Gaussians", trainer.iteration, config.iterations, note)
+        progress(TRAINING, trainer.iteration, config.iterations, note)
     reported = -math.inf
     finished = trainer.share >= 1
     while not finished:
@@ -221,7 +222,7 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
         if finished or now - reported >= REPORT_SECONDS:
             reported = now
             done = config.iterations if finished else trainer.iteration
-            progress("Train Gaussians", done, config.iterations, trainer.note())
+            progress(TRAINING, done, config.iterations, trainer.note())
         if finished or checkpoints.due:
             trainer.save(checkpoints)
     return trainer.gaussians()

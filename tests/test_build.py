@@ -20,7 +20,7 @@ from PIL import Image
 
 from langsplat import build
 from langsplat.__main__ import main
-from langsplat.build import BuildConfig
+from langsplat.build import STAGES, BuildConfig
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Autoencoder, AutoencoderConfig
 from langsplat.encoders import load_encoder
@@ -399,6 +399,8 @@ def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
 
     lines = [json.loads(line) for line in start(capture, out).communicate()[0].splitlines()]
     assert lines[-1] == {"scene": str(out)}
+    stages = list(dict.fromkeys(line["stage"] for line in lines[:-1]))
+    assert stages == [stage for stage in STAGES if stage in stages], "in the order that is told"
     trained = [line for line in lines if line.get("stage") == "Train Gaussians"]
     assert all(line["done"] == line["total"] for line in trained), "training was not done again"
     assert load_scene(out).language is not None

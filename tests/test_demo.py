@@ -632,7 +632,8 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
 BUILD = """
 import json, shutil, sys, time
 out, mode = sys.argv[sys.argv.index("--out") + 1], sys.argv[1]
-print(json.dumps({"stage": "train", "done": 1, "total": 4, "note": "", "left": 90.5}), flush=True)
+report = {"stage": "Train Gaussians", "done": 1, "total": 4, "note": "", "left": 90.5}
+print(json.dumps(report), flush=True)
 if mode == "wait":
     time.sleep(60)
 if mode.startswith("late:"):
@@ -704,8 +705,8 @@ def test_more_bytes_of_photos_than_the_page_takes_are_refused(
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
     reports = build(builder, photos(tmp_path / "in", 8), "My Mug!")
-    training = "train, 1 of 4, about 2 min left in this stage"
-    assert BuildStatus(training, share=0.25, log=("train",)) in reports
+    training = "Stage 5 of 8: Train Gaussians, 1 of 4, about 2 min left in this stage"
+    assert BuildStatus(training, share=0.25, log=("Train Gaussians",)) in reports
     assert reports[-1].scene == "my-mug"
     assert reports[-1].text == "Done: my-mug is in the list of scenes. 2 photos were left out."
     assert reports[-1].log[-1] == "save: 2 photos were left out.", "what happened can still be read"
@@ -795,7 +796,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(
     last = build(builder, photos(tmp_path / "in", 8))[-1]
     assert last.kind == "error"
     assert words in last.text
-    assert last.log == ("train",), "what happened before can still be read"
+    assert last.log == ("Train Gaussians",), "what happened before can still be read"
     assert leftovers(shelf) == []
     assert shelf.names == ["balls"]
 
