@@ -24,7 +24,7 @@ from PIL import Image
 import langsplat
 from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_SUFFIX
 from langsplat.cameras import world_frame
-from langsplat.capture import READING, Capture, load_capture, may_be_read
+from langsplat.capture import LOADING, READING, Capture, load_capture, may_be_read
 from langsplat.codec import CODECS
 from langsplat.encoders import Encoder, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
@@ -50,7 +50,10 @@ from langsplat.sfm import FEATURES, MATCHING, PLACING
 from langsplat.train import TRAINING, TrainConfig, fit_gaussians, mean_psnr, split_views
 
 DESCRIBING, SAVING = "Describe segments", "Save the scene"
-STAGES = (READING, FEATURES, MATCHING, PLACING, TRAINING, DESCRIBING, LIFTING, SAVING)
+STAGES = (
+    *(READING, FEATURES, MATCHING, PLACING, LOADING),
+    *(TRAINING, DESCRIBING, LIFTING, SAVING),
+)
 """Of a build from photos as the defaults have it, in order."""
 AT_ONCE = 8  # views described at the same time, at most
 _FEATURES = "features-"

@@ -12,6 +12,7 @@ us read anything else. Letters: P points, H W pixels.
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import re
@@ -1086,10 +1087,12 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
         photos = [
             photos[round(k * (len(photos) - 1) / (MAX_PHOTOS - 1))] for k in range(MAX_PHOTOS)
         ]
-    if len(photos) < MIN_PHOTOS:
-        videos = [item for folder in folders for item in _listing(folder) if _is_video(item)]
-        if videos:
-            raise ValueError(_of_video(videos[0]))
+    videos = [item for folder in folders for item in _listing(folder) if _is_video(item)]
+    if videos and len(photos) < MIN_PHOTOS:
+        raise ValueError(_of_video(videos[0]))
+    if videos:
+        more = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
+        notes.append(f"Left out, as videos are not read: {videos[0].name}{more}.")
     if not photos and not lost:
         raise ValueError(
             f"No photos were found in {folders[0].name}: add at least {MIN_PHOTOS} photos "
@@ -1158,11 +1161,13 @@ def _prepare(
     """Write turned, flattened, shrunk JPEGs for SfM, grouped by the camera they share.
 
     Returns:
-        the originals by the name of their copy, and the groups. Adds what fails to `lost`.
+        the originals by the name of their JPEG, and the groups. What fails, and what shows the
+        same as an earlier photo, is added to `lost`.
     """
     folder = work / PHOTOS
     folder.mkdir(exist_ok=True)
     usable: dict[str, Path] = {}
+    seen: dict[str, str] = {}  # names by pictures
     cameras: dict[tuple[int, int, float | None], list[str]] = {}
     progress(READING, 0, len(photos), "")
     for index, path in enumerate(photos):
@@ -1174,6 +1179,10 @@ def _prepare(
                 scale = min(1.0, SFM_SIDE / max(full))
                 size = (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
                 small = _shrunk(photo, size, turn=True)
+            picture = hashlib.sha256(small.tobytes()).hexdigest()
+            if picture in seen:  # a copy shows no depth, and adds nothing
+                raise _BadPhoto(f"is a copy of {seen[picture]}")
+            seen[picture] = path.name
         except _BadPhoto as error:
             lost.append((path.name, str(error)))
         else:

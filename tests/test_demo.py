@@ -705,7 +705,7 @@ def test_more_bytes_of_photos_than_the_page_takes_are_refused(
 def test_a_build_reports_and_ends_on_the_shelf(tmp_path: Path) -> None:
     shelf, builder = builder_of(tmp_path, "copy")
     reports = build(builder, photos(tmp_path / "in", 8), "My Mug!")
-    training = "Stage 5 of 8: Train Gaussians, 1 of 4, about 2 min left in this stage"
+    training = "Stage 6 of 9: Train Gaussians, 1 of 4, about 2 min left in this stage"
     assert BuildStatus(training, share=0.25, log=("Train Gaussians",)) in reports
     assert reports[-1].scene == "my-mug"
     assert reports[-1].text == "Done: my-mug is in the list of scenes. 2 photos were left out."
