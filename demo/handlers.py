@@ -83,7 +83,7 @@ class Visit:
         scene: the name of the one that is open; empty before any is.
         view: from where.
         text: the last words asked, as typed.
-        asked: the visitor asked, rather than the page by itself.
+        asked: whether the visitor asked, rather than the page by itself.
     """
 
     scene: str = ""
@@ -480,7 +480,8 @@ class Builder:
         with self._lock:
             if self._build is not None and self._build.report.kind == "busy":
                 raise ValueError(
-                    "A scene is being built already, one at a time: start when it is done."
+                    "A scene is being built already, and only one can be built at a time: start "
+                    "when it is done."
                 )
             self._build = build = _Build(lambda build: self._report(build, paths, name))
         return build.key
@@ -488,7 +489,7 @@ class Builder:
     def follow(self, key: str) -> Iterator[BuildStatus]:
         """The reports of the build with this key, about twice a second, up to its last.
 
-        None if there is no such build. To close the iterator changes nothing.
+        No report if there is no such build. Closing the iterator does not change the build.
         """
         build = self._of(key)
         report: BuildStatus | None = None
@@ -593,14 +594,16 @@ class _Build:
             self._changed.notify_all()
 
     def wait(self, seen: BuildStatus | None) -> BuildStatus:
-        """The next report after the one that was seen, or that again after half a second: a point
-        at which whoever reads no more can be noticed."""
+        """The report after `seen`, or `seen` again after half a second.
+
+        The pause is a point at which a reader who has left can be noticed.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self.report is not seen, timeout=0.5)
             return self.report
 
     def begin(self, child: "subprocess.Popen[str]") -> None:
-        """Its process has been started."""
+        """Its process has been started: end it if the build was stopped before."""
         with self._changed:
             self._child = child
         if self.stopped:

@@ -94,7 +94,8 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
     ) as page:
         gr.Markdown(f"# {TITLE}\nType words, see where they are.", elem_id="head")
-        key = gr.BrowserState("", storage_key="langsplat-build")  # one in a tab is asleep with it
+        # Outside of the tabs: inside one it would sleep while that is hidden.
+        key = gr.BrowserState("", storage_key="langsplat-build")
         with gr.Tabs(selected="explore") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explore = Explore(shelf)
@@ -226,8 +227,8 @@ class Explore:
     # ------------------------------------------------------------------ events
     # Every action is a chain of plain functions: move (a new visit and its picture), answer, offer
     # (the files). Not one generator: the browser drops some updates of generators that yield
-    # faster than it draws. Words alone move nothing: they are taken up and answered in one step, as
-    # every step is two requests, which take longer than the answer.
+    # faster than it draws. Words alone move nothing: they are taken up and answered in one step,
+    # because every step costs two requests, which take longer than the answer.
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events: each moves the visit, then answers, then offers the files."""
@@ -431,7 +432,7 @@ class Explore:
                 self.found: gr.Image(rgb, alt_text="The picture, without an answer"),
                 self.points: point_payload(visit.scene, room.cloud, None),
             }
-        assert room.scene.language is not None  # or there were no answer
+        assert room.scene.language is not None  # else there would be no answer
         sentence = room.scene.language.why_silent(level) or answer.sentence()
         return idle | {
             self.line: status(sentence, "found" if answer.found else "none"),
@@ -517,7 +518,7 @@ class NewScene:
     def __init__(self, builder: Builder, explore: Explore) -> None:
         self.builder, self.explore = builder, explore
         self.built = gr.State("")  # the scene that it became
-        self.opened = gr.State("")  # the same: gradio tells no change that a generator made
+        self.opened = gr.State("")  # the same: gradio reports no change that a generator made
         gr.Markdown(
             f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
             "ones with plenty of overlap work best. On two processor cores a build takes 10 to 20 "

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     prepare_process()
     signal.signal(signal.SIGTERM, interrupt)
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be what a terminal can show
+    for stream in (sys.stdout, sys.stderr):  # file names may have what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--view", default="0", help="number or name of a training view; default: 0")
-    parser.add_argument("--width", type=int, help="pixels; default: as the view has")
+    parser.add_argument("--width", type=int, help="pixels; default: those of the view")
 
 
 def _add_device(
@@ -264,7 +264,7 @@ def _query(args: argparse.Namespace) -> int:
         engine.warm_up(camera)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     save_answer(answer, engine.render(camera), args.out)
-    assert scene.language is not None  # or there were no engine
+    assert scene.language is not None  # else there would be no engine
     print(scene.language.why_silent(args.level) or answer.sentence())
     return 0
 

@@ -90,7 +90,7 @@ Array = NDArray[Any]
 
 ONE = 65_535.0  # the square root of weight 1, as kept
 HALF = 32_700.0  # what 1 is in 16 bits with a sign; above it is room for rounding
-NEGATIVES = 4  # compared at once
+GROUP = 4  # negatives compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
 # Channels whose sums stay in registers at once. AVX-512 has enough of them for ten words on three
 # levels (BROAD), or on one (WIDE); AVX2 for six. The rest goes by fours (THIN), to whole ones of
@@ -202,12 +202,12 @@ def _plane(context, builder, planes, first, word):  # type: ignore[no-untyped-de
 
 
 def _linear_code(typingctx, lines, line, words, planes, first, present, end):  # type: ignore[no-untyped-def]
-    """NEGATIVES lines [.., V], from `line` on, times the planes present; and the planes' sum."""
+    """GROUP lines [.., V], from `line` on, times the planes present; and the planes' sum."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lines, _, _, planes, _, present, _ = zip(signature.args, args, strict=True)
         _, line, words, _, first, _, end = args
-        starts = [builder.mul(builder.add(line, _INT(i)), words) for i in range(NEGATIVES)]
+        starts = [builder.mul(builder.add(line, _INT(i)), words) for i in range(GROUP)]
 
         def factors(k):  # type: ignore[no-untyped-def]
             word = _number(context, builder, present, k)
@@ -217,10 +217,10 @@ def _linear_code(typingctx, lines, line, words, planes, first, present, end):  #
             # A product with 1 and a sum is a sum to LLVM.
             return [(factor, plane) for factor in (*of_lines, ir.Constant(_ROW, [1.0] * LANES))]
 
-        rows = _sums(builder, NEGATIVES + 1, _INT(0), end, factors)
+        rows = _sums(builder, GROUP + 1, _INT(0), end, factors)
         return context.make_tuple(builder, signature.return_type, rows)
 
-    at, rows = types.int64, types.UniTuple(_LANES, NEGATIVES + 1)
+    at, rows = types.int64, types.UniTuple(_LANES, GROUP + 1)
     return rows(lines, at, at, planes, at, present, at), generate
 
 
@@ -569,7 +569,7 @@ def _measure(
         doubles[m : m + QUADRATIC // 2] = words // 2
         high, share, square = zero - np.float32(np.inf), zero, zero
         for group in range(groups):
-            line = (level * groups + group) * NEGATIVES
+            line = (level * groups + group) * GROUP
             a, b, c, d, share = _linear(lines, line, words, planes, first, present, n)
             high = max(high, max(max(a, b), max(c, d)))
         # As parts of all that is described in a pixel they fill 15 bits, and no sum overflows.
@@ -802,7 +802,7 @@ class Codes:
         gram: [L, V + 2, V / 2] int32, the lower triangle of S Sᵀ with all but its diagonal doubled,
             in pairs of numbers of 16 bits; and two lines of zeros.
         unit: [L], what 1 stands for in gram.
-        lines: [L, groups, NEGATIVES, V], the codewords' dot products with negatives.
+        lines: [L, groups, GROUP, V], the codewords' dot products with negatives.
     """
 
     records: Array
@@ -877,9 +877,9 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     lower[:, :words] *= used[:, :, None] & used[:, None]
     widest = np.abs(lower).max(axis=(1, 2), initial=1e-12)
     pairs = np.round(lower * (HALF / widest)[:, None, None]).astype(np.int16).view(np.int32)
-    groups = -(-negatives.shape[2] // NEGATIVES)
-    lines = np.zeros((levels, groups, NEGATIVES, words), np.float32)
-    numbers = np.arange(groups * NEGATIVES).reshape(groups, NEGATIVES) % negatives.shape[2]
+    groups = -(-negatives.shape[2] // GROUP)
+    lines = np.zeros((levels, groups, GROUP, words), np.float32)
+    numbers = np.arange(groups * GROUP).reshape(groups, GROUP) % negatives.shape[2]
     lines[..., :known] = negatives.transpose(0, 2, 1)[:, numbers]
     unit = (widest / HALF).astype(np.float32)
     largest = np.float32(codes.sum(2, dtype=np.float32).max(initial=1e-6))

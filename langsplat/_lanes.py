@@ -4,10 +4,10 @@
     s = min(a * a + 0.5, reach)        # lane by lane; a plain number stands on all lanes
     store(array, at, where(s > 1, s, 0.0))
 
-On lanes work + += - * / abs min max math.sqrt math.floor math.ceil, < <= == >= >, & between their
-results, and what is defined below, with the arrays for them (`room`, `flattened`). A loop that LLVM
-vectorises needs no lanes: they are for rows of constant length, which LLVM unrolls and leaves
-scalar.
+Lanes take + += - * / abs min max math.sqrt math.floor math.ceil, the comparisons < <= == >= >, &
+between the results of those, and the functions below, which also make arrays for them (`room`,
+`flattened`). A loop that LLVM vectorises needs no lanes: they are for rows of constant length,
+which LLVM unrolls and leaves scalar.
 
 numba keeps compiled kernels by the content of their own file, not of this one: after a change here,
 or in the rasterizer's kernels, remove what it kept of the files that import them
@@ -446,7 +446,7 @@ def log2(typingctx, lanes):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def where(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
-    """Lane by lane the one or the other; one of them may be a number."""
+    """`yes` where the mask is set, else `no`, lane by lane; one of the two may be a number."""
     lanes = yes if isinstance(yes, Lanes) else no
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
@@ -576,7 +576,7 @@ def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def take(typingctx, counter):  # type: ignore[no-untyped-def]
-    """counter[0] of int64, which grows by one: no two threads get the same number."""
+    """counter[0] of int64, then increased by one: no two threads get the same number."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         view = context.make_array(counter)(context, builder, args[0])

@@ -25,7 +25,7 @@ VIEW_TILE = 8  # pixels along a side; the sums of more would not fit into regist
 COLUMNS = 64  # of a row that are summed at once, for each level
 _GROUP, _STAGES = 32, 3  # splats that are blended together, and how many groups are fetched ahead
 _REGISTERS = 168  # of a thread, so that three programs share a multiprocessor
-_RUN = 256  # splats after which it is seen whether a tile is done
+_RUN = 256  # splats between two checks whether a tile is done
 _BLOCK = 1024  # pixels of a program
 _BOX = 16, 128  # the same for smoothing, rows and columns
 _PRODUCTS = 4096  # of a program that scores Gaussians
@@ -34,7 +34,7 @@ _COMPILED = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
 
 @triton.jit
 def _exp2(x):
-    """Without the care for results below 1e-38, which takes as long again."""
+    """2^x, without special care for results below 1e-38, which takes as long again."""
     if _COMPILED:
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -44,7 +44,7 @@ def _exp2(x):
 
 @triton.jit
 def _log2(x):
-    """Of a number in (0, 1], in one instruction in place of a polynomial."""
+    """The base-2 logarithm of a number in (0, 1], by one instruction instead of a polynomial."""
     if _COMPILED:
         return tl.inline_asm_elementwise(
             "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -241,7 +241,7 @@ def _relevancy_kernel(
 
 @triton.jit
 def _looked_up(corners, at, u, v, width):
-    """Between the four corners of a cell."""
+    """Interpolated between the four corners of a cell."""
     near = tl.load(corners + at) * (1 - u) + tl.load(corners + at + 1) * u
     far = tl.load(corners + at + width) * (1 - u) + tl.load(corners + at + width + 1) * u
     return near * (1 - v) + far * v
@@ -407,7 +407,7 @@ def view(
     support: float,
     rules: tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:
-    """What a frame of one camera's pixels have in common for all texts.
+    """What a frame of one camera gives for each pixel, whatever the texts.
 
     Returns:
         1 / |W S| [L, H, W], 0 where not more than `support` is seen; and the best negative's

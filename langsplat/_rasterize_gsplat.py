@@ -48,7 +48,7 @@ class Frame:
     width: int
     height: int
     tile: int  # pixels along a side
-    means2d: Tensor  # [C, N, 2] pixels; of what no camera sees, anything
+    means2d: Tensor  # [C, N, 2] pixels; arbitrary where a camera does not see the Gaussian
     conics: Tensor  # [C, N, 3]
     opacities: Tensor  # [C, N]
     offsets: Tensor  # [C, rows, columns] of tiles: where each one's members begin

@@ -79,8 +79,8 @@ FARTHEST = 1e30  # pixels from the picture, or across
 AHEAD = 16  # rows are fetched into the cache this many before their turn
 MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, C0, C1, C2, WEST, EAST, NORTH, SOUTH = range(16)
 COLUMNS = 16  # in float32 one line of the cache
-START = np.int64(0)  # a plain 0 is another type to numba, which then compiles twice what takes it
-LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # memory is used again from which size on, up to
+START = np.int64(0)  # to numba a plain 0 has another type: what takes both is compiled twice
+LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # bytes: recycled from LARGE on, up to SPARE_BYTES
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
 # few multiplications, and rounding never makes it negative. On a horizontal line it is least at
@@ -101,7 +101,7 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What kernels call: compiled into them and for nobody else, in four fifths of the time."""
+    """What kernels call: compiled only into them, which takes four fifths of the time."""
     return extending.register_jitable(**_HOW)(function)
 
 
@@ -276,8 +276,8 @@ def _project(
         faint = -log2(opacity)
         reach = math.log2(1 / alpha_min) - faint
         ex, ey = math.sqrt(STEEP * reach * xx), math.sqrt(STEEP * reach * yy)
-        # The determinant: a quaternion of length 0, or beyond float64, or not a number. The
-        # opacity: not finite. The rest: what float32 could not hold.
+        # The determinant shows quaternions of length 0, and what is NaN or beyond float64; the
+        # opacity must be finite; the others leave out what float32 could not hold.
         seen = (det > 0) & (det < math.inf) & (opacity < math.inf)
         seen = seen & (max(abs(mx), abs(my)) < FARTHEST) & (max(ex, ey) < FARTHEST)
         seen = seen & _may_touch(mx, my, ex * ex, ey * ey, size)
@@ -324,7 +324,7 @@ def _project(
 
 @_kernel
 def _paint(part, parts, splats, index, visible, colors, painted):
-    """Copy a part's splats to painted, with other colors; without a finite one, nowhere drawn."""
+    """Copy a part's splats to painted with other colors; those not finite are drawn nowhere."""
     old, flat = flattened(splats), flattened(painted)
     begin = splats.shape[0] * part // parts
     for row in range(begin, begin + visible):
@@ -341,7 +341,7 @@ def _paint(part, parts, splats, index, visible, colors, painted):
 
 @_kernel
 def _sort(keys):
-    """keys [M] by depth, of equal ones the order stays: by row. Uses the given array as well."""
+    """keys [M] by depth; equal depths stay in their order, by row. Overwrites the given array."""
     last = np.uint64(2047)
     counts = room(3 * 2048, np.int64)
     for value in range(3 * 2048):
@@ -560,8 +560,8 @@ def _tile_of(part, parts, turn, columns):
 def _next_tile(tile, taken):
     """The tile a part draws after `tile` (-1: none yet); beyond the last one when it is through.
 
-    Whichever part is free takes the next RUN tiles: tiles differ, and so do cores. Only for what
-    comes out the same whoever draws it; sums of gradients do not.
+    Whichever part is free takes the next RUN tiles: tiles differ, and so do cores. Only for results
+    that do not depend on which part draws a tile; sums of gradients do.
     """
     tile += 1
     return take(taken) * RUN if tile % RUN == 0 else tile
@@ -1121,7 +1121,7 @@ def _project_backward(
 
 
 def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]:
-    """Run kernel(part, parts, *args) for all parts at once; of a list each part gets its item."""
+    """Run kernel(part, parts, *args) for all parts at once; of a list, each gets its own item."""
 
     def run(part: int) -> Any:
         return kernel(part, parts, *(a[part] if isinstance(a, list) else a for a in args))
@@ -1138,14 +1138,14 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="rasterize")
 
 
-_tiles_each = 3.0  # that a splat touches: as in the frame before, to guess how long lists are
-# Memory that was let go, by a number of its own, oldest first. Only single operations of a dict,
-# which are atomic: any thread lets go of any, in the midst of anything.
+_tiles_each = 3.0  # tiles per splat in the frame before, to guess how long the lists will be
+# Memory that was released, by its id, oldest first. Only single operations of a dict are used,
+# which are atomic: any thread may release any block, in the midst of anything.
 _spare: dict[int, np.ndarray] = {}
 
 
 class _Block:
-    """Memory that is kept for others when the last array in it is gone."""
+    """Memory that becomes spare when the last array in it is gone."""
 
     def __init__(self, memory: np.ndarray) -> None:
         self._memory = memory
@@ -1160,10 +1160,10 @@ class _Block:
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """As `numpy.empty`, from the start of a cache line on, and in memory that was used before.
+    """Like `numpy.empty`, but aligned to a line of the cache, and in recycled memory.
 
-    Systems take large blocks back at once, and give them out page by page and zeroed: for what a
-    view keeps that costs more than to compute it, where large pages must be found first.
+    Systems take large blocks back at once, and hand them out again page by page and zeroed: for
+    what a view keeps, that costs more than computing it, where large pages must be found first.
     """
     kind, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else shape
     size = math.prod(shape) * kind.itemsize + LINE
@@ -1173,7 +1173,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 def _memory(size: int) -> np.ndarray:
-    """The smallest that is spare and holds `size` bytes, unless it is far too large, or new."""
+    """The smallest spare block that holds `size` bytes and is not far too large, or a new one."""
     sizes = [(memory.nbytes, key) for key, memory in list(_spare.items())]
     for _, key in sorted(one for one in sizes if size <= one[0] <= 1.25 * size):
         memory = _spare.pop(key, None)  # another thread may have been faster
@@ -1210,7 +1210,7 @@ class _Frame:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A frame, and of what it is: these tensors, if they live and hold what they held."""
+    """A frame, and the tensors it is of: known as long as they live and hold what they held."""
 
     tensors: tuple[weakref.ref[Tensor], ...]
     content: list[int]
@@ -1246,7 +1246,7 @@ def see(
     height: int,
     rules: tuple[float, ...],
 ) -> _Frame:
-    """What a view sees. If only the colors differ from the last time, they are all that is done."""
+    """What a view sees. If only the colors differ from the last call, only they are done again."""
     global _known
     arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
@@ -1317,7 +1317,7 @@ def _padded(colors: Tensor) -> Tensor:
 
 
 def _gradient(given: Tensor | None, like: np.ndarray) -> np.ndarray:
-    """A gradient [H, W, D] as a contiguous array like another, None and channels added being 0."""
+    """A gradient [H, W, D], contiguous, in the shape of `like`; 0 for None and added channels."""
     if given is not None and given.shape == like.shape:
         return np.ascontiguousarray(given.numpy())
     gradient = np.zeros_like(like)
@@ -1537,9 +1537,9 @@ class _Color(torch.autograd.Function):
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, used: int, constant: float) -> Tensor:
-    """See langsplat.rasterize; the first `used` harmonics are. Differentiable in sh only.
+    """See langsplat.rasterize; with the first `used` harmonics. Differentiable in sh only.
 
-    Each of torch's forty operations would read and write memory: five times as long, and more.
+    In torch it is forty operations, which all read and write memory: five times as long, and more.
     """
     return _Color.apply(sh, dirs.to(sh.dtype), used, constant)
 

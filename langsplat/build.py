@@ -64,7 +64,7 @@ class BuildConfig:
     """Every choice of a build; the defaults suit two CPU cores."""
 
     name: str = ""
-    """Of the scene; empty takes the capture's."""
+    """Name of the scene; empty takes the capture's."""
     max_side: int = 480
     """Photos are worked on with at most this many pixels on the long side."""
     iterations: int = 3000
@@ -72,7 +72,7 @@ class BuildConfig:
     max_gaussians: int = 30_000
     """The scene never has more."""
     sh_degree: int = 2
-    """Of the view-dependent color: 0 to 3."""
+    """Degree of the spherical harmonics for view-dependent color: 0 to 3."""
     segmenter: str = "bundled"
     """What cuts the photos into segments."""
     encoder: str = "bundled"
@@ -337,10 +337,10 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
 
 
 class _Work:
-    """SCENE.build/, emptied when it belongs to another source, or another size of its photos.
+    """The folder SCENE.build/, emptied if it is of another source or another size of its photos.
 
-    The stages after the capture know for themselves whether what they find there is theirs. Nobody
-    else can work there until this is closed.
+    The stages after the capture check for themselves whether what they find there is theirs. Until
+    this is closed no other process can work there.
     """
 
     def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
@@ -384,13 +384,13 @@ class _Work:
             shutil.rmtree(self.folder, ignore_errors=True)  # there is nothing to go on from
 
     def remove(self) -> None:
-        """What is only needed to go on."""
+        """Remove the folder: all in it is only needed to go on after a stop."""
         self._empty()
         self._marker.close()
         shutil.rmtree(self.folder)
 
     def _empty(self) -> None:
-        """All but the marker, without which nobody would know whose the rest is."""
+        """Remove all but the marker, without which nobody would know whose the rest is."""
         for item in self.folder.iterdir():
             if item.is_dir():
                 shutil.rmtree(item)
@@ -399,7 +399,7 @@ class _Work:
 
 
 def _lock(file: TextIO, taken: str) -> None:
-    """Hold a file until it is closed; ValueError with the sentence `taken` if another has it."""
+    """Lock a file until it is closed; ValueError with `taken` if another process has it."""
     try:
         import fcntl
     except ImportError:  # there is none on Windows
@@ -476,7 +476,7 @@ def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) ->
 
 
 class StoredFeatures(Sequence[SegmentFeatures]):
-    """What is known of every view, one file a view, read when asked for.
+    """The features of every view, one file per view, read only when asked for.
 
     However many views there are, no more of them are in memory than the caller holds.
     """
@@ -510,7 +510,7 @@ def _describe(
     folder: Path,
     progress: Progress,
 ) -> StoredFeatures:
-    """Segment and encode these photos, one file a view: a stopped build loses those in hand.
+    """Segment and encode these views, one file each: a stopped build loses only those in progress.
 
     `surface`: the Gaussians whose surface the segmenter sees too; None where it has no use for it.
     """
@@ -534,9 +534,9 @@ def _describe(
         count = sum(len(rows) for rows in features.embeddings)
         return f"{count} segments in {cameras[view].name}, {seconds:.1f} s"
 
-    # A second thread makes the bundled encoder's crops of one view a third faster: rather two views
-    # at once. Large models keep all threads busy by themselves, and a view of theirs takes so long
-    # that a stop, which waits for the views in hand, would be waited for.
+    # With a second thread the bundled encoder is only a third faster at one view's crops: better
+    # have two views at once. Large models keep all threads busy by themselves, and take so long for
+    # a view that a stop, which waits for the views in progress, would take long too.
     small = segmenter.name == encoder.name.split(":")[0] == "bundled"
     workers = min(torch.get_num_threads(), AT_ONCE) if small else 1
     with torch_threads(1 if small else torch.get_num_threads()):
@@ -578,7 +578,7 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def scene_card(scene: Scene, lines: Sequence[str]) -> str:
-    """README.md of a scene, for a folder or a Hub repository; the last of it are these lines."""
+    """README.md of a scene, for a folder or a Hub repository; it ends with `lines`."""
     head = [
         "---",
         "library_name: langsplat",

@@ -156,7 +156,7 @@ def _level_up(right: Tensor, up_axes: Tensor) -> Tensor:
 
 
 def _middle_seen(position: Tensor, forward: Tensor, points: Tensor) -> Tensor:
-    """The median of the points in front of the cameras, weighted by nothing; [3]."""
+    """The median [3] of the points that cameras see, each point once for every camera seeing it."""
     if len(points):
         sample = points[:: max(1, len(points) // 5000)]
         offset = sample[None] - position[:, None]  # [C, P, 3]
@@ -220,7 +220,7 @@ class Lens:
             raise ValueError("A camera's focal length, centre and distortion must be numbers.")
         if not (self.fx > 0 and self.fy > 0):
             raise ValueError(f"A focal length must be positive, got {self.fx:g} x {self.fy:g}.")
-        # The photos that are there are often shrunk: how large they may be is for them to meet.
+        # No limit as for pictures: the photos at hand are often shrunk, and are checked themselves.
         if not (1 <= min(self.width, self.height) <= max(self.width, self.height) < 1e9):
             raise ValueError(
                 "A camera's width and height must be at least 1 and below 1,000,000,000 pixels, "
@@ -253,7 +253,7 @@ class Lens:
         )
 
     def distort(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Pinhole pictures at unit focal length [..., 2] to where this lens puts them, alike."""
+        """Where this lens puts points [..., 2] of a pinhole picture, both at unit focal length."""
         x, y = xy[..., 0], xy[..., 1]
         r2 = x * x + y * y
         if self.fisheye:
@@ -321,7 +321,7 @@ class Lens:
     def straighten(
         self, photo: NDArray[np.uint8], K: NDArray[np.float64], width: int, height: int
     ) -> NDArray[np.uint8]:
-        """Resample a photo [h, w, 3] of this lens, in any resolution, as pinhole K would.
+        """Resample a photo [h, w, 3] taken with this lens, in any resolution, as pinhole K sees it.
 
         Bicubic at the target's size; shrink the photo to about that size first, or it aliases.
         """

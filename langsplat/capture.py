@@ -55,7 +55,7 @@ FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SFM_SIDE = 1024
 DIAGONAL_35MM = math.hypot(36, 24)  # what EXIF's "35 mm equivalent" refers to
 READING, LOADING = "Read photos", "Load pictures"
-FARTHEST = 1e9  # any coordinate, focal length ... beyond is damage; squares still fit float32
+FARTHEST = 1e9  # a coordinate, focal length ... beyond it is damage; squares still fit float32
 # A model below this angle between views (degrees, median) has no depth to speak of.
 MIN_ANGLE = 1.0
 
@@ -71,7 +71,7 @@ TURNS: Mapping[int, Image.Transpose] = {
 }
 SIDEWAYS = (5, 6, 7, 8)
 
-# COLMAP's camera models by number: name, how many of (f | fx fy), what the rest means.
+# COLMAP's camera models by number: the name, and what the parameters are, in their order.
 COLMAP_MODELS: Mapping[int, tuple[str, tuple[str, ...]]] = {
     0: ("SIMPLE_PINHOLE", ("f", "cx", "cy")),
     1: ("PINHOLE", ("fx", "fy", "cx", "cy")),
@@ -128,7 +128,7 @@ class _Model:
     points: NDArray[np.float32]  # [P, 3]
     colors: NDArray[np.uint8]  # [P, 3]
     notes: list[str]
-    upright: bool = False  # the cameras are those of the photos turned by their EXIF
+    upright: bool = False  # the cameras describe the photos as their EXIF turns them
 
 
 def load_capture(
@@ -147,8 +147,8 @@ def load_capture(
     Args:
         path: a folder, a zip of one, or a transforms.json.
         max_side: pictures are shrunk so that the long side is at most this; >= 16.
-        workdir: where there is room to unpack a zip and to run SfM, in a folder that is removed
-            after; None = the system's place for temporary files.
+        workdir: a folder with room to unpack a zip and to run SfM, in a folder of its own that is
+            removed afterwards; None = the system's place for temporary files.
         progress: stages "Read photos", "Find features", "Match photos", "Place cameras" (the four
             for bare photos only) and "Load pictures".
     Raises:
@@ -368,7 +368,7 @@ def _open(path: Path) -> Image.Image:
 
 def _exif(photo: Image.Image, tag: int, ifd: int | None = None) -> Any:
     """A value of the photo's EXIF; None without one, or if it cannot be read."""
-    if photo.format == "PNG":  # its EXIF may follow the pixels, whose damage must not pass for none
+    if photo.format == "PNG":  # its EXIF may follow the pixels; damage to them is not "no EXIF"
         with _decoding():
             photo.load()
     try:
@@ -379,7 +379,7 @@ def _exif(photo: Image.Image, tag: int, ifd: int | None = None) -> Any:
 
 
 def _orientation(photo: Image.Image) -> int:
-    """EXIF's, one of TURNS or 1. To be asked before the pixels are decoded."""
+    """EXIF's orientation, a key of TURNS, or 1. Ask for it before the pixels are decoded."""
     value = _exif(photo, 0x0112)
     return int(value) if value is not None and value in TURNS else 1
 
@@ -437,7 +437,7 @@ def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.I
             flat = flat.transpose(TURNS[orientation])
         if flat.size != size:
             flat = flat.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    flat.info.clear()  # comments and profiles, which saving would write, and may not be able to
+    flat.info.clear()  # comments and profiles, which saving would try to write, and may fail at
     return flat
 
 
@@ -545,7 +545,7 @@ def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float32], NDArray[
     Returns:
         poses in the natural order of their names, points [P, 3] and their colors [P, 3].
     Raises:
-        ValueError: it is damaged, or of an unsupported lens.
+        ValueError: it is damaged, or has a lens that is not supported.
     """
     try:
         if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
@@ -579,7 +579,7 @@ def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Mode
     """A COLMAP model and where its photos are.
 
     Raises:
-        ValueError: it is damaged, of an unsupported lens, or fewer than 2 of its photos exist.
+        ValueError: it is damaged, has a lens that is not supported, or fewer than 2 photos exist.
     """
     found, points, colors = read_colmap(folder)
     best: list[Path] = []

@@ -33,8 +33,8 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 
 KMEANS_ROUNDS = 25
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
-# Cells along an edge of a table that are tried, until one is fine enough. Of the finest, rows of
-# 150 numbers take 238 MB.
+# Numbers of cells along an edge of a table, tried in turn until it is fine enough. With rows of 150
+# numbers the finest table takes 238 MB.
 TABLE_SIDES = (32, 64, 96, 128, 192, 256)
 TABLE_ERROR = 1.5e-3  # of a cosine, the 99.9th percentile: relevancies are off by less than 0.005
 _TABLE_RESIDUAL = 2e-3  # root mean square length of what a table's rows leave out of embeddings
@@ -301,10 +301,10 @@ class DecodeTable:
 
     `Autoencoder.decode` brings latents to length 1, so only the direction of a latent counts, and
     of the cube [-1, 1]³ only the surface: six faces of R x R cells, decoded at their corners and
-    interpolated bilinearly. All of it: the blends of a scene's latents that its views show lie in
-    about four fifths of the cells. One text needs one product with the rows; then every pixel
-    reads four numbers. Embeddings of one scene span few directions: a row has K numbers in place
-    of E.
+    interpolated bilinearly. The whole surface is tabulated, since the blends of a scene's latents
+    that its views show lie in about four fifths of the cells. One text needs one product with the
+    rows; then every pixel reads four numbers. Embeddings of one scene span few directions: a row
+    has K numbers in place of E.
 
     Args:
         rows: [6 (R + 1)², K], the embeddings at the corners, along the basis.
@@ -324,7 +324,7 @@ class DecodeTable:
         longest = latents.gather(-1, axis)
         across = torch.cat([(axis == 0).long(), 2 - (axis == 2).long()], dim=-1)
         on_face = latents.gather(-1, across) / longest.abs().clamp_min(1e-12)
-        # Off the border by a hair, or rounding would mix in the neighbour in the table.
+        # A hair off the border: else rounding would mix in what comes next in the table.
         x, y = ((on_face + 1) * (self.side / 2)).clamp(1e-3, self.side - 1e-3).unbind(-1)
         face = (2 * axis + (longest < 0))[..., 0]
         y = y + face * (self.side + 1)
@@ -371,7 +371,7 @@ def tabulate(
     texts = decoded[:32]
     wanted = decoded @ texts.T
 
-    # Everywhere, since anything may be blended; where the scene is, more so.
+    # The basis fits the whole surface, since anything may be blended, and the scene most closely.
     shown = torch.cat([codec.decode(_cube_surface(24).to(decoded)), decoded])
     spread, directions = torch.linalg.eigh(shown.T @ shown / len(shown))  # ascending
     left_out = spread.clamp_min(0).cumsum(0) <= _TABLE_RESIDUAL**2
@@ -453,15 +453,15 @@ class AutoencoderConfig:
     decoder: tuple[int, ...] = (16, 32, 64, 128, 256, 256)
     """Numbers after each layer of the decoder but its last, which gives E again."""
     rounds: int = 100
-    """Times that all embeddings are shown, and the held-out ones measured, at most."""
+    """At most this often all embeddings are shown and the held-out ones measured."""
     patience: int = 20
-    """Rounds in a row without a better held-out cosine after which it ends."""
+    """Training ends after this many rounds in a row without a better held-out cosine."""
     batch: int = 64
     learning_rate: float = 7e-4
     holdout_every: int = 10
     """Every n-th embedding, in random order, is kept out of training."""
     least_batches: int = 20
-    """Of a round; few embeddings are shown more than once."""
+    """Batches in a round, at least: where embeddings are few, they are shown more than once."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -583,7 +583,7 @@ def _show_all(
 
 
 def _is_over(rounds: int, best_round: int, config: AutoencoderConfig) -> bool:
-    """Whether to stop after so many rounds, the best of which is given, 0 being the first."""
+    """Whether to stop after so many rounds; `best_round` is the number of the best, from 0."""
     return rounds >= config.rounds or rounds - 1 - best_round >= config.patience
 
 

@@ -31,7 +31,7 @@ BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "encoder"
 # pretrained_image_path and pretrained_text_path.
 TOWER_FILES = ("image.safetensors", "text.safetensors")
 WEIGHTS_FILE = "open_clip_model.safetensors"
-CPU_BATCH = 16  # what a batch of crops leaves behind falls out of the cache with more
+CPU_BATCH = 16  # crops; with more, a batch's intermediate results fall out of the cache
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 
 
@@ -84,7 +84,7 @@ def check_spec(spec: str) -> None:
 
 
 def check_portable(spec: str) -> None:
-    """Raise ValueError if a spec names a file: that of a stranger's scene would be opened."""
+    """Raise ValueError if a spec names a file: no stranger's scene may say which file to open."""
     if not re.fullmatch(r"bundled(:\w+)?|open_clip:[\w.-]+/[\w-]+", spec):
         raise ValueError(
             "It was described by weights in a file on its author's machine: describe it with an "
@@ -204,12 +204,12 @@ def fold_norms(module: torch.nn.Module) -> None:
 
 
 def fold_padding(module: torch.nn.Module) -> None:
-    """Let every convolution of stride 2 that pads as TensorFlow does pad as torch does, in place.
+    """Make convolutions of stride 2 that pad as TensorFlow does pad as torch does, in place.
 
     For inputs of even size, as those of the bundled network are at every stage: there TensorFlow
     pads one more pixel on the right and below, which is what a kernel that begins with a column
     and a row of zeros does with the same padding on all sides. The embeddings are the same, to the
-    last bit, and a crop's take a seventh less time, as nothing is copied to be padded.
+    last bit, and take a seventh less time, because nothing is copied for the padding.
     """
     from timm.layers import Conv2dSame
 
@@ -308,7 +308,7 @@ def _check_readable(file: Path) -> None:
     else:
         try:
             whole = zipfile.is_zipfile(file)
-        except zipfile.BadZipFile:  # it says that it goes on in another file
+        except zipfile.BadZipFile:  # it claims to continue in another file
             whole = False
         if not whole:
             raise damaged

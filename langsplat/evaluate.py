@@ -56,7 +56,7 @@ MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at le
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
 _PHOTOS = {".jpg", ".jpeg", ".png"}
 _FRACTION = 16  # bits after the point when edges are followed down the rows
-# What reading JSON raises that is torn, or not built as it should be.
+# What is raised on reading JSON that is cut off, or not built as it should be.
 _NOT_AS_MEANT = (
     LookupError,
     TypeError,
@@ -232,7 +232,7 @@ def _lerf_frame(file: Path) -> LabelledFrame:
 
 
 def _read_3dovs(folder: Path) -> Labels:
-    """<frame>/<class>.png, not 0 inside; the scene's name is that of the folder above."""
+    """<frame>/<class>.png, non-zero inside; the scene's name is that of the folder above."""
     here = folder.resolve()
     name = here.parent.name if here.name == "segmentations" else here.name
     frames = []
@@ -632,7 +632,7 @@ class Row:
 
 
 def _unlike(name: str, known: Container[str]) -> str:
-    """A name that is not known: itself, or with a number."""
+    """`name`, or `name (2)` and so on where that is known."""
     numbered = (f"{name} ({number})" for number in itertools.count(2))
     return next(other for other in itertools.chain([name], numbered) if other not in known)
 
@@ -691,7 +691,7 @@ class Report:
 
     @property
     def held_out(self) -> dict[str, Any] | None:
-        """The mean over the queries of views that their scene has not seen; None: no such."""
+        """The mean over the queries of views that their scene has not seen; None without any."""
         rows = [row for row in self.rows if row.held_out]
         return _means(rows) if rows else None
 
@@ -869,8 +869,8 @@ class OfficialRenders:
     """Renders of the official LangSplat code, decoded by its autoencoder: no scene is needed.
 
     Its evaluator is reproduced: blended latents are decoded as they are, shorter than 1 or not.
-    But renders, which are numbered, get the names of their photos: those of cameras.json in the
-    order of names, or of the folder `images`; without every 8th where cfg_args says `eval=True`.
+    Renders are numbered; here they get the names of their photos: those of cameras.json, or of the
+    folder `images`, in the order of names; without every 8th where cfg_args says `eval=True`.
 
     Args:
         case: what the three runs' folders have in common: `output/teatime` for
@@ -991,8 +991,8 @@ def evaluate(
         profile: one of PROFILES.
         progress: called with the frames done.
     Raises:
-        ValueError: an unknown profile; a labelled frame that the scene has not; relevancies that
-            are not finite; renders without a scene for 3d-selection.
+        ValueError: an unknown profile; a labelled frame that is no view of the scene; relevancies
+            that are not finite; renders without a scene for 3d-selection.
     """
     check_profile(profile)
     renders = _SceneRenders(source) if isinstance(source, SceneQuery) else source
@@ -1075,7 +1075,7 @@ class _Judge:
 
     def row(self, query: str, found: Prediction) -> Row:
         height, width = found.masks.shape[1:]
-        truth = _resized(self.frame.mask(query), height, width)
+        truth = _nearest_mask(self.frame.mask(query), height, width)
         ious = tuple(mask_iou(mask, truth) for mask in found.masks)
         row = Row(
             self.scene,
@@ -1105,7 +1105,7 @@ def _hit(spots: NDArray[np.bool_], areas: NDArray[np.float64]) -> bool:
     return bool(((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).any())
 
 
-def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+def _nearest_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
     """A mask [h, w] as [height, width], by OpenCV's INTER_NEAREST: pixel i is i * h // height."""
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width

@@ -112,8 +112,10 @@ def fetch_file(repo: str, files: Sequence[str], *, wanted_by: str, instead: str)
     """The first of `files` of a Hub repository: from the cache, else downloaded.
 
     Args:
-        repo: user/name. files: names in it, the best first.
-        wanted_by: who needs it, to begin a sentence with. instead: what to do without a network.
+        repo: user/name.
+        files: names in it, the best first.
+        wanted_by: who needs it; begins the sentence of the error.
+        instead: what to do without a network; ends it.
     Raises:
         ValueError: it is not in the cache and cannot be fetched now, or not stored; offline that is
             said within two seconds.

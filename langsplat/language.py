@@ -39,8 +39,8 @@ from langsplat.rasterize import lift, lift_labels, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
 LIFTING = "Lift language"
-# Codewords of a Gaussian. Of those that lifting finds, the third and fourth are mostly neighbours
-# and mistakes; where weights are trained, they have something to choose from.
+# How many codewords a Gaussian keeps, if lifted and if trained. Of those that lifting finds, the
+# third and fourth are mostly neighbours and mistakes; training can still choose among them.
 KEPT, KEPT_TRAINED = 2, 4
 # Targets of views kept in memory while training; further ones are read again when their turn comes.
 _MAX_TARGET_BYTES = 1 << 30
@@ -51,7 +51,7 @@ class LanguageTraining:
     """How long and how fast codes are trained after lifting; the learning rate is the papers'."""
 
     steps: int = 500
-    """One view each."""
+    """Training steps, each on one view."""
     learning_rate: float = 2.5e-3
     seed: int = 0
     """Of the order of the views."""
@@ -87,7 +87,7 @@ def fit_language(
     """Give every Gaussian a code at every level: fit a codec, lift, and train if asked to.
 
     Args:
-        gaussians: N Gaussians; on whichever device they are, there the work is done.
+        gaussians: N Gaussians; the work is done on the device that they are on.
         cameras: C views, at the size of the features' label maps.
         features: C records of segments [L, H, W] and their embeddings, in the cameras' order; a
             sequence that reads them from disk is read once for each pass.
@@ -99,8 +99,8 @@ def fit_language(
         autoencoder: its layers and training; None is the paper's, with this seed.
         training: None = lifting alone.
         seed: of the codec.
-        state: a folder for what fitting an autoencoder and training leave, so that the same call
-            goes on where the last one was killed; None: nothing is left.
+        state: a folder for the checkpoints of fitting an autoencoder and of training, so that the
+            same call goes on where the last one was killed; None: none are written.
     Returns:
         The field; a Gaussian that no segment of a level ever touched has mass 0 there.
     Raises:
@@ -210,7 +210,7 @@ def _check_counts(cameras: Sequence[Camera], features: Sequence[SegmentFeatures]
 
 def _check_codec(codec: Codec, levels: int, view: SegmentFeatures) -> None:
     found = len(view.embeddings), view.embeddings[0].shape[1]
-    # An autoencoder says itself that it encodes no such embeddings.
+    # An autoencoder checks by itself that it can encode embeddings of this size.
     known = levels, codec.dim if isinstance(codec, Codebook) else found[1]
     if known != found:
         raise ValueError(
@@ -265,7 +265,7 @@ def _add_latents(
 
 @dataclass(frozen=True, eq=False)
 class _Target:
-    """What the pixels of one view should blend to, kept small: a number a pixel and a table."""
+    """What the pixels of one view should blend to, kept small: a number per pixel and a table."""
 
     segments: np.ndarray  # [L, H, W] int16 or int32
     tables: list[Tensor]  # for each level [M + 1, D']; the last row, zeros, serves -1

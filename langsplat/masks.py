@@ -225,7 +225,7 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     square = ndimage.gaussian_filter(lightness * lightness, TEXTURE_RADIUS)
     spread = np.sqrt(np.maximum(square - mean * mean, 0))
     color = lab * np.array([LIGHTNESS_WEIGHT, 1, 1], np.float32)
-    middle = 60 + SHADE_LIGHTNESS  # a medium light keeps its hue as it is
+    middle = 60 + SHADE_LIGHTNESS  # at medium lightness the hue stays as it is
     color[..., 1:] *= ((middle / (lightness + SHADE_LIGHTNESS)) ** SHADE_POWER)[..., None]
     squared = np.zeros_like(lightness)
     for channel in range(3):

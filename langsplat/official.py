@@ -97,7 +97,7 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     """What torch.save wrote: tensors, numbers and containers; mapped, on the CPU.
 
     Args:
-        what: the file should be, for the error.
+        what: names what the file should be, for the error.
     Raises:
         ValueError: there is no such file, it is damaged, or it holds objects that could run code.
     """
@@ -109,7 +109,7 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     zipped = head == b"PK\x03\x04"  # which is how torch tells its two formats apart
     try:
         with _LOADING, torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders at pickles that it did not write
+            warnings.simplefilter("ignore")  # torch warns of pickles that it did not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch's reader raises nearly anything for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -396,7 +396,7 @@ def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
 
 
 def read_cfg_args(path: Path | str) -> dict[str, Any]:
-    """The settings in a cfg_args, parsed and never evaluated; what is no plain value is left out.
+    """The settings in a cfg_args, parsed, never evaluated; values that are not plain are left out.
 
     Raises:
         ValueError: it is not the text of a Namespace(...).
@@ -442,7 +442,7 @@ def trained_size(width: int, height: int, resolution: Any = -1) -> tuple[int, in
     if good and resolution in (1, 2, 4, 8):
         size = max(1, round(width / resolution)), max(1, round(height / resolution))
     else:
-        # A width beyond all pictures' will do for one beyond all floats.
+        # Instead of a width that no float can hold, one larger than any picture's.
         scale = width / min(resolution, 2 * MAX_IMAGE_PIXELS) if good else max(1.0, height / 1080)
         size = max(1, int(width / scale)), max(1, int(height / scale))
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
@@ -512,7 +512,7 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
             viewmat[:3, :3] = rotation.T
             viewmat[:3, 3] = -rotation.T @ position
             turned = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-2
-            bounded = np.abs(viewmat).max() < 1e9  # not so where one is no number
+            bounded = np.abs(viewmat).max() < 1e9  # false where one is NaN
             if not (turned and bounded and all(0 < v < 1e9 for v in (fx, fy, *photo))):
                 raise problem
             found.append((str(entry["img_name"]), viewmat, fx, fy, photo))
@@ -625,10 +625,10 @@ def _nearest(maps: NDArray[Any], size: tuple[int, int] | None, path: Path) -> ND
         "labels are taken.",
         stacklevel=3,
     )
-    return _resized(maps, size)
+    return _nearest_labels(maps, size)
 
 
-def _resized(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def _nearest_labels(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Nearest labels of maps [..., H, W] at (width, height)."""
     height, width = maps.shape[-2:]
     rows = ((np.arange(size[1]) + 0.5) * height / size[1]).astype(int)
@@ -861,7 +861,10 @@ def find_official(folders: Sequence[Path | str]) -> Found:
 
 
 def _one_a_project(models: Sequence[Path]) -> list[Path]:
-    """The first COLMAP model of each data folder (sparse/0 before sparse/1), undistorted ones."""
+    """The first COLMAP model of each data folder (sparse/0 before sparse/1).
+
+    Models in a folder "distorted" count only where there are no others.
+    """
     plain = [path for path in models if "distorted" not in path.parts] or list(models)
     first: dict[Path, Path] = {}
     for path in sorted(plain):
@@ -990,7 +993,7 @@ def _check_runs(runs: Sequence[Checkpoint]) -> None:
 
 
 def _same_gaussians(a: Checkpoint, b: Checkpoint) -> bool:
-    # As bits: a mean that is not a number equals itself here.
+    # Compared as bits, so that a NaN equals itself.
     return a.means.shape == b.means.shape and torch.equal(
         a.means.float().view(torch.int32), b.means.float().view(torch.int32)
     )
@@ -1018,7 +1021,7 @@ def import_official(
     Returns:
         The scene's folder.
     Raises:
-        ValueError: the parts do not fit each other, or cannot be read; the encoder is none.
+        ValueError: the parts do not fit each other, or cannot be read; there is no such encoder.
     """
     out = Path(out)
     check_destination(out)
@@ -1192,7 +1195,7 @@ def _lifted(
             size = (camera.width, camera.height)
             view = read_features(folder, stem_of(camera.name), size=size)
             shrunk = camera.resized(round(camera.width * min(1.0, LIFTING_SIDE / max(size))))
-            segments = _resized(view.segments, (shrunk.width, shrunk.height))
+            segments = _nearest_labels(view.segments, (shrunk.width, shrunk.height))
             rows = [codec.decode(part) if codec else part for part in view.embeddings]
             views.append(SegmentFeatures(segments, rows))
             small.append(shrunk)

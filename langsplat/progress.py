@@ -1,8 +1,8 @@
-"""How long work reports itself, goes on after a stop, and shares cores and memory.
+"""How long-running work reports progress, goes on after a stop, and shares cores and memory.
 
 A stage calls `progress(stage, done, total, note)` as often as it likes, with `done` of `total`
 units finished. The terminal shows a bar with the seconds left; a parent process reads JSON lines.
-What a stage needs to go on where it was killed it leaves in a file, now and then.
+Now and then a stage leaves in a file what it needs to go on from if it is killed.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINT_SECONDS = 20.0
-"""How often long work leaves what it needs to go on."""
+"""Between two checkpoints of long-running work."""
 _VALUE = "value."  # begins the names of numbers in the file
 
 Progress = Callable[[str, int, int, str], None]
@@ -131,7 +131,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def load(self) -> tuple[Saved | None, str]:
-        """What an earlier run of this work left, if it did; else, if need be, a note that says why.
+        """What an earlier run of this work left, or None; a note says why, if there is a file.
 
         A file of other work, or a damaged one, is no error: the stage begins anew.
         """
@@ -152,13 +152,13 @@ class Checkpoints:
 
 
 def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file; OSError where it cannot be written, as of any file."""
+    """Write a safetensors file; OSError if it cannot be written, as for any file."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         save_file(tensors, file, metadata)
-    except SafetensorError as error:  # whatever the system said is in its words
+    except SafetensorError as error:  # what the system said is in its text
         raise OSError(None, str(error), str(file)) from error
 
 
@@ -190,9 +190,9 @@ def prepare_process() -> None:
     Torch's idle threads would spin on the cores that the rasterizer needs, and memory that is
     freed would go back to the system, which gives it out again page by page and zeroed: training
     steps took 1.4 times as long. Where the C library is not glibc its memory is left as it is.
-    Python would look again and again for garbage among all that was ever imported or compiled: a
-    sixth of the page's start. It now does so a hundred times less often; what is young is looked
-    at as before.
+    Python's garbage collector would go again and again through all that was ever imported or
+    compiled, for a sixth of the page's start: it now goes through old objects a hundred times less
+    often, and through young ones as before.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     young, middle, _ = gc.get_threshold()

@@ -10,8 +10,8 @@ renders of one number per Gaussian and |W S|² = Wᵀ (S Sᵀ) W does not depend
 view keeps its norms, its best negatives and its blending weights, and a new word costs one sparse
 product: no embedding of a pixel is ever built.
 
-On a GPU the weights of a pixel are not kept: the sums over them are made again, for each word, in
-one render of its own, and for what all words share in one kernel.
+On a GPU the weights of a pixel are not kept: the sums over them are computed anew, for each word in
+a render of its own, and for what all words share in one kernel.
 
 With an autoencoder f(p) is decoded from the latents blended over a pixel. The paper's have three
 numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTable`). Each view
@@ -76,7 +76,7 @@ _PART_OF = re.compile(  # "a photo of a mug" names no part
     f"(?:{_WHICH})?(?P<part>.+) of {_WHICH}(?P<thing>.+)",
     re.IGNORECASE,
 )
-ELSEWHERE = 100  # Gaussians that score for a thing out of sight; a few do for anything
+ELSEWHERE = 100  # with this many Gaussians found a thing may be out of sight; any text finds a few
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
 SURE = 0.9  # the relevancy from which on a part counts in full wherever it is
@@ -217,14 +217,14 @@ class _View(Protocol):
     def nbytes(self) -> int: ...
 
     def relevancy(self, asked: Any, out: Tensor) -> None:
-        """Write to `out` [T, L, H, W] float32 the texts' pixel relevancy; 0 with nothing seen."""
+        """Write the texts' pixel relevancy to `out` [T, L, H, W] float32; 0 where none is seen."""
 
 
 class _Scores(Protocol):
     """A codec's side of the engine."""
 
     def ask(self, texts: Tensor) -> Any:
-        """Of text embeddings [T, E] what Gaussians and pixels are compared with, made once."""
+        """From text embeddings [T, E], once: what Gaussians and pixels are compared with."""
 
     def rate(self, asked: Any, levels: Sequence[int]) -> Tensor:
         """Gaussian relevancy [T, N] of the texts asked, each at its own level."""
@@ -236,7 +236,7 @@ class _Scores(Protocol):
 class _CodebookScores:
     """What Gaussians and views score on the CPU, when codes weigh codewords.
 
-    What is asked are the dot products of texts with codewords and with Gaussians.
+    `ask` gives the dot products of texts with codewords and with Gaussians.
     """
 
     def __init__(
@@ -297,8 +297,8 @@ class _DrawnScores:
         dots = self.ask(negatives)
         self._inverse = _inverse_norms(field)  # [L, N]
         self._best = dots.amax(2).T * self._inverse
-        # What of a view all texts share: lengths, the negatives, and the described Gaussians' part
-        # of a pixel, as codes sum to 1 where a Gaussian was ever described.
+        # What all texts share in a view: lengths, the negatives, and the part of a pixel that
+        # described Gaussians paint, found with ones, as the codes of such a Gaussian sum to 1.
         self._rows = score(*self._codes, roots(self._codec.gram()), half=True)
         ones = torch.ones_like(self._codec.codewords[..., :1])
         self._plain = halves(torch.cat([dots, score(*self._codes, ones)], dim=2).flatten(1))
@@ -401,12 +401,12 @@ class _LatentScores:
         return self._of_gaussians[level]
 
     def _keep(self, latents: Tensor) -> Tensor:
-        """Of latents [.., D] what is kept of them: [.., 2], their places in a table, or all."""
+        """What is kept of latents [.., D]: their places in a table [.., 2], or the latents."""
         if not isinstance(self._source, DecodeTable):
             return latents
         if latents.is_cuda:
             return self._source.places(latents)
-        # Some rows at a time: temporaries as large as a picture are dear to have.
+        # Some rows at a time: temporaries as large as a picture are expensive.
         kept, axis = _empty((*latents.shape[:-1], 2), latents.device), max(0, latents.ndim - 3)
         some = max(1, _LATENTS_AT_ONCE * latents.shape[axis] // max(1, latents[..., 0].numel()))
         for part, own in zip(kept.split(some, axis), latents.split(some, axis), strict=True):
@@ -459,7 +459,7 @@ class _LatentView:
             for text in asked.split(1):
                 yield self._source.cosines(kept, text)[..., 0]
             return
-        # Decoding is dear: once for all texts.
+        # Decoding is expensive: once for all texts.
         for found in self._source.cosines(kept[seen], asked).unbind(1):
             out = torch.zeros(seen.shape, device=found.device)
             out[seen] = found
@@ -485,12 +485,12 @@ class _PlacedView:
 class Recent(Generic[T]):
     """Keeps what was made most recently; safe between threads.
 
-    What several threads ask for at once is made once, and what is being made keeps nobody from
-    anything else.
+    If several threads ask for one thing at once it is made once, and while it is made nobody has to
+    wait for anything else.
 
     Args:
-        limit: of the sizes of all that is kept; what is larger by itself is made but not kept.
-        size: of one; by default 1, so that the limit is a number of things.
+        limit: on the sum of the sizes of what is kept; a thing larger than that is made, not kept.
+        size: gives the size of a thing; by default 1, so that the limit is a number of things.
     """
 
     def __init__(self, limit: float, size: Callable[[T], float] = lambda made: 1) -> None:
@@ -540,15 +540,15 @@ class SceneQuery:
         encoder: the one whose space the field lives in.
         kept_bytes: the most that views may take together to answer new words at once; those asked
             least recently go first. A view that needs more by itself is answered and not kept.
-        exact: decode an autoencoder's latents pixel by pixel and not by its table, which keeps
-            99.9 % of the relevancies within 0.005 (`tabulate`).
+        exact: decode an autoencoder's latents pixel by pixel, instead of looking them up in its
+            table, which keeps 99.9 % of the relevancies within 0.005 (`tabulate`).
         near_things: hold "the handle of the mug" to the mug (see above); False compares the text
             with features and nothing else, as the papers do.
-        as_published: relevancies as the official evaluators have them, for comparisons: every
-            pixel answers, however little of it described Gaussians paint, with 0.5 where that is
-            nothing, and latents are decoded one by one, at the length that they are blended to.
+        as_published: relevancies as the official evaluators compute them, for comparisons: every
+            pixel answers, however little of it described Gaussians paint (0.5 where they paint
+            nothing), and latents are decoded pixel by pixel, at the length that they blend to.
     Raises:
-        ValueError: the scene has no language field, or it is another encoder's, or damaged.
+        ValueError: the scene has no language field, or one that is damaged or of another encoder.
     """
 
     def __init__(
@@ -658,7 +658,7 @@ class SceneQuery:
         ]
 
     def warm_up(self, camera: Camera) -> None:
-        """Do what is done once, compiling for the most part: its seconds are no answer's."""
+        """Do what is done only once, mostly compiling, so that no answer is charged with it."""
         self.ask(NEGATIVES[0], camera.resized(40))
 
     def render(self, camera: Camera) -> np.ndarray:
@@ -684,7 +684,8 @@ class SceneQuery:
     def _see(self, view: _View, asked: Any, out: Tensor) -> None:
         """Write to `out` [T, L, H, W] the pixel relevancy of the texts asked."""
         view.relevancy(asked, out)
-        if self.as_published:  # where nothing is, all texts are as far: no sigmoid is 0 otherwise
+        # 0 means that nothing is drawn, since no sigmoid is 0: there all texts fit alike.
+        if self.as_published:
             out[out == 0] = 0.5
 
     def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
@@ -713,9 +714,12 @@ class SceneQuery:
     ) -> None:
         """Hold what texts score [T, ..], in place, to the things that they name parts of.
 
-        near: of each thing that is found, how near it is. score: what the parts' own words score,
-        given these and which of the texts they come from. What is sure stands by itself: the
-        thing's own words do not reach all of it.
+        A score that is sure stands by itself: the words for a thing do not reach all of it.
+
+        Args:
+            near: for each thing that is found, how near everything scored is to it, up to 1.
+            score: from the words for parts, and the numbers of the texts that they come from, what
+                those words score by themselves.
         """
         named = [(k, part_of(text)) for k, text in enumerate(texts)]
         held = [(k, *found) for k, found in named if found and found[1] in near]
@@ -734,7 +738,7 @@ class SceneQuery:
         near: Mapping[str, Tensor],
         camera: Camera,
     ) -> None:
-        """The same for Gaussians [T, N], of each text at its level, where the picture has them."""
+        """`_hold` for scores of Gaussians [T, N], each text at its level, inside the picture."""
         gaussians, camera = self.scene.gaussians, camera.to(scores.device)
         points = gaussians.means @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
         across, down, depth = (points @ camera.K.T).unbind(1)
@@ -753,7 +757,7 @@ class SceneQuery:
         scores[:, rows] = held
 
     def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
-        """Of the things that are found in the view, how near each pixel [H, W] is, up to 1."""
+        """For each thing found in the view, how near to it each pixel [H, W] is, up to 1."""
         parts = [part_of(text) for text in texts] if self.near_things else []
         things = list(dict.fromkeys(found[1] for found in parts if found))
         near = {}
@@ -780,7 +784,7 @@ class SceneQuery:
         return torch.stack([known[text] for text in texts])
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
-        """Some texts at a time, and what Gaussians and pixels are compared with."""
+        """Some texts at a time, each time with what Gaussians and pixels are compared with."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             some = texts[start : start + _TEXTS_AT_ONCE]
             yield some, self._scores.ask(self._texts(some))
@@ -811,7 +815,10 @@ class SceneQuery:
 
 
 def _still(gaussians: Gaussians) -> Gaussians:
-    """In float32 and without gradients: themselves, so that a frame of theirs serves, or copies."""
+    """The Gaussians in float32 and without gradients.
+
+    They are the given ones where these are so already, since a frame of them can be used again.
+    """
     g = gaussians
     shape = g.means, g.quats, g.scales, g.opacities
     if all(t.dtype == torch.float32 and not t.requires_grad for t in shape):
@@ -851,7 +858,7 @@ def part_of(text: str) -> tuple[str, str] | None:
 
 
 def _highest_around(values: Tensor, half: int) -> Tensor:
-    """Of values >= 0 the highest in the box that reaches `half` away, along every axis."""
+    """The highest of `values` >= 0 in the box around each that reaches `half` along every axis."""
     size = 2 * half + 1
     for axis in range(values.ndim):
         length = values.shape[axis]

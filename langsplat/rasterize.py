@@ -41,8 +41,8 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
-# Up to so many channels the CPU draws three at a time: its kernels keep those in registers, and
-# nine drawn so, forward and backward, take a quarter of the time.
+# Up to this many channels the CPU draws three at a time: its kernels keep three in registers, and
+# nine channels drawn this way, forward and backward, take a quarter of the time.
 FEW_CHANNELS = 24
 # Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
 MAX_ONE_HOT = 1 << 25
@@ -59,7 +59,8 @@ def available_backends() -> dict[str, str]:
 def quickest_device() -> str:
     """The device to draw a scene on now: "cuda" where gsplat is ready, else "cpu".
 
-    It is not where its kernels still have to be compiled, at their first use, for some minutes.
+    gsplat is not ready while its kernels still have to be compiled, which happens at their first
+    use and takes some minutes.
     """
     ready = _rasterize_gsplat.problem() is None and _rasterize_gsplat.compiled()
     return "cuda" if ready else "cpu"
@@ -69,7 +70,7 @@ def drawing_device(wanted: str) -> str:
     """The device that a program's --device asks for: cpu, cuda, or auto for the quickest.
 
     Raises:
-        ValueError: cuda, and it cannot be used here.
+        ValueError: `wanted` is cuda, which cannot be used here.
     """
     if wanted == "auto":
         return quickest_device()
@@ -168,7 +169,7 @@ def rasterize(
 
 
 def _joined(images: list[Tensor]) -> Tensor:
-    """Images [.., D] of the CPU side by side, without gradient in memory that is used again."""
+    """Images [.., D] on the CPU, joined along D; without gradient, in recycled memory."""
     if torch.is_grad_enabled() and any(image.requires_grad for image in images):
         return torch.cat(images, dim=-1)
     from langsplat._rasterize_numba import empty
@@ -236,7 +237,7 @@ def look(gaussians: Gaussians, camera: Camera, tile: int) -> _rasterize_gsplat.F
 
 
 def drawable(gaussians: Gaussians) -> Gaussians:
-    """The same with opacity 0 where a Gaussian has a number that is not finite; no gradient."""
+    """The same Gaussians, with opacity 0 where one has a number that is not finite; no gradient."""
     g = gaussians
     return replace(g, opacities=_opacities(g.means, g.quats, g.scales, g.opacities).detach())
 
@@ -304,12 +305,12 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
 def blending_weights(
     gaussians: Gaussians, camera: Camera, codes: "Codes", support: float
 ) -> "tuple[BlendingWeights, np.ndarray, np.ndarray]":
-    """W of `image = W values` for one view, kept: how much of each pixel each Gaussian paints.
+    """The W of `image = W values` for one view: how much of each pixel each Gaussian paints.
 
     Pixels that see fewer codewords than Gaussians keep the codewords' weights instead. On the CPU
     only, without gradient; weights below 1e-9 may be rounded to 0. A Gaussian with a number that is
-    not finite is left out. What comes beside, and the last two arguments, are those of
-    `langsplat._codes_numba.weigh`.
+    not finite is left out. `langsplat._codes_numba.weigh` explains `codes`, `support` and what is
+    returned beside the weights.
     """
     from langsplat._codes_numba import weigh
 
@@ -325,7 +326,7 @@ def lift_labels(
 ) -> Tensor:
     """The weight each Gaussian has on the pixels of each label: `lift` of one_hot(labels).
 
-    On the CPU the one-hot picture is never built: what a Gaussian adds to a pixel is added to the
+    On the CPU the one-hot picture is never built: a Gaussian's weight on a pixel is added to that
     pixel's own labels, however many others there are.
 
     Args:
@@ -345,7 +346,7 @@ def lift_labels(
     if labels.numel() and not (-1 <= int(labels.min()) and int(labels.max()) < count):
         raise ValueError(
             f"Labels must lie in -1 .. {count - 1}, got {int(labels.min())} .. "
-            f"{int(labels.max())}: number them anew."
+            f"{int(labels.max())}: renumber them."
         )
     draw = _backend(backend, gaussians.device)
     if count == 0 or len(gaussians) == 0:
@@ -426,9 +427,9 @@ def _backend(name: str, device: torch.device) -> Any:
 
 
 def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
-    """Means, quats, scales, opacities, colors [.., N, D] less the Gaussians with NaN or inf.
+    """Means, quats, scales, opacities, colors [.., N, D] without the Gaussians with NaN or inf.
 
-    On a GPU those are made too faint to be drawn, so that nothing waits for their number.
+    On a GPU they get opacity 0 instead, so that nothing has to wait until they are counted.
     """
     *geometry, colors = gaussians
     if colors.is_cuda:

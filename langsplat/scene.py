@@ -5,8 +5,8 @@ Letters used everywhere: N Gaussians, C cameras, H W pixels, K spherical-harmoni
 
 Conventions: world-to-camera matrices with OpenCV axes (x right, y down, z forward); pixel centres
 at +0.5; quaternions wxyz; scales and opacities always *activated* (logs and logits exist only
-inside training and at the PLY border). Pictures are RGB uint8 [H, W, 3] numpy at borders,
-float32 torch inside.
+inside training and at the PLY border). Pictures are RGB: numpy arrays [H, W, 3] of uint8 at the
+borders, torch tensors of float32 inside.
 
 A scene on disk is a folder, which is also what a Hub repository of a scene holds:
 
@@ -165,7 +165,7 @@ class Gaussians:
         return self._each(lambda tensor: tensor.to(device))
 
     def detached(self) -> "Gaussians":
-        """The same numbers apart from any graph, fit for another one."""
+        """The same numbers, detached from any autograd graph, so that another one may use them."""
         return self._each(lambda t: t.clone() if t.is_inference() else t.detach())
 
     def select(self, mask: Tensor) -> "Gaussians":
@@ -261,7 +261,7 @@ class LanguageField:
         return tuple(name for name, some in zip(self.levels, found, strict=True) if some)
 
     def why_silent(self, level: str | None) -> str:
-        """Why nothing is ever found at a level; empty where something can be, or for no level."""
+        """Why nothing can be found at `level`; empty if something can, or it is no level."""
         if level not in self.levels or level in self.described:
             return ""
         return (
@@ -351,7 +351,7 @@ class Scene:
         return f"Scene({self.name!r}: {count}, cameras {len(self.cameras)}, {words})"
 
     def to(self, device: torch.device | str) -> "Scene":
-        """Gaussians and language on a device; the cameras stay, they are read on the CPU."""
+        """The Gaussians and language on `device`; the cameras stay: they are read on the CPU."""
         language = None if self.language is None else self.language.to(device)
         return replace(self, gaussians=self.gaussians.to(device), language=language)
 
@@ -384,15 +384,15 @@ def save_scene(
     Raises:
         ValueError: `folder` exists and holds something other than a scene; the scene has numbers
             that are not finite, or too large for half floats, or scales that are not positive.
-        OSError: it cannot be written, for example as the disk is full; what was there stays.
+        OSError: it cannot be written, for example because the disk is full; what was there stays.
     """
-    folder = Path(folder).resolve()  # of a link, what it leads to
+    folder = Path(folder).resolve()  # if it is a link, what it leads to
     check_destination(folder)
     tensors, metadata = _tensors_of(scene), _metadata_of(scene)
     try:
         _scene_of(tensors, metadata)
     except ValueError as error:  # a good scene must not be replaced by this
-        raise ValueError(f"The scene could not be opened again, if saved. {error}") from None
+        raise ValueError(f"Once saved, the scene could not be opened again. {error}") from None
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -424,7 +424,7 @@ def save_scene(
 def check_destination(folder: Path) -> None:
     """Raise ValueError unless a scene may be written to `folder`: new, empty, or an older scene.
 
-    And named in UTF-8: the libraries that read weights open no other files.
+    Its path must be valid UTF-8 as well: the libraries that read weights open no other files.
     """
     check_name(str(folder), "choose another folder")
     if folder.is_dir():
@@ -557,7 +557,8 @@ def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Sce
         codes = tensors["language.codes"]
         language = LanguageField(
             rows=tensors.get("language.rows"),
-            codes=codes.float() if codes.dtype == torch.bfloat16 else codes,  # numpy has no such
+            # numpy has no bfloat16
+            codes=codes.float() if codes.dtype == torch.bfloat16 else codes,
             mass=tensors["language.mass"],
             codec=codec,
             encoder=metadata["encoder"],
@@ -597,17 +598,17 @@ def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
 
 
 def writable(text: str) -> str:
-    """Text with "?" for what has no UTF-8, as in names of files that were given in other bytes."""
+    """`text` with "?" for what UTF-8 cannot encode, as in file names made of other bytes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def check_name(name: str, remedy: str) -> None:
-    """Raise ValueError, which ends with the remedy, if a file's name has no UTF-8."""
+    """Raise ValueError, ending with `remedy`, if UTF-8 cannot encode the name of a file."""
     if name != writable(name):
-        raise ValueError(f"{writable(name)} is no name in UTF-8: {remedy}.")
+        raise ValueError(f"{writable(name)} is not a name in UTF-8: {remedy}.")
 
 
 def _printable(text: str, most: int = 200) -> str:
-    """A stranger's name made fit for a list: one line, nothing that controls, not endless."""
+    """A stranger's name made fit for a list: one line, no control characters, not endless."""
     controls = ("Cc", "Cs", "Zl", "Zp")
     return "".join(ch for ch in text if unicodedata.category(ch) not in controls)[:most]

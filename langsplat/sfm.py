@@ -54,7 +54,7 @@ class PhotoGroup:
 
 @dataclass(frozen=True)
 class Placement:
-    """What came of it.
+    """How many photos could be placed, and how far the result can be trusted.
 
     Args:
         model: folder of the COLMAP model (binary), None if no two photos could be placed.
@@ -282,7 +282,7 @@ def _end_with_parent() -> None:
     """Die as soon as stdin closes, so that a killed parent leaves no child behind."""
 
     def wait() -> None:
-        # Not sys.stdin: its lock, held here, would abort the interpreter's own end.
+        # Not sys.stdin: its lock, held here, would make the interpreter abort when it exits.
         while os.read(0, 4096):
             pass
         os._exit(1)

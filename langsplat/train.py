@@ -65,7 +65,7 @@ class TrainConfig:
     refine_from: float = 0.05
     """Share of the run before the first such round."""
     refine_until: float = 0.85
-    """Share of the run after which N and the dead stay as they are, and no noise is added."""
+    """Share of the run after which N and the dead are left alone, and no noise is added."""
     grow_until: float = 0.5
     """Share of the run at which N reaches its ceiling; it grows by equal factors till then."""
     noise: float = 5e5
@@ -97,7 +97,7 @@ class TrainConfig:
     holdout_every: int = 0
     """Keep every n-th photo (the first included) out of training; 0 = train on all."""
     time_limit: float | None = None
-    """Seconds; schedules then run by the clock where that is ahead, and results may vary."""
+    """Seconds; schedules then follow the clock where it is ahead, and results may vary."""
     seed: int = 0
     """Of the initialisation, the order of photos, the noise and the sampling."""
 
@@ -286,7 +286,7 @@ class _Trainer:
 
     @property
     def seconds(self) -> float:
-        """Of training, an interrupted run's included."""
+        """How long training has taken, including an interrupted run."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     @property
@@ -443,10 +443,10 @@ class _Trainer:
         return min(round(wanted), config.max_gaussians)
 
     def _share_out(self, sources: Tensor, places: Tensor | None) -> None:
-        """Let each source share its light with new ones in `places`, or appended if None.
+        """Let each source share its light with copies of it, put in `places`, or appended if None.
 
-        `sources` [M] may repeat. A Gaussian that becomes n takes the opacity and scales with
-        which the n together look nearly as the one did (the paper's rule for relocation):
+        `sources` [M] may repeat. Where one Gaussian becomes n, each gets the opacity and scales
+        with which the n together look nearly as the one did (the paper's rule for relocation):
         o' = 1 - (1 - o)^(1/n), s' = s o / sum_j C(n, j) (-1)^(j-1) o'^j / sqrt(j).
         """
         params = {name: tensor.detach() for name, tensor in self.params.items()}
@@ -527,7 +527,7 @@ class _Trainer:
         )
 
     def resume(self, earlier: Saved) -> None:
-        """Take over the run that left this."""
+        """Continue the run that left this."""
         tensors, values = earlier.tensors, earlier.values
         groups: dict[str, dict[str, Tensor]] = {key: {} for key in ("params", *MOMENTS)}
         for key, tensor in tensors.items():

@@ -774,7 +774,7 @@ def test_lift_refuses_a_picture_of_another_size() -> None:
         lift(gaussians, camera, torch.ones(HEIGHT, WIDTH + 1, 3))
     with pytest.raises(ValueError, match="resize"):
         lift_labels(gaussians, camera, torch.zeros(HEIGHT, WIDTH + 1, 3).long(), 1)
-    with pytest.raises(ValueError, match=r"-1 \.\. 1, got 0 \.\. 2: number"):
+    with pytest.raises(ValueError, match=r"-1 \.\. 1, got 0 \.\. 2: renumber"):
         lift_labels(gaussians, camera, torch.arange(3).expand(HEIGHT, WIDTH, 3), 2)
 
 

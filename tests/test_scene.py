@@ -278,7 +278,7 @@ def test_tensors_of_another_form_are_one_sentence(
 
 
 def test_a_folder_that_no_library_could_open_again_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"s\? is no name in UTF-8: choose another folder"):
+    with pytest.raises(ValueError, match=r"s\? is not a name in UTF-8: choose another folder"):
         save_scene(small_scene(), tmp_path / "s\udcff")
 
 
