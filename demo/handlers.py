@@ -295,9 +295,10 @@ class Shelf:
         """
         self.downloads.mkdir(parents=True, exist_ok=True)  # systems tidy up temporary folders
         folder = Path(tempfile.mkdtemp(dir=self.downloads))
-        paths = save_answer(answer, rgb, folder)
         with self._lock:
             self._files.append(folder)
+        paths = save_answer(answer, rgb, folder)
+        with self._lock:
             while len(self._files) > _KEPT_FILES:
                 shutil.rmtree(self._files.pop(0), ignore_errors=True)
         if not where:
@@ -405,6 +406,8 @@ class BuildStatus:
 def check_photos(paths: Sequence[str]) -> None:
     """Refuse uploads that cannot become a scene, before any work: ValueError with the remedy."""
     files = [Path(path) for path in paths]
+    if not all(file.exists() for file in files):  # systems tidy up temporary folders
+        raise ValueError("Some of the photos are no longer on the server: choose them again.")
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     if zips and len(files) > 1:
         raise ValueError("Give either one zip or the photos themselves, not several together.")

@@ -69,7 +69,8 @@ def _left_something(args: argparse.Namespace) -> bool:
     """Whether a command that was stopped has left what the same command goes on with."""
     if args.run not in (_build, _describe):
         return False
-    work: Path = args.out.with_name(args.out.name + WORK_SUFFIX)
+    out = args.out.absolute()
+    work: Path = out.with_name(out.name + WORK_SUFFIX)
     return (work / CAPTURE_FILE).is_file() if args.run is _build else work.is_dir()
 
 

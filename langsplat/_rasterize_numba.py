@@ -24,6 +24,7 @@ Letters: N Gaussians, M visible splats, D channels, P parts (threads).
 """
 
 import math
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -1136,6 +1137,10 @@ def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]
 def _pool() -> ThreadPoolExecutor:
     """The threads that help: kept, since starting them anew costs a millisecond a frame."""
     return ThreadPoolExecutor(thread_name_prefix="rasterize")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of them
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 _tiles_each = 3.0  # tiles per splat in the frame before, to guess how long the lists will be

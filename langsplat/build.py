@@ -600,7 +600,7 @@ def _card(scene: Scene) -> str:
     """The card of a scene that was built or described."""
     made, lines = scene.provenance, []
     measured = made.get("psnr")
-    if isinstance(measured, dict):
+    if isinstance(measured, dict) and measured.keys() >= {"mean", "views", "kind"}:
         lines.append(
             f"- PSNR {measured['mean']} dB over {measured['views']} {measured['kind']} views"
         )

@@ -158,7 +158,8 @@ def _level_up(right: Tensor, up_axes: Tensor) -> Tensor:
 def _middle_seen(position: Tensor, forward: Tensor, points: Tensor) -> Tensor:
     """The median [3] of the points that cameras see, each point once for every camera seeing it."""
     if len(points):
-        sample = points[:: max(1, len(points) // 5000)]
+        most = max(1, min(5000, 2_000_000 // len(position)))  # bounds C P
+        sample = points[:: max(1, len(points) // most)]
         offset = sample[None] - position[:, None]  # [C, P, 3]
         depth = (offset * forward[:, None]).sum(dim=-1)
         # Within 30 degrees of the optical axis: seen by any usual lens.

@@ -108,8 +108,10 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0)
         A codebook. A level with fewer than V segments repeats codewords; `assign` uses the
         first copy.
     Raises:
-        ValueError: no level has a segment.
+        ValueError: no level has a segment, or size is not positive.
     """
+    if size < 1:
+        raise ValueError(f"A codebook needs at least one codeword, got size={size}.")
     most = max((len(rows) for rows in embeddings), default=0)
     if most == 0:
         raise ValueError(

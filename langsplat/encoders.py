@@ -116,7 +116,10 @@ class OpenClipEncoder:
         Raises:
             ValueError: the crops have another shape, size or type.
         """
-        crops = torch.as_tensor(images)
+        # torch takes no array that runs backwards
+        crops = (
+            images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+        )
         side = self.image_size
         if crops.ndim != 4 or crops.shape[1:] != (side, side, 3) or crops.dtype != torch.uint8:
             raise ValueError(
@@ -139,7 +142,13 @@ class OpenClipEncoder:
         return rows.clone()  # an inference tensor could not be saved for a backward pass later
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> [T, E] float32, unit length; capitals and extra spaces make no difference."""
+        """Texts -> [T, E] float32, unit length; capitals and extra spaces make no difference.
+
+        Raises:
+            ValueError: a string in place of a list of them.
+        """
+        if isinstance(texts, str):
+            raise ValueError("Give a list of texts, not a string: its letters would be encoded.")
         if len(texts) == 0:
             return torch.zeros(0, self.dim, device=self._device)
         return self._texts(texts)

@@ -665,8 +665,11 @@ class Report:
             raise ValueError("Only reports of one profile, and of the same levels, can be joined.")
         rows: list[Row] = []
         for report in reports:
-            known = {row.scene for row in rows}
-            rows += [replace(row, scene=_unlike(row.scene, known)) for row in report.rows]
+            known, names = {row.scene for row in rows}, {}
+            for scene in dict.fromkeys(row.scene for row in report.rows):
+                names[scene] = _unlike(scene, known)
+                known.add(names[scene])
+            rows += [replace(row, scene=names[row.scene]) for row in report.rows]
         notes = tuple(dict.fromkeys(note for report in reports for note in report.notes))
         return cls(reports[0].profile, reports[0].levels, tuple(rows), notes)
 

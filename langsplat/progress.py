@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,8 @@ def terminal_progress() -> Progress:
         share = f"[{'#' * filled}{'.' * (24 - filled)}] {100 * done / max(total, 1):3.0f} %"
         remaining = f", {left:.0f} s left" if left is not None and done < total else ""
         text = f"{stage:<22} {share}{remaining}{'  ' + note if note else ''}"
+        if live and done < total:  # what wraps would stay when the line is updated
+            text = text[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"\r\033[K{text}" if live else f"{text}\n")
         sys.stderr.flush()
         last_stage, last_at = stage, now

@@ -582,6 +582,7 @@ class SceneQuery:
         self.encoder = encoder
         self.near_things, self.as_published = near_things, as_published
         field, scene = scene.language, replace(scene, gaussians=_still(scene.gaussians))
+        self._gaussians = scene.gaussians
         # What no view ever saw says nothing, whatever its code holds.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0).detach()
         self._field = replace(field, codes=codes)
@@ -629,8 +630,7 @@ class SceneQuery:
             ValueError: as `ask` does.
         """
         began = time.perf_counter()
-        if isinstance(texts, str):
-            raise ValueError("ask_all takes a list of texts: ask takes one.")
+        _check_list(texts)
         texts, threshold = [check_text(text) for text in texts], float(threshold)
         if not 0 <= threshold <= 1:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
@@ -671,7 +671,10 @@ class SceneQuery:
         Returns:
             [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half (but
             see `as_published`).
+        Raises:
+            ValueError: a string in place of a list; a picture of more than 10 million pixels.
         """
+        _check_list(texts)
         view, out = self._view(camera), self._maps(len(texts), camera)
         done = 0
         for some, asked in self._batches(texts):
@@ -696,6 +699,7 @@ class SceneQuery:
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
+        _check_list(texts)
         none = torch.zeros(0, *self._field.mass.shape, device=self._field.codes.device)
         rated = (self._rate(asked, len(some)) for some, asked in self._batches(texts))
         return torch.cat([none, *rated])
@@ -739,7 +743,7 @@ class SceneQuery:
         camera: Camera,
     ) -> None:
         """`_hold` for scores of Gaussians [T, N], each text at its level, inside the picture."""
-        gaussians, camera = self.scene.gaussians, camera.to(scores.device)
+        gaussians, camera = self._gaussians, camera.to(scores.device)
         points = gaussians.means @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
         across, down, depth = (points @ camera.K.T).unbind(1)
         x, y = across / depth, down / depth
@@ -834,6 +838,11 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     from langsplat._rasterize_numba import empty
 
     return torch.from_numpy(empty(shape, np.float32))
+
+
+def _check_list(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise ValueError("Give a list of texts, not a string: its letters would be asked.")
 
 
 def check_text(text: str) -> str:

@@ -70,8 +70,10 @@ def drawing_device(wanted: str) -> str:
     """The device that a program's --device asks for: cpu, cuda, or auto for the quickest.
 
     Raises:
-        ValueError: `wanted` is cuda, which cannot be used here.
+        ValueError: `wanted` is none of them, or cuda, which cannot be used here.
     """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"The device must be auto, cpu or cuda, got {wanted!r}.")
     if wanted == "auto":
         return quickest_device()
     why = _rasterize_gsplat.problem() if wanted == "cuda" else None
@@ -119,6 +121,8 @@ def rasterize(
             the backend cannot be used.
     """
     n, cameras, channels = means.shape[0] if means.ndim else 0, len(viewmats), colors.shape[-1:]
+    if viewmats.ndim == Ks.ndim == 2:
+        raise ValueError("viewmats and Ks are [C, ..]: give viewmats[None] and Ks[None] for one.")
     if cameras == 0:
         raise ValueError("There is no camera to draw from: give at least one viewmat and K.")
     _check("means", means, (n, 3))
@@ -127,6 +131,8 @@ def rasterize(
     _check("opacities", opacities, (n,))
     _check("viewmats", viewmats, (cameras, 4, 4))
     _check("Ks", Ks, (cameras, 3, 3))
+    if colors.ndim not in (2, 3):
+        raise ValueError(f"colors must be [N, D] or [C, N, D], got {list(colors.shape)}.")
     _check("colors", colors, (*((cameras,) if colors.ndim == 3 else ()), n, *channels))
     kinds = {tensor.dtype for tensor in (means, quats, scales, opacities, colors)}
     if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
@@ -375,8 +381,10 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
     Returns:
         [N, 3], RGB around [0, 1].
     Raises:
-        ValueError: sh has fewer bases than the degree needs.
+        ValueError: sh has fewer bases than the degree needs, or dirs are of another number.
     """
+    _check("sh", sh, (len(sh), *sh.shape[1:2], 3))
+    _check("dirs", dirs, (len(sh), 3))
     if degree is None:
         degree = math.isqrt(sh.shape[1]) - 1
     if not 0 <= degree <= 3 or (degree + 1) ** 2 > sh.shape[1]:

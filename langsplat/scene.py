@@ -72,10 +72,9 @@ class Camera:
     name: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("viewmat", "K"):
-            if not isinstance(getattr(self, name), Tensor):  # arrays and lists will do
-                given = torch.as_tensor(getattr(self, name), dtype=torch.float32)
-                object.__setattr__(self, name, given)
+        for name in ("viewmat", "K"):  # arrays and lists will do
+            given = torch.as_tensor(getattr(self, name)).to(torch.float32)
+            object.__setattr__(self, name, given)
         _check("viewmat", self.viewmat, (4, 4), " (world to camera)")
         _check("K", self.K, (3, 3), " (pixels)")
         if not (isinstance(self.width, Integral) and isinstance(self.height, Integral)):
@@ -87,6 +86,8 @@ class Camera:
                 f"A picture must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, "
                 f"got {self.width} x {self.height}: choose another size."
             )
+        object.__setattr__(self, "width", int(self.width))  # numpy's would not go into JSON
+        object.__setattr__(self, "height", int(self.height))
 
     @property
     def camtoworld(self) -> Tensor:
@@ -427,6 +428,10 @@ def check_destination(folder: Path) -> None:
     Its path must be valid UTF-8 as well: the libraries that read weights open no other files.
     """
     check_name(str(folder), "choose another folder")
+    if folder.resolve() == Path.cwd():
+        raise ValueError(
+            "The folder that you are in would be replaced: give the scene a folder of its own."
+        )
     if folder.is_dir():
         foreign = {path.name for path in folder.iterdir()} - {
             SCENE_FILE,
@@ -512,7 +517,8 @@ def _tensors_of(scene: Scene) -> dict[str, Tensor]:
         tensors["language.mass"] = language.mass.float()
         for name, tensor in language.codec.tensors().items():
             tensors[f"language.codec.{name}"] = tensor.float()
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Copies, as no two of a file's tensors may share memory.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
 def _metadata_of(scene: Scene) -> dict[str, str]:
@@ -523,12 +529,19 @@ def _metadata_of(scene: Scene) -> dict[str, str]:
         "radius": repr(float(scene.radius)),
         "near": repr(float(scene.gaussians.near)),
         "cameras": json.dumps([camera.name for camera in scene.cameras]),
-        "provenance": json.dumps(dict(scene.provenance)),
+        "provenance": _json(scene.provenance),
     }
     if scene.language is not None:
         metadata["codec"] = scene.language.codec.kind
         metadata["encoder"] = scene.language.encoder
     return metadata
+
+
+def _json(provenance: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(provenance))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The scene's provenance must be what JSON can hold: {error}.") from None
 
 
 def _scene_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Scene:

@@ -141,7 +141,7 @@ def _listen(
     earlier = 0  # photos of the groups before the one at work
     assert child.stdout is not None
     for line in child.stdout:
-        if line.startswith("{"):
+        if line.startswith('{"'):
             event = json.loads(line)
             if "result" in event:
                 result = event["result"]

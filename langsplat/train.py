@@ -550,10 +550,9 @@ class _Trainer:
 
 def _fingerprint(capture: Capture, train_views: Sequence[int]) -> str:
     """A hash of all that training reads of a capture."""
-    images = (torch.from_numpy(capture.images[i]) for i in train_views)
+    arrays = (*(capture.images[i] for i in train_views), capture.points, capture.point_colors)
     views = (t for i in train_views for t in (capture.cameras[i].viewmat, capture.cameras[i].K))
-    points = map(torch.from_numpy, (capture.points, capture.point_colors))
-    return digest_of(*images, *views, *points)
+    return digest_of(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), *views)
 
 
 def _sample(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:

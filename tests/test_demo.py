@@ -621,7 +621,11 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
     (tmp_path / "broken.zip").write_bytes(b"PK no")
     assert "damaged" in refused([str(tmp_path / "broken.zip")])
     heic = [f"{index}.HEIC" for index in range(20)]
-    assert "20.HEIC is not a photo" in refused([*photos(tmp_path / "some", 8), "20.HEIC"])
+    (tmp_path / "20.HEIC").touch()
+    assert "20.HEIC is not a photo" in refused(
+        [*photos(tmp_path / "some", 8), f"{tmp_path}/20.HEIC"]
+    )
+    assert "no longer on the server" in refused([*photos(tmp_path / "some", 8), "gone.jpg"])
     assert "none so far that can be read" in refused(zip_of(tmp_path / "phone.zip", heic))
     junk = [f"__MACOSX/._{index}.jpg" for index in range(20)]
     assert "none so far" in refused(zip_of(tmp_path / "junk.zip", junk))

@@ -432,6 +432,7 @@ def test_scenes_weigh_the_same_in_the_macro_mean_and_queries_in_the_micro_mean()
     twice = Report.joined([one, Report("langsplat-v1", levels, (replace(rows[0], scene="one"),))])
     assert list(twice.scenes) == ["one", "one (2)"], "two folders may have one name"
     assert twice.macro["iou"] == pytest.approx((0.9 + 0.1) / 2)
+    assert list(Report.joined([one, twice]).scenes) == ["one", "one (2)", "one (2) (2)"]
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,19 @@ def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
     assert told == ["", ", 30 s left", "", "", ", 2 s left"]
 
 
+def test_a_line_that_is_updated_does_not_wrap(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show = terminal_progress()
+    for done in (0, 100):
+        show("Describe segments", done, 100, "300 segments in photo 17.jpg, 2.5 s")
+    first, last = capsys.readouterr().err.removeprefix("\r\033[K").split("\r\033[K")
+    assert len(first) == 59 and first.startswith("Describe segments")
+    assert last.strip().endswith("photo 17.jpg, 2.5 s"), "what stays is whole"
+
+
 def test_an_error_gives_torch_its_threads_back() -> None:
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt), torch_threads(before + 1):

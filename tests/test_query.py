@@ -408,8 +408,13 @@ def test_a_notebook_shows_what_was_found_and_no_numbers_by_the_thousand(engine: 
 
 def test_a_slip_in_python_is_told_in_a_sentence(engine: SceneQuery, tmp_path: Path) -> None:
     camera = engine.scene.cameras[0]
-    with pytest.raises(ValueError, match="takes a list of texts"):
-        engine.ask_all("mug", camera)
+    for ask in (
+        lambda: engine.ask_all("mug", camera),
+        lambda: engine.relevancy("mug", camera),
+        lambda: engine.gaussian_relevancy("mug"),
+    ):
+        with pytest.raises(ValueError, match="Give a list of texts"):
+            ask()
     with pytest.raises(ValueError, match="is a text, not a Camera"):
         engine.ask(camera, "mug")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not finite"):
@@ -518,6 +523,9 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
     assert selected[:60].any() and not selected[60:].any()
     # Outside of the picture they score what the whole text says.
     np.testing.assert_array_equal(held.gaussian_relevancy[110:], free.gaussian_relevancy[110:])
+    numbers = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
+    fine = Gaussians(*(t.double() for t in (*numbers, gaussians.sh)))
+    assert SceneQuery(replace(scene, gaussians=fine), encoder).ask(text, camera).found
     absent = SceneQuery(scene, encoder).ask("the handle of the unicorn", camera)
     assert not absent.found, "of a thing that is not here no part is looked for"
 

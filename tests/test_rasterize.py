@@ -1,5 +1,7 @@
 """The rasterizer: each backend against the reference, and what must hold for any numbers."""
 
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from langsplat import _rasterize_gsplat
+from langsplat._rasterize_numba import _in_threads
 from langsplat.rasterize import (
     RULES,
     available_backends,
@@ -622,6 +625,21 @@ def test_a_kernels_memory_begins_at_a_line_and_lives_as_long_as_it_is_seen() -> 
         flat(table[:, :2])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    def numbers() -> list[int]:
+        return _in_threads(lambda part, parts: 10 * parts + part, 3)
+
+    assert numbers() == [30, 31, 32]
+    time.sleep(0.1)  # its threads then wait for more
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # it would wait without end for threads that only its parent has
+        os._exit(0 if numbers() == [30, 31, 32] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_fast_exponential_is_accurate() -> None:
     from numba import njit
 
@@ -679,6 +697,8 @@ def test_sh_to_rgb_agrees_with_closed_forms() -> None:
     expected = 0.5 + 0.4886025 * torch.tensor([-4.0, -1.0, 2.0])
     torch.testing.assert_close(sh_to_rgb(sh, axes * 7)[:, 0], expected)
     torch.testing.assert_close(sh_to_rgb(sh, axes, degree=0), torch.full((3, 3), 0.5))
+    with pytest.raises(ValueError, match=r"dirs must be \[3, 3\]"):
+        sh_to_rgb(sh, axes[:1])
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
@@ -751,6 +771,8 @@ def test_real_points_equal_the_reference(backend: str) -> None:
         ({"quats": torch.ones(3, 4)}, "quats must be"),
         ({"colors": torch.ones(39, 3)}, "colors must be"),
         ({"colors": torch.ones(40, 0)}, "at least one channel"),
+        ({"colors": torch.ones(40)}, r"colors must be \[N, D\] or"),
+        ({"viewmats": torch.eye(4), "Ks": torch.eye(3)}, r"give viewmats\[None\]"),
         ({"colors": torch.ones(40, 3).long()}, "got torch.float32, torch.int64: convert"),
         ({"means": torch.ones(40, 3).double()}, "must be float32, or all float64"),
         ({"Ks": torch.eye(3)[None].repeat(2, 1, 1)}, "Ks must be"),

@@ -141,9 +141,25 @@ def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_the_folder_that_one_is_in_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a folder of its own"):
+        save_scene(small_scene(), ".")
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_scene_whose_tensors_share_memory_is_saved(tmp_path: Path) -> None:
+    scene = small_scene()
+    scene = replace(scene, center=scene.gaussians.means[0])
+    back = load_scene(save_scene(scene, tmp_path / "s"))
+    assert torch.equal(back.center, scene.gaussians.means[0])
+
+
 def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     scene = replace(small_scene(), provenance={"not json": object()})
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="what JSON can hold"):
         save_scene(scene, tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
 
@@ -367,6 +383,9 @@ def test_a_camera_can_be_made_of_arrays_and_lists() -> None:
     camera = Camera(np.eye(4), K, 40, 30)  # type: ignore[arg-type]
     assert camera.viewmat.dtype == camera.K.dtype == torch.float32
     assert camera.position.tolist() == [0, 0, 0] and camera.K.tolist() == K
+    whole = Camera(torch.eye(4).double(), torch.tensor(K).long(), *np.array([40, 30]))
+    assert whole.viewmat.dtype == torch.float32 and whole.resized(20).K[0, 0] == 25
+    assert json.dumps([whole.width, whole.height]) == "[40, 30]"
     with pytest.raises(ValueError, match=r"whole numbers, got 40\.5 and 30"):
         replace(camera, width=40.5)  # type: ignore[arg-type]
 
