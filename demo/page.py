@@ -447,10 +447,10 @@ class Explore:
             answer = self.shelf.answer(
                 visit.scene, visit.view, visit.text, level=level, threshold=threshold
             )
-        except ValueError:
+            place = "orbit" if visit.view.index is None else f"view {visit.view.index}"
+            files = self.shelf.files(answer, rgb, f"{visit.scene} {place}")
+        except (ValueError, OSError):  # no answer, or no room for its files
             return dict.fromkeys(self._files, _offer(None))
-        place = "orbit" if visit.view.index is None else f"view {visit.view.index}"
-        files = self.shelf.files(answer, rgb, f"{visit.scene} {place}")
         return {
             self.mask_file: _offer(files["mask.png"] if answer.found else None),
             self.overlay_file: _offer(files["overlay.png"]),

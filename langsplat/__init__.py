@@ -1,5 +1,7 @@
 """LangSplat made usable: words to places in a 3D scene of Gaussians."""
 
+from pathlib import Path
+
 __version__ = "0.1.0"
 
 SCENE_FILE = "scene.safetensors"
@@ -13,3 +15,7 @@ WORK_SUFFIX = ".build"
 
 CAPTURE_FILE = "capture.npz"
 """The photos and their cameras in that folder: from there on a stopped build goes on."""
+
+_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+BUNDLED_SCENES, BUNDLED_ENCODER = _CHECKPOINTS / "scenes", _CHECKPOINTS / "encoder"
+"""What a checkout brings along, which needs no network."""

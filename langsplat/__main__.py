@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import langsplat
-from langsplat import CAPTURE_FILE, SCENE_FILE, WORK_SUFFIX
+from langsplat import BUNDLED_ENCODER, CAPTURE_FILE, SCENE_FILE, WORK_SUFFIX
 from langsplat.progress import interrupt, prepare_process
 
 if TYPE_CHECKING:
@@ -561,13 +561,12 @@ def _hub_cache(pattern: str) -> list[Path]:
 
 
 def _bundled_encoder() -> str:
-    from langsplat.hub import BUNDLED, bundled_scenes
+    from langsplat.hub import bundled_scenes
 
-    folder = BUNDLED.parent / "encoder"
-    files = list(folder.glob("*.safetensors"))
+    files = list(BUNDLED_ENCODER.glob("*.safetensors"))
     scenes = ", ".join(bundled_scenes()) or "none"
     if len(files) < 2:  # one for pictures, one for texts
-        return f"missing from {folder}: use a whole checkout. Bundled scenes: {scenes}"
+        return f"missing from {BUNDLED_ENCODER}: use a whole checkout. Bundled scenes: {scenes}"
     return f"{_size(*files)}. Bundled scenes: {scenes}"
 
 

@@ -241,7 +241,8 @@ class Lens:
         sx, sy = width / self.width, height / self.height
         if abs(sx / sy - 1) > 0.01:
             raise ValueError(
-                f"it is {width} x {height} but its camera is for {self.width} x {self.height}"
+                f"A lens for {self.width} x {self.height} pixels does not fit a photo of {width} x "
+                f"{height}: take the camera of this photo."
             )
         return replace(
             self,

@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from langsplat import BUNDLED_ENCODER
 from langsplat.hub import fetch_file
 
-BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "encoder"
 # The bundled model's two towers are files of their own; open_clip reads them as
 # pretrained_image_path and pretrained_text_path.
 TOWER_FILES = ("image.safetensors", "text.safetensors")
@@ -164,7 +164,7 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
     from open_clip import get_tokenizer
     from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
 
-    files = [BUNDLED / file for file in TOWER_FILES]
+    files = [BUNDLED_ENCODER / file for file in TOWER_FILES]
     if not all(file.is_file() for file in files):
         raise ValueError(
             "The bundled encoder is missing from checkpoints/encoder: use a whole checkout, or "
@@ -177,7 +177,7 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
             f"The bundled encoder here is {name}, not {spec}: build the scene again with this "
             "version, or use the version of langsplat that the scene was built with."
         )
-    settings = json.loads((BUNDLED / "open_clip_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((BUNDLED_ENCODER / "open_clip_config.json").read_text(encoding="utf-8"))
     sizes = {key: value for key, value in settings["model_cfg"].items() if key != "custom_text"}
     # open_clip.create_model would look for one file with all weights, and warn of random ones.
     built: Any = CustomTextCLIP(**sizes)
@@ -190,7 +190,7 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
         fold_padding(built.visual)
     else:  # see encode_images
         built.to(device, memory_format=torch.contiguous_format)
-    tokenizer = get_tokenizer(f"local-dir:{BUNDLED}")
+    tokenizer = get_tokenizer(f"local-dir:{BUNDLED_ENCODER}")
     return OpenClipEncoder(name, built, tokenizer, device)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from langsplat import PREVIEW_FILE, SCENE_FILE
+from langsplat import BUNDLED_SCENES, PREVIEW_FILE, SCENE_FILE
 from langsplat.progress import Progress, silent
 
-BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints" / "scenes"
+DOWNLOADING = "Download"
 MAX_SCENE_BYTES = 2_000_000_000
 MAX_PREVIEW_BYTES = 20 * 1024**2
 REACH_SECONDS = 1.2  # to open a connection at all; the client alone would try for 23 s
@@ -32,7 +32,9 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 def bundled_scenes() -> dict[str, Path]:
     """The scenes that ship with the code: name -> folder, in the order of their names."""
-    return {file.parent.name: file.parent for file in sorted(BUNDLED.glob(f"*/{SCENE_FILE}"))}
+    return {
+        file.parent.name: file.parent for file in sorted(BUNDLED_SCENES.glob(f"*/{SCENE_FILE}"))
+    }
 
 
 def find_scene(spec: str, *, progress: Progress = silent) -> Path:
@@ -104,7 +106,7 @@ def fetch_scene(repo_id: str, *, revision: str | None = None, progress: Progress
     except ValueError as error:
         if cached is None:
             raise
-        progress("download", 1, 1, f"{error} The copy fetched earlier is used.")
+        progress(DOWNLOADING, 1, 1, f"{error} The copy fetched earlier is used.")
         return cached
 
 
@@ -258,7 +260,7 @@ def _bar_class(progress: Progress) -> type:
             drawn = super().update(n)
             total = max(int(self.total or 0), int(self.n), 1)
             note = f"{self.n / 1e6:.1f} of {total / 1e6:.1f} MB"
-            progress("download", max(0, int(self.n)), total, note)
+            progress(DOWNLOADING, max(0, int(self.n)), total, note)
             return drawn
 
         # Xet downloads report transferred and assembled bytes to one bar that has these two, or

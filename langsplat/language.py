@@ -73,7 +73,7 @@ def fit_language(
     gaussians: Gaussians,
     cameras: Sequence[Camera],
     features: Sequence[SegmentFeatures],
-    encoder_name: str,
+    encoder: str,
     *,
     codec: Codec | str = Codebook.kind,
     codewords: int = 256,
@@ -91,7 +91,7 @@ def fit_language(
         cameras: C views, at the size of the features' label maps.
         features: C records of segments [L, H, W] and their embeddings, in the cameras' order; a
             sequence that reads them from disk is read once for each pass.
-        encoder_name: whose space the embeddings live in.
+        encoder: whose space the embeddings live in.
         codec: "codebook" or "autoencoder", fitted to these segments; or one that is ready.
         codewords: V, at most, of each level's codebook.
         keep: how many codewords a Gaussian keeps; None: KEPT, or as LangSplatV2 KEPT_TRAINED if
@@ -124,7 +124,7 @@ def fit_language(
             )
     keep = keep or (KEPT if training is None else KEPT_TRAINED)
     field = lift_language(
-        gaussians, cameras, features, encoder_name, codec, keep=keep, progress=progress
+        gaussians, cameras, features, encoder, codec, keep=keep, progress=progress
     )
     progress(LIFTING, len(cameras), len(cameras), " ".join(level_notes(field)))
     if training is not None:
@@ -144,7 +144,7 @@ def lift_language(
     gaussians: Gaussians,
     cameras: Sequence[Camera],
     features: Sequence[SegmentFeatures],
-    encoder_name: str,
+    encoder: str,
     codec: Codec,
     *,
     keep: int = KEPT,
@@ -168,9 +168,9 @@ def lift_language(
     if isinstance(codec, Codebook):
         codes, rows = support.topk(min(keep, codec.size), dim=2)
         codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
-        return LanguageField(rows, codes, support.sum(dim=2).contiguous(), codec, encoder_name)
+        return LanguageField(rows, codes, support.sum(dim=2).contiguous(), codec, encoder)
     codes = F.normalize(support[..., :-1], dim=2)
-    return LanguageField(None, codes, support[..., -1].contiguous(), codec, encoder_name)
+    return LanguageField(None, codes, support[..., -1].contiguous(), codec, encoder)
 
 
 def level_notes(field: LanguageField) -> list[str]:

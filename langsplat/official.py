@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import langsplat
-from langsplat.build import central_view, jpeg, scene_card
+from langsplat.build import SAVING, central_view, jpeg, scene_card
 from langsplat.cameras import world_frame
 from langsplat.capture import holds_colmap, ply_vertices, read_colmap
 from langsplat.codec import Autoencoder, Codebook
@@ -1053,11 +1053,11 @@ def import_official(
             "start_view": start,
         },
     )
-    progress("Save the scene", 0, 1, "")
+    progress(SAVING, 0, 1, "")
     view = cameras[start]
     preview = jpeg(render_rgb(scene, view.resized(min(view.width, PREVIEW_WIDTH))))
     save_scene(scene, out, preview=preview, card=_card(scene))
-    progress("Save the scene", 1, 1, " ".join(notes))
+    progress(SAVING, 1, 1, " ".join(notes))
     return out
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from langsplat import BUNDLED_ENCODER, encoders
 from langsplat import __main__ as command
-from langsplat import encoders
 from tests.conftest import ROOT
 
 
@@ -74,7 +74,7 @@ def test_the_doctor_looks_where_the_encoders_look():
     from langsplat.official import ENCODER
 
     said = command._bundled_encoder()
-    size = sum((encoders.BUNDLED / file).stat().st_size for file in encoders.TOWER_FILES)
+    size = sum((BUNDLED_ENCODER / file).stat().st_size for file in encoders.TOWER_FILES)
     assert said.startswith(f"{size / 1e6:.0f} MB")
     name, repo = command.PAPER_ENCODER
     assert name == ENCODER

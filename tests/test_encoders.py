@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from langsplat import BUNDLED_ENCODER
 from langsplat.encoders import (
-    BUNDLED,
     TOWER_FILES,
     WEIGHTS_FILE,
     Encoder,
@@ -291,9 +291,9 @@ def test_crops_on_a_gpu_are_laid_out_so_that_nothing_is_compiled_for_their_numbe
 def test_the_bundled_encoder_says_what_open_clip_makes_of_its_files() -> None:
     import open_clip
 
-    image, text = (str(BUNDLED / file) for file in TOWER_FILES)
+    image, text = (str(BUNDLED_ENCODER / file) for file in TOWER_FILES)
     model, _, prepare = open_clip.create_model_and_transforms(
-        f"local-dir:{BUNDLED}",
+        f"local-dir:{BUNDLED_ENCODER}",
         load_weights=False,
         pretrained_text=False,
         pretrained_image_path=image,
@@ -303,7 +303,7 @@ def test_the_bundled_encoder_says_what_open_clip_makes_of_its_files() -> None:
     side = encoder.image_size
     crops = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     pixels = torch.stack([prepare(Image.fromarray(crop)) for crop in crops])
-    tokens = open_clip.get_tokenizer(f"local-dir:{BUNDLED}")(["a red mug"])
+    tokens = open_clip.get_tokenizer(f"local-dir:{BUNDLED_ENCODER}")(["a red mug"])
     with torch.no_grad():
         rows = model.eval().encode_image(pixels, normalize=True)
         words = model.encode_text(tokens, normalize=True)
@@ -313,7 +313,7 @@ def test_the_bundled_encoder_says_what_open_clip_makes_of_its_files() -> None:
 
 
 def test_bundled_files_are_small_and_in_open_clips_layout() -> None:
-    config = json.loads((BUNDLED / "open_clip_config.json").read_text(encoding="utf-8"))
+    config = json.loads((BUNDLED_ENCODER / "open_clip_config.json").read_text(encoding="utf-8"))
     assert set(config) == {"model_cfg", "preprocess_cfg"}
-    sizes = [file.stat().st_size for file in BUNDLED.iterdir()]
+    sizes = [file.stat().st_size for file in BUNDLED_ENCODER.iterdir()]
     assert max(sizes) < 10_000_000 and sum(sizes) < 25_000_000

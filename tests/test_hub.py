@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import HTTPError
 
 from langsplat import hub
-from langsplat.hub import MAX_PREVIEW_BYTES, find_scene, is_repo_id, reachable
+from langsplat.hub import DOWNLOADING, MAX_PREVIEW_BYTES, find_scene, is_repo_id, reachable
 from langsplat.scene import SCENE_FILE, Gaussians, Scene, load_scene, save_scene
 from tests.hub_server import Repo, black_hole, closed_port, serve
 
@@ -141,7 +141,7 @@ def test_a_scene_is_fetched_with_progress_and_opens(fetched, scene_files):
     assert (visit.folder / "preview.jpg").read_bytes() == b"a picture"
     assert visit.folder.name == "a" * 40, "the folder's name is the commit"
     size = len(scene_files[SCENE_FILE])
-    assert {step[0] for step in visit.progress} == {"download"}
+    assert {step[0] for step in visit.progress} == {DOWNLOADING}
     assert visit.progress[-1][1:3] == [size, size]
     assert [step[1] for step in visit.progress] == sorted(step[1] for step in visit.progress)
 
