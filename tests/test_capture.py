@@ -898,7 +898,8 @@ def test_photos_that_cannot_be_placed_end_in_a_sentence():
 
 
 WATCHED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job may ignore it
 from langsplat.capture import load_capture
 load_capture(sys.argv[1], progress=lambda stage, done, total, note: print(stage, flush=True))
 """
