@@ -13,6 +13,7 @@ above the centre) and distance (in units of the radius at which the scene's came
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -280,7 +281,7 @@ class Lens:
         Returns:
             K [3, 3], width, height.
         """
-        crop = self._largest_crop() if self.bends else 1.0
+        crop = _largest_crop(self) if self.bends else 1.0
         scale = crop if max_side is None else min(crop, max_side / max(self.width, self.height))
         width, height = (max(1, round(side * scale)) for side in (self.width, self.height))
         sx, sy = width / (self.width * crop), height / (self.height * crop)
@@ -288,22 +289,7 @@ class Lens:
         K[:2, 2] = self.cx * crop * sx, self.cy * crop * sy
         return K, width, height
 
-    def _largest_crop(self) -> float:
-        """Bisection: a smaller picture around the principal point is inside if a larger one is."""
-        if self._fits(LARGEST_CROP):
-            return LARGEST_CROP
-        low, high = SMALLEST_CROP, LARGEST_CROP
-        if not self._fits(low):
-            raise ValueError(
-                "The distortion of this camera cannot be undone: "
-                "undistort the photos first (COLMAP's image_undistorter)."
-            )
-        while high - low > 1e-4:
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._fits(middle) else (low, middle)
-        return low
-
-    def _fits(self, crop: float) -> bool:
+    def fits(self, crop: float) -> bool:
         """Whether the pinhole picture of `crop` times the size lies inside the photo, unfolded."""
         x, y = np.meshgrid(np.linspace(0, self.width, 33), np.linspace(0, self.height, 33))
         xy = np.stack([(x - self.cx) / self.fx, (y - self.cy) / self.fy], axis=-1) * crop
@@ -337,6 +323,23 @@ class Lens:
         out = F.grid_sample(source, grid, "bicubic", padding_mode="border", align_corners=False)
         out = out[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8)
         return np.ascontiguousarray(out.numpy())
+
+
+@lru_cache(maxsize=64)  # most photos of a capture share a lens
+def _largest_crop(lens: Lens) -> float:
+    """Bisection: a smaller picture around the principal point is inside if a larger one is."""
+    if lens.fits(LARGEST_CROP):
+        return LARGEST_CROP
+    low, high = SMALLEST_CROP, LARGEST_CROP
+    if not lens.fits(low):
+        raise ValueError(
+            "The distortion of this camera cannot be undone: "
+            "undistort the photos first (COLMAP's image_undistorter)."
+        )
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (middle, high) if lens.fits(middle) else (low, middle)
+    return low
 
 
 def _powers(square: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:

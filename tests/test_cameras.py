@@ -51,6 +51,9 @@ def test_an_orbit_camera_tells_back_its_yaw_pitch_and_distance(yaw, pitch):
     up = torch.tensor([0.2, -0.9, 0.3])
     camera = orbit_camera(CENTER, up, 2.0, yaw, pitch, 1.5, 640, 480, 50.0)
     assert yaw_pitch_of(camera, CENTER, up) == pytest.approx((yaw, pitch), abs=0.02)
+    turned = orbit_camera(CENTER, up, 2.0, yaw + 20, pitch, 1.5, 640, 480, 50.0)
+    around = torch.linalg.cross(camera.position - CENTER, turned.position - CENTER)
+    assert around @ up > 0  # counterclockwise, seen from above
     assert float((camera.position - CENTER).norm()) == pytest.approx(3.0, abs=1e-4)
     torch.testing.assert_close(
         project(camera, CENTER), torch.tensor([320.0, 240.0]), atol=1e-2, rtol=0
@@ -67,10 +70,26 @@ def test_pitch_beyond_the_poles_is_held_short_of_them():
     assert yaw_pitch_of(camera, CENTER, UP)[1] == pytest.approx(89.0, abs=0.05)
 
 
-@pytest.mark.parametrize("fov, distance", [(0.0, 1.0), (180.0, 1.0), (50.0, 0.0), (50.0, -1.0)])
-def test_an_impossible_orbit_is_a_value_error(fov, distance):
-    with pytest.raises(ValueError):
-        orbit_camera(CENTER, UP, 2.0, 0.0, 0.0, distance, 64, 48, fov)
+@pytest.mark.parametrize("up", torch.eye(3))
+def test_any_axis_of_the_world_may_be_up(up):
+    camera = orbit_camera(CENTER, up, 2.0, 30.0, 40.0, 1.0, 64, 48, 50.0)
+    assert yaw_pitch_of(camera, CENTER, up) == pytest.approx((30.0, 40.0), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "fov, radius, distance",
+    [
+        (0.0, 2.0, 1.0),
+        (180.0, 2.0, 1.0),
+        (50.0, 2.0, 0.0),
+        (50.0, 2.0, -1.0),
+        (50.0, 0.0, 1.0),
+        (50.0, -2.0, -1.0),
+    ],
+)
+def test_an_impossible_orbit_is_a_value_error(fov, radius, distance):
+    with pytest.raises(ValueError, match=r"field of view|positive"):
+        orbit_camera(CENTER, UP, radius, 0.0, 0.0, distance, 64, 48, fov)
 
 
 @pytest.mark.parametrize("sweep", [360.0, 100.0])
@@ -114,9 +133,58 @@ def test_cameras_that_look_outwards_orbit_what_they_see(behind):
 
 
 def test_one_camera_is_enough_for_a_frame():
-    up, center, radius = world_frame(ring()[:1], torch.zeros(0, 3))
-    assert torch.isfinite(center).all() and radius > 0
+    camera = ring()[0]
+    up, center, radius = world_frame([camera], torch.zeros(0, 3))
+    torch.testing.assert_close(
+        center, camera.position + camera.camtoworld[:3, 2], atol=1e-3, rtol=0
+    )
+    assert radius == pytest.approx(1.0, abs=1e-3)
     assert float(up.norm()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_cameras_side_by_side_orbit_the_middle_of_what_they_see():
+    looks = [
+        look_at(CENTER + torch.tensor([x, 0, 0]), CENTER + torch.tensor([x, 4.0, 0]), UP)
+        for x in (-1.0, 0.0, 1.0)
+    ]
+    cameras = [Camera(viewmat, torch.eye(3), 64, 48) for viewmat in looks]
+    points = (
+        CENTER
+        + torch.tensor([0.0, 5.0, 0.0])
+        + 0.1 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    )
+    up, center, radius = world_frame(cameras, points)
+    torch.testing.assert_close(center, CENTER + torch.tensor([0.0, 5.0, 0.0]), atol=0.1, rtol=0)
+    assert radius == pytest.approx(math.hypot(1, 5), abs=0.1) and float(up @ UP) > 0.999
+
+
+def test_a_few_cameras_far_off_do_not_move_the_orbit_away():
+    far = [orbit_camera(CENTER, UP, 3.0, 40.0, 10.0, 9.0, 64, 48, 50.0)]
+    assert world_frame(ring() + far, torch.zeros(0, 3))[2] == pytest.approx(3.0, abs=0.01)
+
+
+def test_axes_that_meet_where_no_points_are_orbit_the_points():
+    points = (
+        CENTER
+        + torch.tensor([0.0, 0.0, -1.5])
+        + 0.1 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    )
+    _, center, _ = world_frame(ring(), points)
+    assert float((center - points.mean(0)).norm()) < 0.2
+
+
+def test_cameras_whose_ups_cancel_out_still_have_an_up():
+    position = CENTER + torch.tensor([3.0, 0.0, 0.0])
+    views = [look_at(position, CENTER, sign * UP) for sign in (1.0, -1.0)]
+    up, _, _ = world_frame([Camera(v, torch.eye(3), 64, 48) for v in views], torch.zeros(0, 3))
+    assert abs(float(up @ UP)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_camera_at_the_middle_of_the_points_still_has_a_radius():
+    camera = Camera(
+        look_at(CENTER, CENTER + torch.tensor([0.0, 1.0, 0.0]), UP), torch.eye(3), 64, 48
+    )
+    assert world_frame([camera], CENTER.expand(3, 3))[2] == 1.0
 
 
 def test_a_scene_without_cameras_has_no_frame():
@@ -218,6 +286,34 @@ def test_a_lens_for_a_photo_of_another_size_scales_each_axis_by_itself():
     assert (lens.cx, lens.cy) == pytest.approx((490 * sx, 310 * sy), rel=1e-9)
 
 
+def test_a_portrait_lens_is_a_landscape_lens_on_its_side_and_loses_nothing():
+    K, width, height = Lens(640, 480, 500, 510, 322, 236, (-0.2,)).pinhole()
+    other, *size = Lens(480, 640, 510, 500, 236, 322, (-0.2,)).pinhole()
+    assert size == [height, width] and width > 660  # a barrel holds more than its pinhole's size
+    np.testing.assert_allclose(other[[1, 0, 2]][:, [1, 0, 2]], K)
+
+
+def test_a_sharp_edge_stays_black_and_white():
+    photo = np.zeros((480, 640, 3), np.uint8)
+    photo[:, :320] = 255
+    K, width, height = (lens := Lens(640, 480, 500, 500, 320, 240, (-0.2,))).pinhole()
+    row = lens.straighten(photo, K, width, height)[height // 2, :, 0]
+    assert (np.diff(row.astype(int)) <= 0).all() and (row[0], row[-1]) == (255, 0)
+    photo[:] = 255
+    assert (lens.straighten(photo, K, width, height) == 255).all()
+
+
+def test_a_lens_that_is_only_off_its_axis_bends_too():
+    assert Lens(64, 48, 50, 50, 32, 24, tangential=(0.0, 0.01)).bends
+    assert Lens(64, 48, 50, 50, 32, 24, denominator=(0.0, 0.1)).bends
+    assert not Lens(64, 48, 50, 50, 32, 24, (0.0, 0.0), (0.0,)).bends
+
+
+def test_a_lens_for_a_photo_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="64 x 48 pixels does not fit a photo of 64 x 44"):
+        Lens(64, 48, 50, 50, 32, 24).for_size(64, 44)
+
+
 def test_a_lens_that_folds_the_picture_is_refused_or_cropped_before_the_fold():
     # r (1 - r^2) turns back at r = 0.577, inside this photo's corners.
     lens = Lens(640, 480, 500, 500, 320, 240, (-1.0,))
@@ -229,7 +325,15 @@ def test_a_lens_that_folds_the_picture_is_refused_or_cropped_before_the_fold():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"fx": 0.0}, {"fy": -1.0}, {"cx": math.nan}, {"width": 0}, {"height": 2**64}]
+    "bad",
+    [
+        {"fx": 0.0},
+        {"fy": -1.0},
+        {"cx": math.nan},
+        {"tangential": (0, math.nan)},
+        {"width": 0},
+        {"height": 2**64},
+    ],
 )
 def test_an_impossible_lens_is_a_value_error(bad):
     good = {"width": 64, "height": 48, "fx": 50.0, "fy": 50.0, "cx": 32.0, "cy": 24.0}

@@ -13,6 +13,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
 from langsplat.cameras import Lens
-from langsplat.capture import COLMAP_MODELS, COLMAP_NUMBERS, load_capture
+from langsplat.capture import COLMAP_MODELS, COLMAP_NUMBERS, load_capture, read_colmap
 from langsplat.scene import Camera
-from langsplat.sfm import pairs_to_match
+from langsplat.sfm import PhotoGroup, Placement, pairs_to_match
 from tests.conftest import real_data
+from tests.test_cameras import LENSES
 
 RNG = np.random.default_rng
 
@@ -158,7 +160,7 @@ def as_binary(text: Path, binary: Path) -> None:
         return [line for line in (text / name).read_text().splitlines() if line[:1] != "#"]
 
     cameras = [line.split() for line in lines("cameras.txt")]
-    out = struct.pack("<Q", len(cameras))
+    out = bytearray(struct.pack("<Q", len(cameras)))
     for camera, model, width, height, *parameters in cameras:
         out += struct.pack(
             "<iiQQ", int(camera), COLMAP_NUMBERS[model], int(width), int(height)
@@ -166,7 +168,7 @@ def as_binary(text: Path, binary: Path) -> None:
     (binary / "cameras.bin").write_bytes(out)
 
     images = lines("images.txt")
-    out = struct.pack("<Q", len(images) // 2)
+    out = bytearray(struct.pack("<Q", len(images) // 2))
     for head, tail in zip(images[::2], images[1::2], strict=False):
         number, *pose, camera, name = head.split()
         out += struct.pack("<i7di", int(number), *map(float, pose), int(camera))
@@ -177,7 +179,7 @@ def as_binary(text: Path, binary: Path) -> None:
     (binary / "images.bin").write_bytes(out)
 
     points = [line.split() for line in lines("points3D.txt")]
-    out = struct.pack("<Q", len(points))
+    out = bytearray(struct.pack("<Q", len(points)))
     for number, x, y, z, r, g, b, error, *track in points:
         out += struct.pack("<Q3d", int(number), float(x), float(y), float(z))
         out += struct.pack("<3BdQ", int(r), int(g), int(b), float(error), len(track) // 2)
@@ -237,15 +239,28 @@ def test_a_model_is_found_in_any_usual_layout(tmp_path, layout):
 
 def test_a_zip_of_a_capture_reads_like_its_folder(tmp_path):
     folder = colmap(tmp_path / "capture")
-    archive = tmp_path / "capture.zip"
-    with zipfile.ZipFile(archive, "w") as handle:
+    archive = tmp_path / "capture.ZIP"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as handle:
         for file in folder.rglob("*"):
             if file.is_file():
                 handle.write(file, Path("wrapped") / file.relative_to(folder))
         handle.writestr("__MACOSX/wrapped/images/._photo0.png", b"clutter")
         handle.writestr("wrapped/images/.DS_Store", b"clutter")
-    a, b = load_capture(folder), load_capture(archive)
+        handle.writestr("__MACOSX/wrapped/images/other.png", b"clutter")
+        handle.writestr("wrapped/program.exe", b"of no use")
+        handle.writestr("wrapped/small.txt", b" " * 9000)  # packs well, and harms nobody
+        handle.writestr("wrapped/a folder.zip/", b"")
+    unpacked = set()
+
+    def look(*_) -> None:
+        assert not [path for path in tmp_path.iterdir() if path not in (folder, archive, work)]
+        unpacked.update(path.name for path in work.rglob("*.*") if path.is_file())
+
+    work = tmp_path / "work"
+    a, b = load_capture(folder), load_capture(archive, workdir=work, progress=look)
     assert b.name == "capture" and not b.notes
+    assert unpacked == {file.name for file in folder.rglob("*.*")} | {"small.txt"}
+    assert list(work.iterdir()) == []
     for one, two in zip(a.images, b.images, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -326,7 +341,134 @@ def test_a_model_that_claims_endless_records_is_refused_at_once(tmp_path):
 
 def test_an_unsupported_lens_is_named(tmp_path):
     with pytest.raises(ValueError, match="FOV is not supported: undistort"):
-        load_capture(colmap(tmp_path, "FOV", "60 60 32 24 0.5"))
+        load_capture(colmap(tmp_path / "text", "FOV", "60 60 32 24 0.5"))
+    as_binary(colmap(tmp_path / "plain") / "sparse/0", tmp_path / "binary")
+    file = tmp_path / "binary/cameras.bin"
+    file.write_bytes(file.read_bytes()[:12] + struct.pack("<i", 7) + file.read_bytes()[16:])
+    with pytest.raises(ValueError, match="number 7 is not supported: undistort"):
+        read_colmap(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_the_parameters_of_every_lens_are_in_colmaps_order(tmp_path, name):
+    lens, parameters = LENSES[name]
+    folder = colmap(tmp_path, name, " ".join(map(str, parameters))) / "sparse/0"
+    text = (folder / "cameras.txt").read_text().replace("64 48", "640 480")
+    (folder / "cameras.txt").write_text(text)
+    ((_, read, _), *_), _, _ = read_colmap(folder)
+    assert (read.width, read.height, read.fx, read.fy) == (640, 480, lens.fx, lens.fy)
+    assert (read.cx, read.cy, read.fisheye) == (lens.cx, lens.cy, lens.fisheye)
+    points = RNG(0).uniform(-0.6, 0.6, (50, 2))
+    np.testing.assert_allclose(read.distort(points), lens.distort(points), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        ("cameras", "60 32 24", "60 32 24 1", "a SIMPLE_PINHOLE camera has 3 parameters, not 4"),
+        ("cameras", "64 48 60 32 24", "64", r"a line of cameras\.txt is cut short"),
+        ("cameras", "60 32 24", "inf 32 24", "a camera that is not a number"),
+        ("cameras", "7 S", "nan S", "a camera that is not a number"),
+        ("images", "4 7 photo1", "4 8 photo1", "camera 8 is missing"),
+        ("images", "1 0 0 0 1", "0 0 0 0 1", "a pose is not a number"),
+        ("images", "1 0 0 0 1", "1 0 0 0 1e30", "a pose is not a number"),
+        ("images", "1 0 0 0 1", "1 0 0 0 one", "a pose that is not a number"),
+        ("images", "images: 3", "images: 4", "3 of 4 images"),
+        ("points3D", " 9 1.5", "", r"a line of points3D\.txt is cut short"),
+        ("points3D", "255", "red", "a point that is not a number"),
+    ],
+)
+def test_what_is_wrong_in_a_text_model_is_told(tmp_path, file, old, new, message):
+    path = colmap(tmp_path) / "sparse/0" / f"{file}.txt"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(
+        ValueError, match=rf"^The COLMAP model in 0 is .*{message}.*export it again"
+    ):
+        load_capture(tmp_path)
+
+
+def test_blank_lines_odd_bytes_and_points_out_of_all_bounds_do_no_harm(tmp_path):
+    model = colmap(tmp_path) / "sparse/0"
+    for file in ("cameras.txt", "images.txt", "points3D.txt"):
+        text = (model / file).read_bytes().replace(b"points: 2", b"points: 5")
+        (model / file).write_bytes(b"# caf\xe9\n\n" + text)
+    with (model / "points3D.txt").open("a") as handle:
+        handle.write("\n6 nan 0 0 1 2 3 0.5\n7 0 1e30 0 1 2 3 0.5\n8 0 0 1 nan 2 3 0.5\n\n")
+    for file, old, new in (
+        ("points3D.txt", b"255 0 9", b"300 -4 9"),
+        ("images.txt", b"2 1 0 0 0 1", b"2 0 0 2 0 1"),  # a quaternion of any length
+    ):
+        (model / file).write_bytes((model / file).read_bytes().replace(old, new))
+    capture = load_capture(tmp_path)
+    assert len(capture.images) == 3
+    assert capture.cameras[1].viewmat.diag().tolist() == [-1, 1, -1, 1]
+    assert capture.points.tolist() == [[0, 0, 1], [1, 2, 3]]
+    assert capture.point_colors.tolist() == [[10, 20, 30], [255, 0, 9]]
+    json_file = transforms(tmp_path / "json", author="caf?") / "transforms.json"
+    json_file.write_bytes(json_file.read_bytes().replace(b"caf?", b"caf\xe9"))
+    assert len(load_capture(tmp_path / "json").images) == 4
+
+
+@pytest.mark.parametrize("form", ["text", "binary"])
+def test_a_model_may_come_without_points(tmp_path, form):
+    model = colmap(tmp_path) / "sparse/0"
+    if form == "binary":
+        as_binary(model, tmp_path / "binary")
+        shutil.rmtree(model)
+        model = tmp_path / "binary"
+    next(model.glob("points3D.*")).unlink()
+    capture = load_capture(tmp_path)
+    assert len(capture.images) == 3
+    assert capture.points.shape == capture.point_colors.shape == (0, 3)
+
+
+def test_a_photo_whose_name_is_in_odd_bytes_is_missing_from_a_binary_model(tmp_path):
+    as_binary(colmap(tmp_path) / "sparse/0", tmp_path / "binary")
+    shutil.rmtree(tmp_path / "sparse")
+    file = tmp_path / "binary/images.bin"
+    file.write_bytes(file.read_bytes().replace(b"photo1", b"phot\xff1"))
+    assert load_capture(tmp_path).notes[0].startswith("1 of the 3 photos listed in the COLMAP")
+
+
+def test_more_cameras_than_any_capture_needs_are_refused(tmp_path, monkeypatch):
+    as_binary(colmap(tmp_path / "text") / "sparse/0", tmp_path / "binary")
+    transforms(tmp_path / "json")
+    monkeypatch.setattr("langsplat.capture.MAX_VIEWS", 2)
+    with pytest.raises(ValueError, match="has 3 photos: at most 2 are allowed"):
+        read_colmap(tmp_path / "binary")
+    with pytest.raises(ValueError, match=r"transforms\.json lists 4 photos: at most 2"):
+        load_capture(tmp_path / "json")
+
+
+def test_a_model_of_one_photo_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There are 1 photos in the COLMAP model: at least 2"):
+        load_capture(colmap(tmp_path, count=1))
+
+
+def test_photos_come_in_the_order_in_which_people_count(tmp_path):
+    listing = colmap(tmp_path) / "sparse/0/images.txt"
+    text = listing.read_text()
+    for old, new in (("photo0", "day 10"), ("photo1", "Day 9"), ("photo2", "day 010 b")):
+        (tmp_path / f"images/{old}.png").rename(tmp_path / f"images/{new}.png")
+        text = text.replace(old, new)
+    listing.write_text(text)
+    names = [camera.name for camera in load_capture(tmp_path).cameras]
+    assert names == ["Day 9.png", "day 010 b.png", "day 10.png"]
+
+
+def test_the_photos_of_a_model_are_sought_where_most_of_them_are_but_never_above(tmp_path):
+    folder = colmap(tmp_path / "capture")
+    shutil.copytree(folder / "images", folder / "my photos")
+    (folder / "images/photo1.png").unlink()
+    (folder / "cameras.txt").touch()  # alone it is no model
+    capture = load_capture(folder)
+    assert len(capture.images) == 3 and not capture.notes
+    shutil.rmtree(folder / "images")
+    (folder / "my photos").rename(tmp_path / "images")
+    with pytest.raises(ValueError, match=r"3 of the 3 photos .* missing .* put the photos beside"):
+        load_capture(folder)
 
 
 def test_a_model_cannot_name_files_outside_of_its_folder(tmp_path):
@@ -371,13 +513,33 @@ def test_intrinsics_may_be_per_frame_or_only_an_angle(tmp_path):
     torch.testing.assert_close(K, torch.tensor([[64.0, 0, 32], [0, 64, 24], [0, 0, 1]]))
 
 
+def test_an_angle_of_the_height_and_a_size_other_than_the_photos_are_heard(tmp_path):
+    sizes = {"w": 128, "h": 96, "cx": None, "cy": None, "fl_x": None, "fl_y": None}
+    angles = {"camera_angle_x": 2 * math.atan(0.5), "camera_angle_y": 2 * math.atan(0.4)}
+    K = load_capture(transforms(tmp_path, **sizes, **angles)).cameras[0].K
+    torch.testing.assert_close(K, torch.tensor([[64.0, 0, 32], [0, 60, 24], [0, 0, 1]]))
+
+
+def test_matrices_of_three_rows_or_with_a_scale_are_the_same_cameras(tmp_path):
+    folder = transforms(tmp_path)
+    plain = load_capture(folder).cameras
+    content = json.loads((folder / "transforms.json").read_text())
+    for k, frame in enumerate(content["frames"]):
+        matrix = np.array(frame["transform_matrix"])
+        matrix[:3, :3] *= k + 1
+        frame["transform_matrix"] = matrix[: 3 + k % 2].tolist()
+    (folder / "transforms.json").write_text(json.dumps(content))
+    for a, b in zip(load_capture(folder).cameras, plain, strict=True):
+        torch.testing.assert_close(a.viewmat, b.viewmat)
+
+
 def test_blender_names_without_suffix_and_see_through_pictures_are_read(tmp_path):
     folder = transforms(tmp_path)
     for k in range(4):
         clear = Image.new("RGBA", (64, 48), (200, 0, 0, 0))
         clear.paste((0, 0, 255, 255), (0, 0, 32, 48))
-        clear.save(folder / "images" / f"{k:02d}.png")
-    text = (folder / "transforms.json").read_text().replace(".png", "")
+        clear.save(folder / "images" / f"{k:02d}.5.png")
+    text = (folder / "transforms.json").read_text().replace(".png", ".5")
     (folder / "transforms.json").unlink()
     (folder / "transforms_train.json").write_text(text)
     image = load_capture(folder).images[0]
@@ -391,6 +553,37 @@ def test_distortion_in_transforms_json_is_undone(tmp_path):
     assert not np.array_equal(plain.images[0], bent.images[0][:48, :64])
     assert float(bent.cameras[0].K[0, 0]) == pytest.approx(60, rel=0.01)
     assert fish.images[0].shape[0] == fish.cameras[0].height
+
+
+POLYNOMIAL = {"k1": -0.2, "k2": 0.1, "p1": 0.02, "p2": -0.03}
+
+
+@pytest.mark.parametrize(
+    "settings, bend",
+    [
+        (POLYNOMIAL | {"camera_model": "opencv"}, ((-0.2, 0.1), (), (0.02, -0.03))),
+        (POLYNOMIAL | {"k3": 0.3, "k4": -0.1}, ((-0.2, 0.1, 0.3, -0.1), (), (0.02, -0.03))),
+        (
+            POLYNOMIAL
+            | {"camera_model": "FULL_OPENCV", "k3": 0.3, "k4": 0.1, "k5": 0.5, "k6": -0.3},
+            ((-0.2, 0.1, 0.3), (0.1, 0.5, -0.3), (0.02, -0.03)),
+        ),
+        (
+            {"camera_model": "OPENCV_FISHEYE", "k1": -0.1, "k4": 0.2},
+            ((-0.1, 0.0, 0.0, 0.2), (), (0.0, 0.0), True),
+        ),
+        ({"is_fisheye": True, "k1": -0.1}, ((-0.1,), (), (0.0, 0.0), True)),
+        ({"camera_model": "PERSPECTIVE"}, ()),
+    ],
+)
+def test_the_coefficients_in_transforms_json_bend_as_their_model_says(tmp_path, settings, bend):
+    capture = load_capture(transforms(tmp_path, **settings))
+    lens = Lens(64, 48, 60, 61, 31, 25, *bend)
+    K, width, height = lens.pinhole()
+    np.testing.assert_allclose(capture.cameras[0].K.numpy(), K, rtol=1e-5)
+    with Image.open(tmp_path / "images/00.png") as stored:
+        expected = lens.straighten(np.array(stored), K, width, height)
+    assert np.abs(capture.images[0].astype(int) - expected).mean() < 0.5
 
 
 @pytest.mark.parametrize("form", ["ascii", "binary_little_endian"])
@@ -425,6 +618,49 @@ def test_points_are_read_from_the_ply_beside_transforms_json(tmp_path, form, col
     assert "cloud.ply are missing" in load_capture(folder).notes[0]
 
 
+GOOD_PLY = """ply
+format ascii 1.0
+element vertex 2
+property float x
+property float y
+property float z
+property uchar red
+end_header
+1 2 3 9
+4 5 6 9
+"""
+
+
+@pytest.mark.parametrize(
+    "old, new, points",
+    [
+        ("\n", "\r\n", [[1, 2, 3], [4, 5, 6]]),
+        ("6 9", "6 9 7 7", [[1, 2, 3], [4, 5, 6]]),
+        ("vertex 2", "vertex 0", []),
+        ("", "", [[1, 2, 3], [4, 5, 6]]),
+        ("ply\n", "plain\n", None),
+        ("ascii 1.0\nelement vertex 2", "binary_big_endian 1.0\nelement vertex 1", None),
+        ("vertex 2", "vertex 3", None),
+        ("vertex 2", "vertex two", None),
+        ("element", "element face 0\nelement", None),
+        ("uchar red", "uchar z", None),
+        ("float z", "float w", None),
+        ("float z", "half z", None),
+        ("6 9", "6", None),
+        ("\n4 5 6 9\n", "", None),
+        ("6 9", "six 9", None),
+    ],
+)
+def test_a_ply_is_read_whole_or_refused_in_a_sentence(tmp_path, old, new, points):
+    folder = transforms(tmp_path, ply_file_path="cloud.ply")
+    (folder / "cloud.ply").write_bytes(GOOD_PLY.replace(old, new).encode())
+    if points is None:
+        with pytest.raises(ValueError, match=r"^cloud\.ply cannot be read as points: export it"):
+            load_capture(folder)
+    else:
+        assert load_capture(folder).points.tolist() == points
+
+
 def test_missing_photos_are_noted_while_two_remain(tmp_path):
     folder = transforms(tmp_path, count=5)
     (folder / "images" / "01.png").unlink()
@@ -447,11 +683,12 @@ def test_a_json_whose_photos_are_all_missing_names_the_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../secret.png", "a/../../secret.png", "C:\\x.png"]
+    "name", ["/etc/passwd", "../secret.png", "a/../../secret.png", "C:\\x.png", "."]
 )
 @pytest.mark.parametrize("field", ["file_path", "ply_file_path"])
 def test_transforms_json_cannot_read_outside_of_its_folder(tmp_path, name, field):
     photo(tmp_path / "secret.png")
+    photo(tmp_path / "capture.png")
     folder = transforms(tmp_path / "capture")
     content = json.loads((folder / "transforms.json").read_text())
     if field == "file_path":
@@ -468,8 +705,10 @@ def test_transforms_json_cannot_read_outside_of_its_folder(tmp_path, name, field
     [
         ({"fl_x": math.nan}, '"fl_x" must be a number'),
         ({"fl_x": "60"}, '"fl_x" must be a number'),
+        ({"fl_x": True}, '"fl_x" must be a number'),
         ({"fl_x": 10**400}, '"fl_x" must be a number'),
         ({"fl_x": -3.0}, "focal length"),
+        ({"fl_x": None, "camera_angle_x": 7.0}, "focal length"),
         ({"w": 1e8, "h": 1e8}, "size"),
         ({"w": 0}, "size"),
         ({"camera_model": "EQUIRECTANGULAR"}, "not supported"),
@@ -479,9 +718,11 @@ def test_transforms_json_cannot_read_outside_of_its_folder(tmp_path, name, field
         ({"frames": [{"transform_matrix": opengl_pose(0)}] * 2}, "file_path"),
         ({"matrix": None}, "transform_matrix"),
         ({"matrix": [[1, 2], [3]]}, "transform_matrix"),
+        ({"matrix": np.eye(3).tolist()}, "not a 4 x 4 matrix"),
         ({"matrix": [[math.inf] * 4] * 4}, "finite"),
         ({"matrix": [[0.0] * 4] * 4}, "not a rotation"),
         ({"matrix": np.diag([1.0, 1.0, -1.0, 1.0]).tolist()}, "not a rotation"),
+        ({"matrix": np.diag([1.0, 1.0, 1.5, 1.0]).tolist()}, "not a rotation"),
     ],
 )
 def test_a_bad_transforms_json_is_one_sentence(tmp_path, change, message):
@@ -505,9 +746,12 @@ def test_broken_json_is_one_sentence(tmp_path):
             load_capture(folder)
 
 
-def test_a_transforms_json_larger_than_any_capture_needs_is_refused_unread(tmp_path):
+def test_a_text_larger_than_any_capture_needs_is_refused_unread(tmp_path):
     os.truncate(transforms(tmp_path) / "transforms.json", 20_000_001)
     with pytest.raises(ValueError, match=r"^transforms\.json is larger than 20 MB"):
+        load_capture(tmp_path)
+    os.truncate(colmap(tmp_path) / "sparse/0/images.txt", 1_000_000_001)
+    with pytest.raises(ValueError, match=r"^images\.txt is larger than 1000 MB"):
         load_capture(tmp_path)
 
 
@@ -525,6 +769,8 @@ def test_when_most_photos_are_damaged_the_count_and_the_reasons_are_told(tmp_pat
         else "Only 1 of the capture's photos can be used, at least 2 are needed."
     )
     assert "The photo images/01.png is " in str(caught.value)
+    assert str(caught.value).count("was left out") == 5
+    assert str(caught.value).endswith(" 4 more photos could not be used either.")
     (folder / "images" / "09.png").unlink()
     with pytest.raises(ValueError, match=r"1 of the 10 photos listed .* are missing"):
         load_capture(folder)
@@ -543,14 +789,63 @@ def test_names_in_other_bytes_than_utf_8_end_as_text_that_can_be_written(tmp_pat
 
 
 def test_a_photo_that_does_not_decode_is_left_out_and_named(tmp_path):
-    folder = transforms(tmp_path, count=5)
-    whole = (folder / "images" / "02.png").read_bytes()
-    (folder / "images" / "02.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "images" / "04.png").write_text("not a picture")
+    folder = transforms(tmp_path, count=8)
+    files = [folder / "images" / f"{k:02d}.png" for k in range(8)]
+    whole = files[2].read_bytes()
+    files[2].write_bytes(whole[: len(whole) // 2])
+    files[3].write_bytes(whole[:2000] + b"\xff" * 100 + whole[2100:])
+    files[4].write_text("not a picture")
+    Image.new("P", (64, 48)).save(files[5], "GIF")
+    files[6].unlink()
     capture = load_capture(folder)
-    assert [camera.name for camera in capture.cameras] == [f"images/0{k}.png" for k in (0, 1, 3)]
-    assert any("images/02.png is damaged" in note for note in capture.notes)
-    assert any("images/04.png is not a picture" in note for note in capture.notes)
+    assert [camera.name for camera in capture.cameras] == [f"images/0{k}.png" for k in (0, 1, 7)]
+    foreign = "is not a picture that can be read here (save it as JPEG) and was left out."
+    assert capture.notes == [
+        "1 of the 8 photos listed in transforms.json are missing (the first is images/06.png) "
+        "and were left out.",
+        f"The photo images/04.png {foreign}",
+        f"The photo images/05.png {foreign}",
+        "The photo images/02.png is damaged and was left out.",
+        "The photo images/03.png is damaged and was left out.",
+    ]
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG that says it is so large."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n\0\0\0\r" + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
+    )
+
+
+def test_a_photo_of_more_pixels_than_allowed_is_left_out_unread(tmp_path):
+    folder = transforms(tmp_path, count=4)
+    for k, side in ((1, 7100), (3, 20_000)):
+        (folder / "images" / f"0{k}.png").write_bytes(claiming(side, side))
+    assert load_capture(folder).notes == [
+        "The photo images/01.png has 7100 x 7100 pixels, more than the 50 million allowed and was "
+        "left out.",
+        "The photo images/03.png has more than the 50 million pixels allowed and was left out.",
+    ]
+
+
+def test_photos_of_another_shape_than_their_camera_are_left_out(tmp_path):
+    folder = transforms(tmp_path)
+    photo(folder / "images" / "02.png", size=(64, 44))
+    capture = load_capture(folder)
+    assert len(capture.images) == 3 and capture.notes == [
+        "The photo images/02.png has 64 x 44 pixels but its camera is for 64 x 48 and was left out."
+    ]
+
+
+def test_pictures_of_sixteen_bits_and_of_any_range_become_eight_bits(tmp_path):
+    folder = transforms(tmp_path, count=2)
+    Image.fromarray(np.full((48, 64), 32768, np.uint16)).save(folder / "images" / "00.png")
+    ramp = np.tile(np.linspace(0, 2, 64, dtype=np.float32), (48, 1))
+    Image.fromarray(ramp).save(folder / "images" / "01.png", "TIFF")
+    grey, slope = load_capture(folder).images
+    assert (grey == 127).all()
+    assert slope[5, ::63].tolist() == [[0] * 3, [255] * 3] and slope[5, 31, 0] == 125
 
 
 # ------------------------------------------------------------------ photos and zips
@@ -627,9 +922,17 @@ def test_odd_exif_does_not_spoil_a_good_photo(tmp_path, monkeypatch, odd):
     assert [picture.shape for picture in prepared(tmp_path, monkeypatch)] == [(64, 48, 3)] * 8
 
 
-def test_exif_that_cannot_be_read_is_as_none(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0no such thing",
+        exif_with((0x0112, 2, 4, b"abc\0")),
+        exif_with((0x0112, 3, 1, b"\0\x09\0\0")),
+    ],
+)
+def test_exif_that_cannot_be_read_is_as_none(tmp_path, monkeypatch, exif):
     for k in range(8):
-        photo(tmp_path / f"{k}.png", seed=k, exif=b"Exif\0\0no such thing")
+        photo(tmp_path / f"{k}.png", seed=k, exif=exif)
     assert [picture.shape for picture in prepared(tmp_path, monkeypatch)] == [(48, 64, 3)] * 8
 
 
@@ -654,11 +957,17 @@ def test_whatever_a_decoder_raises_only_that_photo_is_left_out(tmp_path):
 
 
 def test_of_several_models_the_one_used_is_told(tmp_path):
-    for name in ("a room", "b hall"):
+    for name in ("room 002", "Room 10"):
         colmap(tmp_path / name)
     notes = load_capture(tmp_path).notes
-    assert notes == ["The cameras in a room/sparse/0 are used, those in b hall/sparse/0 are not."]
-    assert load_capture(tmp_path / "a room").notes == []
+    assert notes == [
+        "The cameras in room 002/sparse/0 are used, those in Room 10/sparse/0 are not."
+    ]
+    shutil.copytree(tmp_path / "room 002/sparse/0", tmp_path / "room 002/a model")
+    assert load_capture(tmp_path / "room 002").notes == [
+        "The cameras in sparse/0 are used, those in a model are not."
+    ]
+    assert load_capture(tmp_path / "Room 10").notes == []
 
 
 def test_of_several_transforms_json_the_one_used_is_told(tmp_path):
@@ -667,6 +976,11 @@ def test_of_several_transforms_json_the_one_used_is_told(tmp_path):
     assert load_capture(tmp_path).notes == [
         "The cameras in this very folder are used, those in b, c, d and 1 more are not."
     ]
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    content["frames"] = content["frames"][:3]
+    (tmp_path / "b/transforms_train.json").write_text(json.dumps(content))
+    assert len(load_capture(tmp_path / "b").images) == 4
+    assert len(load_capture(tmp_path / "b/transforms_train.json").images) == 3
 
 
 def test_photos_in_other_folders_are_counted_in_a_note(tmp_path):
@@ -678,9 +992,44 @@ def test_photos_in_other_folders_are_counted_in_a_note(tmp_path):
         load_capture(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "counts, used",
+    [
+        ({"depth": (3, 0), "images": (3, 0)}, "images"),
+        ({"depth": (3, 0), "images": (2, 0)}, "depth"),
+        ({"a": (3, 2), "b": (4, 0)}, "a"),
+    ],
+)
+def test_the_folder_with_the_most_photos_is_used_or_the_one_named_images(tmp_path, counts, used):
+    for folder, (photos, unreadable) in counts.items():
+        for k in range(photos):
+            photo(tmp_path / folder / f"{k}.jpg", seed=k)
+        for k in range(unreadable):
+            (tmp_path / folder / f"{k}.heic").touch()
+    with pytest.raises(ValueError, match=rf"Only the photos in {used} \({counts[used][0]}\) were"):
+        load_capture(tmp_path)
+
+
 def test_a_path_that_does_not_exist_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="nothing at"):
-        load_capture(tmp_path / "none")
+    for path in (tmp_path / "none", "~no such user/none"):
+        with pytest.raises(ValueError, match="nothing at"):
+            load_capture(path)
+
+
+def test_a_path_may_begin_at_home_or_be_where_we_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_capture("~/" + colmap(tmp_path / "model").name).images) == 3
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    with pytest.raises(ValueError, match="No photos were found in photos: add"):
+        load_capture(".")
+
+
+def test_pictures_too_small_to_be_of_use_are_refused(tmp_path):
+    folder = colmap(tmp_path)
+    assert load_capture(folder, max_side=16).images[0].shape == (12, 16, 3)
+    with pytest.raises(ValueError, match="at least 16 pixels, got 15"):
+        load_capture(folder, max_side=15)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
@@ -690,7 +1039,9 @@ def test_too_few_photos_are_counted_before_anything_is_computed(tmp_path, count)
     for k in range(count):
         photo(folder / f"{k}.jpg", seed=k)
     (folder / "notes.md").write_text("hello")
-    message = f"You added {count}" if count else "No photos were found in photos"
+    for hidden in ("._0.jpg", ".trash/1.jpg", "__MACOSX/2.jpg"):
+        photo(folder / hidden)
+    message = rf"^Add .* You added {count}\.$" if count else "No photos were found in photos"
     with pytest.raises(ValueError, match=message):
         load_capture(folder)
 
@@ -703,6 +1054,10 @@ def test_photos_that_cannot_be_used_are_named_when_too_few_remain(tmp_path):
     shutil.copy(tmp_path / "3.jpg", tmp_path / "9.jpg")
     told = r"7 can be used\..*8\.heic.*7\.jpg is damaged.*The photo 9\.jpg is a copy of 3\.jpg and"
     with pytest.raises(ValueError, match=told):
+        load_capture(tmp_path)
+    for file in tmp_path.glob("*.jpg"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"^Add .* 0 can be used\. The photo 8\.heic is in a"):
         load_capture(tmp_path)
 
 
@@ -741,7 +1096,8 @@ def attack(kind: str, handle: zipfile.ZipFile) -> None:
         ("../evil.jpg", "outside its own folder"),
         ("a/../../evil.jpg", "outside its own folder"),
         ("C:/evil.jpg", "outside its own folder"),
-        ("inner.zip", "another archive"),
+        ("inner.ZIP", "another archive"),
+        ("x" * 300 + ".jpg", r"a\.zip cannot be read: File name too long"),
         ("link", "holds a link"),
         ("bomb", "suspiciously tight"),
         ("crowd", "2,001 files"),
@@ -761,9 +1117,10 @@ def test_a_zip_that_declares_too_much_is_refused_unread(tmp_path):
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as handle:
         handle.writestr("a.jpg", b"x" * 1000)
+        handle.writestr("b.jpg", b"x" * 1000)
     data = bytearray(archive.read_bytes())
-    at = data.rfind(b"PK\1\2")
-    data[at + 20 : at + 28] = struct.pack("<II", 400_000_000, 600_000_000)
+    for at in (data.find(b"PK\1\2"), data.rfind(b"PK\1\2")):
+        data[at + 20 : at + 28] = struct.pack("<II", 200_000_000, 300_000_000)
     archive.write_bytes(data)
     with pytest.raises(ValueError, match="600 MB"):
         load_capture(archive)
@@ -810,8 +1167,10 @@ def test_a_full_disk_is_not_blamed_on_the_zip(tmp_path, monkeypatch):
         load_capture(archive)
 
 
-def test_a_zip_may_name_its_files_from_a_dot(tmp_path):
+def test_a_zip_may_name_its_files_from_a_dot_and_a_capture_as_windows_does(tmp_path):
     folder = transforms(tmp_path / "capture")
+    text = (folder / "transforms.json").read_text().replace("images/", r".\\images\\")
+    (folder / "transforms.json").write_text(text)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as handle:
         for file in folder.rglob("*.*"):
             handle.writestr(f"./{file.relative_to(folder)}", file.read_bytes())
@@ -823,6 +1182,119 @@ def test_a_zip_without_photos_is_named(tmp_path):
         handle.writestr("notes.md", "hello")
     with pytest.raises(ValueError, match=r"No photos were found in a\.zip: add"):
         load_capture(tmp_path / "a.zip")
+
+
+def test_a_camera_for_the_turned_photo_gets_the_turned_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn clockwise to view"
+    folder = transforms(tmp_path, w=48, h=64, cx=24, cy=32)
+    for file in (folder / "images").iterdir():
+        photo(file, exif=exif)
+    image = load_capture(folder).images[0]
+    with Image.open(folder / "images/00.png") as stored:
+        np.testing.assert_array_equal(image, np.rot90(np.asarray(stored), -1))
+
+
+def in_35mm(value: bytes, kind: int, count: int) -> bytes:
+    """EXIF with an equivalent focal length."""
+    head = exif_with((0x8769, 4, 1, struct.pack(">I", 26)))
+    return head + struct.pack(">HHHI4sI", 1, 0xA405, kind, count, value, 0)
+
+
+def test_sfm_gets_shrunk_photos_by_camera_with_the_focal_length_that_exif_tells(
+    tmp_path, monkeypatch
+):
+    exif = [
+        in_35mm(struct.pack(">HH", 26, 0), 3, 1),
+        in_35mm(struct.pack(">HH", 4, 0), 3, 1),
+        in_35mm(struct.pack(">HH", 65535, 0), 3, 1),
+        in_35mm(b"abc\0", 2, 4),
+    ]
+    for k in range(8):
+        photo(tmp_path / f"{k}.jpg", seed=k, exif=exif[max(0, k - 4)])
+    photo(tmp_path / "8.jpg", size=(768, 1536), exif=exif[0])
+    seen: list[PhotoGroup] = []
+
+    def look(work, groups, **_):
+        seen.extend(groups)
+        raise ValueError("that will do")
+
+    monkeypatch.setattr("langsplat.capture.place_cameras", look)
+    with pytest.raises(ValueError, match="that will do"):
+        load_capture(tmp_path)
+    scale = 26 / math.hypot(36, 24)
+    assert [(len(group.names), group.width, group.height) for group in seen] == [
+        (5, 64, 48),
+        (3, 64, 48),
+        (1, 512, 1024),
+    ]
+    assert seen[0].focal == pytest.approx(scale * 80)
+    assert seen[1].focal is None
+    assert seen[2].focal == pytest.approx(scale * math.hypot(512, 1024))
+
+
+def test_of_more_photos_than_needed_evenly_spaced_ones_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("langsplat.capture.MAX_PHOTOS", 12)
+    for k in range(23):
+        Image.new("RGB", (64, 48), (11 * k, 0, 0)).save(tmp_path / f"{k}.png")
+    reds = [picture[..., 0].mean() / 11 for picture in prepared(tmp_path, monkeypatch)]
+    assert reds == pytest.approx(range(0, 23, 2), abs=0.2)
+
+
+TRUSTED = {"placed": 9, "other": 0, "poor": 0, "turning": False, "angle": 5.0, "focal_ratio": 1.0}
+
+
+def placed(folder: Path, monkeypatch, **verdict):
+    """The capture of ten bare photos, the first upside down, of which COLMAP says `verdict`."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for k in range(10):
+        photo(folder / f"{k}.png", seed=k, exif=None if k else exif)
+
+    def place(work, groups, **_):
+        names = [name for group in groups for name in group.names][: verdict.get("placed", 9)]
+        model = work / "model"
+        model.mkdir()
+        (model / "cameras.txt").write_text("1 SIMPLE_PINHOLE 64 48 60 32 24\n")
+        lines = [f"{k} 1 0 0 0 {k} 0 4 1 {name}\n\n" for k, name in enumerate(names)]
+        (model / "images.txt").write_text("".join(lines))
+        return Placement(model, **TRUSTED | verdict)
+
+    monkeypatch.setattr("langsplat.capture.place_cameras", place)
+    return load_capture(folder)
+
+
+def test_photos_that_were_not_placed_are_counted_and_the_others_stand_upright(
+    tmp_path, monkeypatch
+):
+    capture = placed(tmp_path, monkeypatch, other=3)
+    assert [camera.name for camera in capture.cameras] == [f"{k}.png" for k in range(9)]
+    assert capture.notes == [
+        "9 of 10 photos could be placed; the others were left out.",
+        "Your photos seem to show two separate places; the larger one was used.",
+    ]
+    with Image.open(tmp_path / "0.png") as stored:
+        np.testing.assert_array_equal(capture.images[0], np.asarray(stored)[::-1, ::-1])
+    assert not placed(tmp_path, monkeypatch, placed=10, other=2, poor=5, focal_ratio=5.9).notes
+    assert len(placed(tmp_path, monkeypatch, placed=5, angle=1.0, focal_ratio=0.31).images) == 5
+
+
+@pytest.mark.parametrize(
+    "verdict, message",
+    [
+        ({"poor": 6}, "enough details in 6 of 10 photos"),
+        ({"turning": True}, "from one spot"),
+        ({"placed": 4}, "only 4 of 10 photos"),
+        ({"angle": 0.9}, "hardly any depth"),
+        ({"focal_ratio": 0.3}, "hardly any depth"),
+        ({"focal_ratio": 6.0}, "hardly any depth"),
+    ],
+)
+def test_a_model_that_cannot_be_trusted_is_refused_with_the_likely_cause(
+    tmp_path, monkeypatch, verdict, message
+):
+    with pytest.raises(ValueError, match=message):
+        placed(tmp_path, monkeypatch, **verdict)
 
 
 def test_pairs_are_all_up_to_sixty_photos_and_a_connected_few_beyond():
@@ -867,7 +1339,7 @@ def test_bare_photos_are_placed_where_the_ground_truth_says(tmp_path):
     assert capture.notes == ["Left out, as videos are not read: clip.mov."]
     assert [c.name for c in capture.cameras] == [c.name for c in truth.cameras]
     assert all(image.shape[0] == 360 > image.shape[1] for image in capture.images)
-    assert len(capture.points) > 500
+    assert len(capture.points) > 500 and capture.point_colors.max() > 100
 
     a = torch.stack([c.camtoworld for c in capture.cameras]).double()
     b = torch.stack([c.camtoworld for c in truth.cameras]).double()

@@ -176,7 +176,7 @@ def test_an_unchanged_scene_is_not_downloaded_twice_but_a_new_revision_is(visito
         assert len(hub.downloads()) == loads
         newer = {**scene_files, SCENE_FILE: scene_files[SCENE_FILE] + b"\0"}
         hub.repos["jane/garden"] = Repo(newer, commit="b" * 40)
-        second = visitor.fetch(hub.url)
+        (second,) = visitor.fetch_all(hub.url, [("jane/garden", "main")])
     assert second.folder.name == "b" * 40
     assert (second.folder / SCENE_FILE).read_bytes() == newer[SCENE_FILE]
 
@@ -285,6 +285,7 @@ def test_files_that_cannot_be_fetched_are_explained(visitor):
     ("problem", "sentence"),
     [
         (HTTPError("the peer closed the connection"), "of jane/model broke off: check the network"),
+        (ConnectionResetError(104, "Reset by peer"), "of jane/model broke off: check the network"),
         (
             NotADirectoryError(20, "Not a directory"),
             "jane/model could not be stored in .*: make",

@@ -76,7 +76,8 @@ def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
         (101.0, "A", 66),  # too soon
         (103.0, "A", 63),  # too little
         (110.0, "A", 70),
-        (145.0, "A", 100),
+        (144.0, "A", 99),
+        (145.0, "A", 100),  # the end is told whenever it comes
         (150.0, "B", 0),
         (160.0, "B", 80),
     ):
@@ -85,10 +86,10 @@ def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
             show(stage, done, 100, "")
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["left"] for line in lines] == [None, None, None, 30, 0, None, 2.5]
+    assert [line["left"] for line in lines] == [None, None, None, 30, 44 / 39, 0, None, 2.5]
     assert lines[3] == {"stage": "A", "done": 70, "total": 100, "note": "", "left": 30}
     told = [line.partition(" %")[2] for line in err.splitlines()]
-    assert told == ["", ", 30 s left", "", "", ", 2 s left"]
+    assert told == ["", ", 30 s left", ", 1 s left", "", "", ", 2 s left"]
 
 
 def test_a_line_that_is_updated_does_not_wrap(
