@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from langsplat.cameras import Lens
 from langsplat.capture import COLMAP_MODELS, COLMAP_NUMBERS, load_capture, read_colmap
 from langsplat.scene import Camera
-from langsplat.sfm import PhotoGroup, Placement, pairs_to_match
+from langsplat.sfm import PhotoGroup, Placement, pairs_to_match, place_cameras
 from tests.conftest import real_data
 from tests.test_cameras import LENSES
 
@@ -1367,6 +1367,14 @@ def test_bare_photos_are_placed_where_the_ground_truth_says(tmp_path):
 def test_photos_that_cannot_be_placed_end_in_a_sentence():
     with pytest.raises(ValueError, match="of 8 photos"):
         load_capture(real_data("raydiffusion_examples") / "robot", max_side=64)
+
+
+def test_a_crash_of_sfm_is_told_with_its_last_words(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "database.db").mkdir()  # in the way of COLMAP's own
+    told = r"stopped unexpectedly \(exit code 1\).* last words: RuntimeError: .*database"
+    with pytest.raises(ValueError, match=told):
+        place_cameras(tmp_path, [PhotoGroup(["a.jpg", "b.jpg"], 64, 48, None)])
 
 
 WATCHED = """
