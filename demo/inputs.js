@@ -65,6 +65,21 @@
     return offered === null || (shown && (own || early)) ? shown : offered;
   };
 
+  // On a small screen the answer is below the question: it comes into sight.
+  const asked = (event) => {
+    if (!matchMedia("(max-width: 700px), (max-height: 500px)").matches) return;
+    if (event.target.closest?.("#find, #examples button") || (event.key === "Enter" && event.target.closest?.("#text")))
+      document.querySelector("#line")?.scrollIntoView({ block: "start" });
+  };
+  for (const type of ["click", "keydown"]) document.addEventListener(type, asked);
+
+  // A picture is a button to gradio, which does nothing: it is shown large, and small again.
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest?.("#picture, #found");
+    if (picture && event.target.matches("img, button:has(> .image-frame)"))
+      picture.querySelector(".icon-button-wrapper button")?.click();
+  });
+
   // A button that is busy cannot have the focus: it gets it back.
   let pressed;
   document.addEventListener("click", (event) => (pressed = event.target.closest?.("#find, #fetch, #start")), true);

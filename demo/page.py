@@ -26,7 +26,7 @@ from demo.handlers import (
     start_of,
 )
 from demo.viewer import legend, point_payload, status
-from langsplat.query import Answer, heat, overlay
+from langsplat.query import ELSEWHERE, Answer, heat, overlay
 from langsplat.scene import LEVELS
 
 TITLE = "LangSplat - ask a 3D scene"
@@ -55,6 +55,7 @@ _FETCHING = """() => [
 _OPENS = "(...given) => (window.sceneOpens(), given)"  # of inputs.js
 _ORBIT = "(visit, ...shown) => [visit, ...window.orbitAsked(shown)]"
 _TEXT = "(offered, now) => window.textToShow(offered, now)"  # of the same
+_NO_BUILD = "none"  # in place of a key: the browser keeps nothing that is empty
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """
@@ -149,7 +150,12 @@ class Explore:
         self.visit = gr.State(Visit())
         with gr.Row(elem_id="ask"):
             self.scene = gr.Dropdown(
-                shelf.names, value=shelf.default or None, label="Scene", scale=2, min_width=200
+                shelf.names,
+                value=shelf.default or None,
+                label="Scene",
+                filterable=False,  # or a phone shows its keyboard, and what is typed is appended
+                scale=2,
+                min_width=200,
             )
             self.text = gr.Textbox(
                 label="Find",
@@ -165,7 +171,8 @@ class Explore:
             components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
         )
         self.line = status_line(
-            "Opening the scene. At the very first start the renderer is compiled: half a minute."
+            "Opening the scene. At the very first start the renderer is compiled: half a minute.",
+            elem_id="line",
         )
         with gr.Row(elem_id="panels"):
             with gr.Column(min_width=300):
@@ -217,7 +224,12 @@ class Explore:
                 elem_id="display",
             )
             self.level = gr.Dropdown(
-                [AUTO, *LEVELS], value=AUTO, label="Level", scale=1, min_width=110
+                [AUTO, *LEVELS],
+                value=AUTO,
+                label="Level",
+                filterable=False,
+                scale=1,
+                min_width=110,
             )
         with gr.Row(elem_classes="downloads"):
             self.mask_file = _download("Mask PNG", "mask-file")
@@ -434,6 +446,8 @@ class Explore:
             }
         assert room.scene.language is not None  # else there would be no answer
         sentence = room.scene.language.why_silent(level) or answer.sentence()
+        if answer.count < ELSEWHERE and answer.by_level.max() < min(threshold, 0.5):
+            sentence += _vocabulary(room.scene.language.encoder)
         return idle | {
             self.line: status(sentence, "found" if answer.found else "none"),
             self.found: gr.Image(_drawn(display, rgb, answer), alt_text=f"{display}: {sentence}"),
@@ -586,7 +600,7 @@ class NewScene:
         """The same for the build which an earlier page of this browser started, if it did."""
         report = next(self.builder.follow(key), None)
         if report is None:
-            yield {self.key: ""}
+            yield {self.key: _NO_BUILD}
             return
         if report.kind == "busy":
             gr.Info("Your scene is still being built: see New scene.", duration=20)
@@ -597,7 +611,7 @@ class NewScene:
         for report in self.builder.follow(key):
             over = report.kind != "busy"
             shown = self._buttons(report) | {
-                self.key: "" if over else key,  # what has been told at its end is not told again
+                self.key: _NO_BUILD if over else key,  # what was told at its end is not told again
                 self.monitor: _monitored(report),
             }
             if report.kind == "error":
@@ -699,13 +713,14 @@ def _told(work: Callable[[], Any]) -> Any:
 # neither a query nor a stranger's scene can bring markup or code to the page.
 
 
-def status_line(text: str) -> gr.HTML:
+def status_line(text: str, elem_id: str | None = None) -> gr.HTML:
     """One sentence that screen readers announce; its value is `viewer.status(...)`."""
     return gr.HTML(
         status(text, "busy"),
         html_template='<p class="status-text" role="status" aria-live="polite"></p>',
         js_on_load=_script("status.js"),
         apply_default_css=False,
+        elem_id=elem_id,
         elem_classes="status",
     )
 
@@ -783,6 +798,13 @@ def _drawn(display: str, rgb: np.ndarray, answer: Answer) -> np.ndarray:
     if display == MASK:
         return np.repeat(answer.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
     return overlay(rgb, answer.relevancy, answer.mask)
+
+
+def _vocabulary(encoder: str) -> str:
+    """What to make of words that nothing in a scene looks like."""
+    if not encoder.startswith("bundled"):
+        return ""
+    return " The bundled encoder knows some 80 kinds of everyday things, in English."
 
 
 def _place(view: View) -> str:

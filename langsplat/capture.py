@@ -462,8 +462,16 @@ def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Pro
 
 
 def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
-    """One sentence a photo, up to five, then a count."""
-    notes = [f"The photo {name} {reason} and was left out." for name, reason in lost[:5]]
+    """One sentence a reason, with the names of up to five photos, then a count."""
+    names: dict[str, list[str]] = {}
+    for name, reason in lost[:5]:
+        names.setdefault(reason, []).append(name)
+    notes = [
+        f"The photo {some[0]} {reason} and was left out."
+        if len(some) == 1
+        else f"{len(some)} photos were left out, as each {reason}: {', '.join(some)}."
+        for reason, some in names.items()
+    ]
     if len(lost) > 5:
         notes.append(f"{len(lost) - 5} more photos could not be used either.")
     return notes

@@ -944,6 +944,7 @@ def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndar
     base = np.moveaxis(rgb, 2, 0).astype(np.float32, order="C")
     colors = np.moveaxis(heat(relevancy), 2, 0)
     strength = np.clip((relevancy - 0.25) / 0.4, 0, 1) * 0.65
+    strength[mask] = 0.65  # at a low threshold, too: a red thing must not look like a high score
     quiet = 0.45 * (1 - strength)
     own = np.where(mask, 0.35, 0.35 * quiet)
     grey = (base[0] + base[1] + base[2]) * np.where(mask, 0, 0.65 / 3 * quiet)

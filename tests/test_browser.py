@@ -276,6 +276,8 @@ def test_a_build_goes_on_while_its_page_is_gone_and_opens_at_its_end(
     page.wait_for_function("document.querySelector('#picture img')?.alt.startsWith('my-scene')")
     page.reload()
     page.wait_for_function("document.querySelector('#picture img')?.alt.startsWith('balls')")
+    page.wait_for_timeout(1500)  # in which the browser's key would have brought it back
+    assert page.locator("#picture img").get_attribute("alt").startswith("balls")
     assert errors == []
     page.close()
     builder.close()

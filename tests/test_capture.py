@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import stat
@@ -768,8 +769,8 @@ def test_when_most_photos_are_damaged_the_count_and_the_reasons_are_told(tmp_pat
         if keep == 0
         else "Only 1 of the capture's photos can be used, at least 2 are needed."
     )
-    assert "The photo images/01.png is " in str(caught.value)
-    assert str(caught.value).count("was left out") == 5
+    assert "5 photos were left out, as each is " in str(caught.value)
+    assert re.search(r": images/01\.png, .*, images/05\.png\. ", str(caught.value))
     assert str(caught.value).endswith(" 4 more photos could not be used either.")
     (folder / "images" / "09.png").unlink()
     with pytest.raises(ValueError, match=r"1 of the 10 photos listed .* are missing"):
@@ -799,14 +800,12 @@ def test_a_photo_that_does_not_decode_is_left_out_and_named(tmp_path):
     files[6].unlink()
     capture = load_capture(folder)
     assert [camera.name for camera in capture.cameras] == [f"images/0{k}.png" for k in (0, 1, 7)]
-    foreign = "is not a picture that can be read here (save it as JPEG) and was left out."
+    foreign = "is not a picture that can be read here (save it as JPEG)"
     assert capture.notes == [
         "1 of the 8 photos listed in transforms.json are missing (the first is images/06.png) "
         "and were left out.",
-        f"The photo images/04.png {foreign}",
-        f"The photo images/05.png {foreign}",
-        "The photo images/02.png is damaged and was left out.",
-        "The photo images/03.png is damaged and was left out.",
+        f"2 photos were left out, as each {foreign}: images/04.png, images/05.png.",
+        "2 photos were left out, as each is damaged: images/02.png, images/03.png.",
     ]
 
 
