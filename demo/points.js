@@ -2,6 +2,7 @@
 const plot = element.querySelector(".points-plot");
 const twin = element.querySelector(".points-twin");
 
+const SHADES = 216; // in the palette, 6 each of red, green and blue
 let drawn = null; // the scene that is on the screen
 
 const bytes = (text) => Uint8Array.from(atob(text), (ch) => ch.charCodeAt(0));
@@ -16,27 +17,32 @@ function axes(value) {
   return out;
 }
 
-function palette() {
-  const scale = [];
-  for (let i = 0; i < 216; i++) {
+// The scene's own colors, muted where others have to stand out.
+function palette(muted) {
+  return Array.from({ length: SHADES }, (_, i) => {
     const parts = [Math.floor(i / 36), Math.floor(i / 6) % 6, i % 6].map((part) => part * 51);
-    scale.push([i / 215, `rgb(${parts})`]);
-  }
-  return scale;
+    const grey = (parts[0] + parts[1] + parts[2]) / 3;
+    return `rgb(${muted ? parts.map((part) => Math.round(0.3 * part + 0.4 * grey + 30)) : parts})`;
+  });
 }
 
+const scale = (colors, from, to, end) =>
+  colors.map((color, i) => [(from + ((to - from) * i) / (colors.length - 1)) / end, color]);
+
 function marker(value) {
-  if (value.shades)
-    return { size: 2.4, color: Float32Array.from(bytes(value.shades)), cmin: 0, cmax: 215, colorscale: palette() };
-  const scores = Float32Array.from(bytes(value.scores));
-  const last = value.colors.length - 1;
+  const shades = Float32Array.from(bytes(value.shades)), last = SHADES - 1;
+  if (!value.scores)
+    return { size: 2.4, color: shades, cmin: 0, cmax: last, colorscale: scale(palette(false), 0, last, last) };
+  // What is found has the relevancy's colors, behind the palette of all else.
+  const scores = bytes(value.scores), end = SHADES + 255;
+  const found = (i) => scores[i] >= value.cut;
   // A few must not get lost among thousands, nor behind them.
-  const found = scores.filter((score) => score >= value.cut).length;
-  const [large, small] = 0 < found && found < 200 ? [7, 1] : [4, 2];
+  const count = scores.filter((_, i) => found(i)).length;
+  const [large, small] = 0 < count && count < 200 ? [7, 1.5] : [4, 2];
   return {
-    size: scores.map((score) => (score >= value.cut ? large : small)),
-    color: scores, cmin: 0, cmax: 255,
-    colorscale: value.colors.map((color, i) => [i / last, color]),
+    size: Array.from(shades, (_, i) => (found(i) ? large : small)),
+    color: shades.map((shade, i) => (found(i) ? SHADES + scores[i] : shade)), cmin: 0, cmax: end,
+    colorscale: [...scale(palette(true), 0, last, end), ...scale(value.colors, SHADES, end, end)],
   };
 }
 

@@ -85,7 +85,7 @@ def cloud_of(scene: Scene) -> Cloud:
 
 
 def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
-    """What the point view draws: the scene's own colors, or the Gaussian relevancy of an answer."""
+    """What the point view draws: the scene's own colors, and what of it an answer has found."""
     payload = {
         "scene": name,
         "places": base64.b64encode(cloud.places.tobytes()).decode(),
@@ -93,10 +93,11 @@ def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, A
         "size": cloud.size,
         "up": cloud.up.tolist(),
         "eye": cloud.eye.tolist(),
+        "shades": base64.b64encode(cloud.shades.tobytes()).decode(),
         "twin": _twin(cloud, answer),
     }
     if answer is None:
-        return payload | {"shades": base64.b64encode(cloud.shades.tobytes()).decode()}
+        return payload
     scores = np.clip(answer.gaussian_relevancy[cloud.rows], 0, 1)
     # The bytes from `cut` on are those found: rounding must not find others.
     cut = math.floor(answer.threshold * 255) + 1

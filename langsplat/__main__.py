@@ -264,9 +264,10 @@ def _query(args: argparse.Namespace) -> int:
     ):
         engine.warm_up(camera)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
-    save_answer(answer, engine.render(camera), args.out)
+    files = save_answer(answer, engine.render(camera), args.out)
     assert scene.language is not None  # else there would be no engine
     print(scene.language.why_silent(args.level) or answer.sentence())
+    print(f"In {args.out}: {', '.join(file.name for file in files)}")
     return 0
 
 

@@ -167,10 +167,12 @@ def test_a_level_without_segments_is_told_by_the_build_and_by_a_query_at_it(
     assert [line.startswith(note) for line in load_scene(out).provenance["notes"]] == [True]
     query = ["query", str(out), "red ball", "--out", str(tmp_path / "answer"), "--level"]
     assert main([*query, "whole"]) == 0
-    assert capsys.readouterr().out == (
+    said, files = capsys.readouterr().out.splitlines()
+    assert said == (
         "Nothing can be found at the level whole, because no part of this scene was ever "
-        "described there: ask at another one (subpart, part).\n"
+        "described there: ask at another one (subpart, part)."
     )
+    assert files.startswith(f"In {tmp_path / 'answer'}: ") and "mask.png" in files
     assert not np.asarray(Image.open(tmp_path / "answer" / "mask.png")).any()
     assert main([*query, "part"]) == 0
     assert "red ball" in capsys.readouterr().out

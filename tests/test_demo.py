@@ -429,6 +429,7 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
         )
         payload = point_payload("balls", cloud, near)
         shown = np.frombuffer(base64.b64decode(payload["scores"]), np.uint8) >= payload["cut"]
+        assert base64.b64decode(payload["shades"]) == cloud.shades.tobytes(), "of all else"
         found = near.gaussian_relevancy[cloud.rows].clip(0, 1) > threshold
         np.testing.assert_array_equal(shown, found)
     assert "1 of them scores above 0.50, at (" in one["twin"]
