@@ -535,10 +535,11 @@ class NewScene:
         self.opened = gr.State("")  # the same: gradio reports no change that a generator made
         gr.Markdown(
             f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
-            "ones with plenty of overlap work best. On two processor cores a build takes 10 to 20 "
-            "minutes. It goes on when you leave this page: come back with the same browser to see "
-            "how it stands. The new scene answers to what the bundled encoder knows: some 80 kinds "
-            "of household things. Whoever can open this page can see the scenes built on it.",
+            "ones with plenty of overlap work best (HEIC: save them as JPEG first). On two "
+            "processor cores a build takes 10 to 20 minutes. It goes on when you leave this page: "
+            "come back with the same browser to see how it stands. The new scene answers to what "
+            "the bundled encoder knows: some 80 kinds of household things. Whoever can open this "
+            "page can see the scenes built on it.",
             elem_id="new-intro",
         )
         with gr.Row():

@@ -1112,7 +1112,10 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
         added = f"{len(usable)} can be used." if notes else f"You added {len(usable)}."
         raise ValueError(" ".join([f"Add at least {MIN_PHOTOS} photos.", added, *notes]))
     placement = place_cameras(work, groups, progress=progress)
-    _judge(placement, len(usable))
+    try:
+        _judge(placement, len(usable))
+    except ValueError as error:  # what was left out may be what is missing
+        raise ValueError(" ".join([str(error), *notes])) from None
     assert placement.model is not None
     model = _read_colmap(placement.model, [work / PHOTOS], upright=True)
     if placement.placed < len(usable):

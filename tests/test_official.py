@@ -662,7 +662,9 @@ def test_a_level_without_masks_is_told_and_the_others_answer(tmp_path):
     assert_answers(tmp_path / "scene")
 
 
-def test_an_exported_scene_is_an_official_project_that_can_be_imported(tmp_path, capsys):
+def test_an_exported_scene_is_an_official_project_that_can_be_imported(
+    tmp_path, capsys, monkeypatch
+):
     root = v2_runs(tmp_path / "project")
     files.write_cameras_json(root / "output/teatime_1/cameras.json")
     main(["import", str(root), "--out", str(tmp_path / "scene")])
@@ -685,6 +687,10 @@ def test_an_exported_scene_is_an_official_project_that_can_be_imported(tmp_path,
     assert_answers(tmp_path / "again")
     assert main(["export", str(tmp_path / "scene"), "--out", str(tmp_path / "files")]) == 1
     assert "exists and is not empty: choose a new folder" in capsys.readouterr().err
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["export", str(tmp_path / "scene"), "--out", "."]) == 1
+    assert "The folder that you are in" in capsys.readouterr().err
 
 
 def test_gaussians_that_are_not_finite_are_left_out_with_their_language(tmp_path):
