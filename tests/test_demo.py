@@ -499,6 +499,19 @@ def test_nothing_like_it_gives_words_an_empty_mask_and_no_download(explore: Expl
     assert files[explore.scores_file].interactive
 
 
+def test_what_the_bundled_encoder_knows_is_said_where_nothing_is_found(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(text: str) -> bool:
+        shown = explore.ask(Visit("balls"), text, AUTO, 0.5, "Mask")
+        return "knows some 80 kinds" in shown[explore.line]["text"]
+
+    assert not said("giraffe"), "another encoder knows other things"
+    field = explore.shelf.room("balls").scene.language
+    monkeypatch.setitem(vars(field), "encoder", "bundled:01234567")
+    assert said("giraffe") and not said("red ball")
+
+
 def test_a_level_at_which_nothing_was_described_says_so(tmp_path: Path) -> None:
     scene = three_balls()
     assert scene.language is not None
