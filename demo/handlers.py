@@ -297,10 +297,9 @@ class Shelf:
         folder = Path(tempfile.mkdtemp(dir=self.downloads))
         with self._lock:
             self._files.append(folder)
-        paths = save_answer(answer, rgb, folder)
-        with self._lock:
             while len(self._files) > _KEPT_FILES:
                 shutil.rmtree(self._files.pop(0), ignore_errors=True)
+        paths = save_answer(answer, rgb, folder)
         if not where:
             return {path.name: path for path in paths}
         stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")

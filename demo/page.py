@@ -26,7 +26,7 @@ from demo.handlers import (
     start_of,
 )
 from demo.viewer import legend, point_payload, status
-from langsplat.query import ELSEWHERE, Answer, heat, overlay
+from langsplat.query import Answer, heat, overlay
 from langsplat.scene import LEVELS
 
 TITLE = "LangSplat - ask a 3D scene"
@@ -444,10 +444,11 @@ class Explore:
                 self.found: gr.Image(rgb, alt_text="The picture, without an answer"),
                 self.points: point_payload(visit.scene, room.cloud, None),
             }
-        assert room.scene.language is not None  # else there would be no answer
-        sentence = room.scene.language.why_silent(level) or answer.sentence()
-        if answer.count < ELSEWHERE and answer.by_level.max() < min(threshold, 0.5):
-            sentence += _vocabulary(room.scene.language.encoder)
+        language = room.scene.language
+        assert language is not None  # else there would be no answer
+        sentence = language.why_silent(level) or answer.sentence()
+        if answer.absent and language.encoder.startswith("bundled"):
+            sentence += " The bundled encoder knows some 80 kinds of everyday things, in English."
         return idle | {
             self.line: status(sentence, "found" if answer.found else "none"),
             self.found: gr.Image(_drawn(display, rgb, answer), alt_text=f"{display}: {sentence}"),
@@ -799,13 +800,6 @@ def _drawn(display: str, rgb: np.ndarray, answer: Answer) -> np.ndarray:
     if display == MASK:
         return np.repeat(answer.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
     return overlay(rgb, answer.relevancy, answer.mask)
-
-
-def _vocabulary(encoder: str) -> str:
-    """What to make of words that nothing in a scene looks like."""
-    if not encoder.startswith("bundled"):
-        return ""
-    return " The bundled encoder knows some 80 kinds of everyday things, in English."
 
 
 def _place(view: View) -> str:

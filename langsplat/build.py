@@ -51,8 +51,15 @@ from langsplat.train import TRAINING, TrainConfig, fit_gaussians, mean_psnr, spl
 
 DESCRIBING, SAVING = "Describe segments", "Save the scene"
 STAGES = (
-    *(READING, FEATURES, MATCHING, PLACING, LOADING),
-    *(TRAINING, DESCRIBING, LIFTING, SAVING),
+    READING,
+    FEATURES,
+    MATCHING,
+    PLACING,
+    LOADING,
+    TRAINING,
+    DESCRIBING,
+    LIFTING,
+    SAVING,
 )
 """Of a build from photos as the defaults have it, in order."""
 AT_ONCE = 8  # views described at the same time, at most

@@ -74,6 +74,12 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
     return _load_open_clip(spec, model, weights, torch.device(device))
 
 
+def check_list(texts: Sequence[str]) -> None:
+    """Raise ValueError for one text where several are expected: its letters would be taken."""
+    if isinstance(texts, str):
+        raise ValueError("Give a list of texts, not a string: its letters would be the texts.")
+
+
 def check_spec(spec: str) -> None:
     """Raise ValueError unless this could be an encoder, whether its weights are here or not."""
     if not re.fullmatch(r"bundled(:.+)?|open_clip:[^/]+/.+", spec):
@@ -147,8 +153,7 @@ class OpenClipEncoder:
         Raises:
             ValueError: a string in place of a list of them.
         """
-        if isinstance(texts, str):
-            raise ValueError("Give a list of texts, not a string: its letters would be encoded.")
+        check_list(texts)
         if len(texts) == 0:
             return torch.zeros(0, self.dim, device=self._device)
         return self._texts(texts)

@@ -55,6 +55,7 @@ from langsplat.scene import (
     LanguageField,
     Scene,
     check_destination,
+    check_not_here,
     save_scene,
 )
 
@@ -1252,8 +1253,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         ValueError: `out` is in use, or two views' names are the same up to the first dot.
     """
     out = Path(out).resolve()  # if it is a link, what it leads to
-    if out == Path.cwd():
-        raise ValueError("The folder that you are in would be replaced: choose a new folder.")
+    check_not_here(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         what = "exists and is not empty" if out.is_dir() else "is a file"
         raise ValueError(f"{out} {what}: choose a new folder for the files.")

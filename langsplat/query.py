@@ -49,7 +49,7 @@ from PIL import Image
 from torch import Tensor
 
 from langsplat.codec import Autoencoder, Codebook, DecodeTable, tabulate
-from langsplat.encoders import Encoder
+from langsplat.encoders import Encoder, check_list
 from langsplat.rasterize import RULES, blending_weights, drawable, look, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, writable
 
@@ -147,6 +147,11 @@ class Answer:
     def count(self) -> int:
         """How many Gaussians score above the threshold by themselves."""
         return int((self.gaussian_relevancy > self.threshold).sum())
+
+    @property
+    def absent(self) -> bool:
+        """Whether no level finds it, in the picture or out of sight."""
+        return bool(self.count < ELSEWHERE and self.by_level.max() < min(self.threshold, 0.5))
 
     def sentence(self) -> str:
         """The answer in words."""
@@ -630,7 +635,7 @@ class SceneQuery:
             ValueError: as `ask` does.
         """
         began = time.perf_counter()
-        _check_list(texts)
+        check_list(texts)
         texts, threshold = [check_text(text) for text in texts], float(threshold)
         if not 0 <= threshold <= 1:
             raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
@@ -674,7 +679,7 @@ class SceneQuery:
         Raises:
             ValueError: a string in place of a list; a picture of more than 10 million pixels.
         """
-        _check_list(texts)
+        check_list(texts)
         view, out = self._view(camera), self._maps(len(texts), camera)
         done = 0
         for some, asked in self._batches(texts):
@@ -699,7 +704,7 @@ class SceneQuery:
 
     def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
-        _check_list(texts)
+        check_list(texts)
         none = torch.zeros(0, *self._field.mass.shape, device=self._field.codes.device)
         rated = (self._rate(asked, len(some)) for some, asked in self._batches(texts))
         return torch.cat([none, *rated])
@@ -838,11 +843,6 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     from langsplat._rasterize_numba import empty
 
     return torch.from_numpy(empty(shape, np.float32))
-
-
-def _check_list(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise ValueError("Give a list of texts, not a string: its letters would be asked.")
 
 
 def check_text(text: str) -> str:

@@ -428,10 +428,7 @@ def check_destination(folder: Path) -> None:
     Its path must be valid UTF-8 as well: the libraries that read weights open no other files.
     """
     check_name(str(folder), "choose another folder")
-    if folder.resolve() == Path.cwd():
-        raise ValueError(
-            "The folder that you are in would be replaced: give the scene a folder of its own."
-        )
+    check_not_here(folder)
     if folder.is_dir():
         foreign = {path.name for path in folder.iterdir()} - {
             SCENE_FILE,
@@ -445,6 +442,14 @@ def check_destination(folder: Path) -> None:
             )
     elif folder.exists():
         raise ValueError(f"{folder} is a file: choose a new folder for the scene.")
+
+
+def check_not_here(folder: Path) -> None:
+    """Raise ValueError if a folder that is to be replaced is the one that the program runs in."""
+    if folder.resolve() == Path.cwd():
+        raise ValueError(
+            "The folder that you are in would be replaced: write to a folder of its own instead."
+        )
 
 
 def load_scene(path: Path | str) -> Scene:
@@ -518,7 +523,8 @@ def _tensors_of(scene: Scene) -> dict[str, Tensor]:
         for name, tensor in language.codec.tensors().items():
             tensors[f"language.codec.{name}"] = tensor.float()
     # Copies, as no two of a file's tensors may share memory.
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    dense = torch.contiguous_format
+    return {n: t.detach().cpu().clone(memory_format=dense) for n, t in tensors.items()}
 
 
 def _metadata_of(scene: Scene) -> dict[str, str]:
