@@ -30,6 +30,12 @@ def real_data(folder: str) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """In every test, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not torch.cuda.is_available():
         terminalreporter.write_line(

@@ -842,9 +842,13 @@ def test_colors_of_a_picture_are_rounded_to_the_nearest() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("as_published", [False, True])
 @pytest.mark.parametrize("scene", [asked_scene(), latent_scene()], ids=["codebook", "latents"])
-def test_a_gpu_answers_as_the_cpu_does(scene: Scene) -> None:
-    here, there_too = (SceneQuery(scene.to(on), TableEncoder()) for on in ("cpu", "cuda"))
+def test_a_gpu_answers_as_the_cpu_does(scene: Scene, as_published: bool) -> None:
+    here, there_too = (
+        SceneQuery(scene.to(on), TableEncoder(), as_published=as_published)
+        for on in ("cpu", "cuda")
+    )
     texts, camera = ["left ball", "both", "x"], scene.cameras[0]
     for got, want in (
         (there_too.relevancy(texts, camera), here.relevancy(texts, camera)),

@@ -118,8 +118,9 @@ def test_what_texts_share_of_a_view_is_that_of_full_features(
     assert torch.equal(inverse > 0, seen)
     lengths = features.norm(dim=3)
     assert float(((inverse * lengths - 1).abs() * seen).max()) < 2e-4
-    cosines = (F.normalize(features, dim=3) @ negatives.T).amax(3)
-    torch.testing.assert_close(best, cosines * seen, atol=5e-5, rtol=0)
+    # Over the same length: rows of embeddings are in half precision, sums of negatives are not.
+    highest = (features @ negatives.T).amax(3)
+    torch.testing.assert_close(best, highest * inverse, atol=2e-5, rtol=0)
 
 
 def test_an_empty_frame_shows_nothing() -> None:
