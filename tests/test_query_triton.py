@@ -205,7 +205,10 @@ def test_what_a_gpu_scores_is_what_the_cpu_scores(
         found.append(out if support > 0 else out.where(out > 0, 0.5))  # as `as_published` has it
         rated.append(scores.rate(asked, [2, 0, 1]))
     assert (found[0] == (0 if support > 0 else 0.5)).any() and (found[0] > 0.5).any()
-    torch.testing.assert_close(found[1], found[0], atol=2e-4, rtol=0)
+    # The CPU keeps square roots of weights in 16 bits: a pixel that sees 1 / 255 of a Gaussian and
+    # little else has lost up to 2.4e-4 of it. Only `as_published` asks such pixels.
+    off = 2e-4 if support > 0 else 3e-4
+    torch.testing.assert_close(found[1], found[0], atol=off, rtol=0)
     torch.testing.assert_close(rated[1], rated[0], atol=1e-5, rtol=0)
     assert rated[1][2, 7] == 0
 
