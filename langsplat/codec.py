@@ -261,13 +261,26 @@ class Autoencoder:
                 f"A latent of {latents.shape[-1]} numbers cannot be decoded: this autoencoder's "
                 f"have {self.latent}; take the autoencoder they were made with."
             )
-        part = latents.to(self.weights["decoder.0.weight"])
-        part = F.normalize(part, dim=-1) if unit else part
-        layers = self._layers("decoder")
-        for index in layers:
-            part = self._linear("decoder", index, part)
-            part = part.relu() if index != layers[-1] else part
-        return F.normalize(part, dim=-1)
+        latents = latents.to(self.weights["decoder.0.weight"])
+        hidden = self._hidden(F.normalize(latents, dim=-1) if unit else latents)
+        return F.normalize(self._linear("decoder", self._layers("decoder")[-1], hidden), dim=-1)
+
+    def _hidden(self, latents: Tensor) -> Tensor:
+        """What the decoder's last layer is given."""
+        for index in self._layers("decoder")[:-1]:
+            latents = self._linear("decoder", index, latents).relu_()
+        return latents
+
+    def _decode_along(self, latents: Tensor, basis: Tensor) -> Tensor:
+        """`decode` along a basis [K, E] that what is decoded hardly leaves: [M, D] -> [M, K].
+
+        The last layer, which is most of the work, makes these K numbers at once. Their length
+        stands for the embedding's, which is longer by half the square of what the basis leaves out.
+        """
+        last = f"decoder.{self._layers('decoder')[-1]}"
+        hidden = self._hidden(F.normalize(latents, dim=1))
+        weight, bias = self.weights[f"{last}.weight"], self.weights[f"{last}.bias"]
+        return F.normalize(F.linear(hidden, basis @ weight, basis @ bias), dim=1)
 
     def cosines(self, latents: Tensor, texts: Tensor, *, unit: bool = True) -> Tensor:
         """Cosine of what latents [..., D] stand for with unit texts [T, E] -> [..., T].
@@ -332,6 +345,13 @@ class DecodeTable:
         y = y + face * (self.side + 1)
         return torch.stack([x * (2 / self.side), y * (2 / (6 * self.side + 5))], dim=-1) - 1
 
+    def rows_at(self, places: Tensor) -> Tensor:
+        """Which rows are read at places [..., 2], each once."""
+        size = places.new_tensor([self.side, 6 * self.side + 5])
+        x, y = ((places.reshape(-1, 2) + 1) * (size / 2)).long().unbind(1)
+        row, below = y * (self.side + 1) + x, self.side + 1
+        return torch.cat([row, row + 1, row + below, row + below + 1]).unique()
+
     def of_texts(self, texts: Tensor) -> Tensor:
         """Cosines of unit texts [T, E] at the corners -> [T, 6 (R + 1), R + 1]."""
         along = texts.to(self.basis) @ self.basis.T
@@ -379,13 +399,17 @@ def tabulate(
     left_out = spread.clamp_min(0).cumsum(0) <= _TABLE_RESIDUAL**2
     basis = directions[:, int(left_out.sum()) :].T.flip(0).contiguous()
     for side in TABLE_SIDES:
-        corners = _cube_surface(side).to(decoded).split(DECODED_AT_ONCE)
-        rows = torch.cat([codec.decode(part) @ basis.T for part in corners])
-        table = DecodeTable(rows, basis, side, 0.0)
-        found = table.cosines(table.places(probes), table.of_texts(texts))
-        wrong = (found - wanted).abs().flatten()
+        corners = _cube_surface(side).to(basis)
+        table = DecodeTable(basis.new_zeros(len(corners), len(basis)), basis, side, 0.0)
+        places = table.places(probes)
+        asked = table.rows_at(places)  # all others are decoded once it is known to be fine enough
+        table.rows[asked] = codec._decode_along(corners[asked], basis)
+        wrong = (table.cosines(places, table.of_texts(texts)) - wanted).abs().flatten()
         worst = float(wrong.kthvalue(math.ceil(0.999 * len(wrong))).values)
         if worst <= error:
+            parts = (whole.split(DECODED_AT_ONCE) for whole in (table.rows, corners))
+            for rows, part in zip(*parts, strict=True):
+                rows[:] = codec._decode_along(part, basis)
             return replace(table, error=worst)
     return None
 
