@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     describe = commands.add_parser(
         "describe", help="give a scene words, new or other ones, from its own renders"
     )
-    describe.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+    _add_scene(describe)
     describe.add_argument(
         "--out", required=True, type=Path, metavar="SCENE_DIR", help="may be the scene itself"
     )
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     describe.set_defaults(run=_describe)
 
     query = commands.add_parser("query", help="where in a scene is this?")
-    query.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+    _add_scene(query)
     query.add_argument("text", nargs="+", metavar="WORDS", help="what to look for")
     _add_view(query)
     query.add_argument(
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     query.set_defaults(run=_query)
 
     render = commands.add_parser("render", help="a picture of a scene")
-    render.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+    _add_scene(render)
     _add_view(render)
     render.add_argument(
         "--out", required=True, type=Path, metavar="IMAGE", help="file: .png, .jpg or .webp"
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     take.set_defaults(run=_import)
 
     give = commands.add_parser("export", help="a scene as the official code's files")
-    give.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+    _add_scene(give)
     give.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     _add_device(give)
     give.set_defaults(run=_export)
@@ -201,6 +201,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_scene(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scene", metavar="SCENE", help="folder, bundled name, or user/name")
+
+
 def _add_view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--view", default="0", help="number or name of a training view; default: 0")
     parser.add_argument("--width", type=int, help="pixels; default: those of the view")
@@ -243,7 +247,7 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
         typed["examples"] = tuple(typed["examples"])
     progress = json_progress() if args.progress == "json" else terminal_progress()
     if args.progress != "json" and (args.out / SCENE_FILE).is_file():
-        print(f"The scene in {args.out} is replaced when the new one is done.", file=sys.stderr)
+        print(f"The scene in {args.out} stays until a new one is done.", file=sys.stderr)
     folder = make(source, args.out, BuildConfig(**typed), progress=progress)
     if args.progress == "json":
         print(json.dumps({"scene": str(folder)}), flush=True)

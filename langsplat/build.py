@@ -5,6 +5,7 @@ written: the same command after an interruption goes on where it stopped, and a 
 redoes what depends on it. The scene itself appears whole or not at all.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -147,6 +148,8 @@ def build_scene(
 ) -> Path:
     """Build a scene from photos or a posed capture.
 
+    If `out` is the scene that the same call made of the same files, nothing is done.
+
     Args:
         path: a folder or zip of photos, a COLMAP model with its images, or a transforms.json.
         out: the scene's folder; new, empty, or an older scene, which is replaced.
@@ -161,34 +164,27 @@ def build_scene(
     check_destination(out)
     if not path.exists():
         raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
+    call = _digest(path, out, asdict(replace(config, device="auto")))
+    if _is_made(out, call):
+        note = "The scene of these photos and settings is there: remove it to build it again."
+        progress(SAVING, 1, 1, note)
+        return out
     # Cheap failures first: a name nobody knows must not cost ten minutes of training.
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
     with _Work(path, out, config.max_side) as working:
         work = working.folder
         seconds: dict[str, float] = {}
-
-        began = time.perf_counter()
-        if (work / CAPTURE_FILE).is_file():
-            capture = _read_capture(work / CAPTURE_FILE)
-        else:
-            capture = load_capture(path, max_side=config.max_side, workdir=work, progress=progress)
-            _write_capture(work / CAPTURE_FILE, capture)
-        if capture.notes:  # early, while something can still be done about it
-            count = len(capture.images)
-            progress("Photos in use", count, count, " ".join(capture.notes))
-        seconds["capture"] = time.perf_counter() - began
-
-        began = time.perf_counter()
-        gaussians = fit_gaussians(
-            capture,
-            config.training,
-            device=config.torch_device,
-            state=work / "train.state",
-            progress=progress,
-        )
-        seconds["train"] = time.perf_counter() - began
-
+        with _timed(seconds, "capture"):
+            capture = _captured(path, config.max_side, work, progress)
+        with _timed(seconds, "train"):
+            gaussians = fit_gaussians(
+                capture,
+                config.training,
+                device=config.torch_device,
+                state=work / "train.state",
+                progress=progress,
+            )
         language = _make_language(
             gaussians,
             capture.cameras,
@@ -203,8 +199,7 @@ def build_scene(
 
         progress(SAVING, 0, 1, "")
         notes = [*capture.notes, *level_notes(language)]
-        start = central_view(capture.cameras)
-        up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
+        center, up, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
         scene = Scene(
             gaussians=gaussians,
             cameras=capture.cameras,
@@ -218,10 +213,11 @@ def build_scene(
                 "photos": len(capture.images),
                 "notes": notes,
                 "settings": _settings(config),
-                "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+                "call": call,
+                "seconds": seconds,
                 "psnr": _psnr(gaussians, capture, config.holdout_every),
                 "examples": list(config.examples),
-                "start_view": start,
+                "start_view": central_view(capture.cameras),
             },
         )
         _save(scene, out, working, notes, progress)
@@ -275,7 +271,7 @@ def describe_scene(
             "from": "its own renders",
             "settings": settings,
             "notes": level_notes(language),
-            "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+            "seconds": seconds,
         }
         if config.examples:
             made["examples"] = list(config.examples)
@@ -294,6 +290,36 @@ def _save(
     progress(SAVING, 1, 1, " ".join(notes))
 
 
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Put how long a stage took into `seconds`."""
+    began = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - began, 1)
+
+
+def _is_made(out: Path, call: str) -> bool:
+    """Whether the scene in `out` is what this call makes."""
+    try:
+        made = load_scene(out).provenance
+    except ValueError:
+        return False
+    return made.get("call") == call and "described" not in made
+
+
+def _captured(path: Path, max_side: int, work: Path, progress: Progress) -> Capture:
+    """The capture, as an earlier run left it or read anew."""
+    if (work / CAPTURE_FILE).is_file():
+        capture = _read_capture(work / CAPTURE_FILE)
+    else:
+        capture = load_capture(path, max_side=max_side, workdir=work, progress=progress)
+        _write_capture(work / CAPTURE_FILE, capture)
+    if capture.notes:  # early, while something can still be done about it
+        count = len(capture.images)
+        progress("Photos in use", count, count, " ".join(capture.notes))
+    return capture
+
+
 def _make_language(
     gaussians: Gaussians,
     cameras: Sequence[Camera],
@@ -309,7 +335,6 @@ def _make_language(
 
     How long both took is put into `seconds`.
     """
-    began = time.perf_counter()
     described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode())
     surface = gaussians if segmenter.uses_surface else None
     if surface is not None:
@@ -317,24 +342,21 @@ def _make_language(
     kept = work / f"{_FEATURES}{described_by.hexdigest()[:8]}"
     # What is kept out is kept out of everything, so that it can measure the language too.
     seen, _ = split_views(len(cameras), config.holdout_every)
-    features = _describe(cameras, picture, seen, surface, segmenter, encoder, kept, progress)
-    seconds["describe"] = time.perf_counter() - began
-
-    began = time.perf_counter()
-    language = fit_language(
-        gaussians,
-        [cameras[view] for view in seen],
-        features,
-        encoder.name,
-        codec=config.codec,
-        codewords=config.codewords,
-        training=LanguageTraining.preset(config.language),
-        seed=config.seed,
-        state=work,
-        progress=progress,
-    )
-    seconds["language"] = time.perf_counter() - began
-    return language
+    with _timed(seconds, "describe"):
+        features = _describe(cameras, picture, seen, surface, segmenter, encoder, kept, progress)
+    with _timed(seconds, "language"):
+        return fit_language(
+            gaussians,
+            [cameras[view] for view in seen],
+            features,
+            encoder.name,
+            codec=config.codec,
+            codewords=config.codewords,
+            training=LanguageTraining.preset(config.language),
+            seed=config.seed,
+            state=work,
+            progress=progress,
+        )
 
 
 def _settings(config: BuildConfig) -> dict[str, Any]:
@@ -351,14 +373,8 @@ class _Work:
     """
 
     def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
-        self.folder = out.with_name(out.name + WORK_SUFFIX)
-        key = {
-            "max_side": max_side,
-            "langsplat": langsplat.__version__,
-            "file": path.name if path.is_file() else "",
-            "files": list(_listed(path, {out.resolve(), self.folder.resolve()})),
-        }
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        self.folder = _work_folder(out)
+        digest = _digest(path, out, {"max_side": max_side})
         marker = self.folder / "of.txt"
         # One without a marker is ours if it is empty: a program can be killed at any moment.
         if self.folder.exists() and not marker.is_file() and any(self.folder.glob("*")):
@@ -403,6 +419,20 @@ class _Work:
                 shutil.rmtree(item)
             elif item.name != "of.txt":
                 item.unlink()
+
+
+def _work_folder(out: Path) -> Path:
+    return out.with_name(out.name + WORK_SUFFIX)
+
+
+def _digest(path: Path, out: Path, settings: dict[str, Any]) -> str:
+    """A hash of the files of a source, as far as their times tell, and of what is made of them."""
+    key = settings | {
+        "langsplat": langsplat.__version__,
+        "file": path.name if path.is_file() else "",
+        "files": list(_listed(path, {out.resolve(), _work_folder(out).resolve()})),
+    }
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 
 def _lock(file: TextIO, taken: str) -> None:

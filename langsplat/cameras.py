@@ -6,7 +6,7 @@ World-to-camera matrices, OpenCV axes (x right, y down, z forward), pixel centre
 degrees. An orbit is told by yaw (around `up`, counterclockwise seen from above), pitch (positive =
 above the centre) and distance (in units of the radius at which the scene's cameras stand).
 
-    up, center, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
+    center, up, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
     camera = orbit_camera(center, up, radius, 30.0, 20.0, 1.0, 640, 480, 50.0)
 """
 
@@ -107,7 +107,7 @@ def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Which way is up, what to orbit around, and from how far.
+    """What to orbit around, which way is up, and from how far: as `orbit_camera` takes them.
 
     Up is the mean of the cameras' up axes, refined to the direction the cameras' horizontal axes
     avoid (people hold cameras level even when they look down). The centre is the point nearest to
@@ -117,7 +117,7 @@ def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tens
         cameras: at least one.
         points: [P, 3] of the scene, or [0, 3] if there are none.
     Returns:
-        up [3] unit, center [3], radius > 0: the median distance of the cameras to the centre.
+        center [3], up [3] unit, radius > 0: the median distance of the cameras to the centre.
     Raises:
         ValueError: there is no camera.
     """
@@ -141,7 +141,7 @@ def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tens
     radius = float((position - center).norm(dim=1).median())
     if not radius > 1e-6:
         radius = 1.0
-    return up.float(), center.float(), radius
+    return center.float(), up.float(), radius
 
 
 def _level_up(right: Tensor, up_axes: Tensor) -> Tensor:

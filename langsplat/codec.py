@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
 
+FITTING = "Train autoencoder"
 KMEANS_ROUNDS = 25
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Numbers of cells along an edge of a table, tried in turn until it is fine enough. With rows of 150
@@ -83,8 +84,9 @@ class Codebook:
         return self.codewords @ self.codewords.transpose(1, 2)
 
     def assign(self, level: int, embeddings: Tensor) -> Tensor:
-        """The codeword nearest to each unit embedding [M, E] -> rows [M] int64."""
-        return (embeddings.to(self.codewords) @ self.codewords[level].T).argmax(dim=1)
+        """The codeword whose direction is nearest to each unit embedding [M, E] -> [M] int64."""
+        directions = F.normalize(self.codewords[level], dim=1)
+        return (embeddings.to(directions) @ directions.T).argmax(dim=1)
 
     def to(self, device: torch.device | str) -> "Codebook":
         return Codebook(self.codewords.to(device))
@@ -552,19 +554,16 @@ def fit_autoencoder(
     best, best_round, first = -2.0, 0, 0
     kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
     identity = {
-        "format": "langsplat-autoencoder-1",
+        "format": "langsplat-autoencoder-2",
         "config": json.dumps(asdict(config), sort_keys=True),
         "embeddings": digest_of(embeddings),
     }
     checkpoints = Checkpoints(state, identity)
-    earlier, note = checkpoints.load()
+    earlier = checkpoints.load(FITTING, config.rounds, progress, unit="round")
     if earlier is not None:
-        first, best_round = int(earlier.values["round"]), int(earlier.values["best_round"])
-        best = earlier.values["best"]
+        first, best = earlier.done, earlier.values["best"]
+        best_round = int(earlier.values["best_round"])
         _restore(earlier.tensors, network, optimizer, generator, kept)
-        note = f"continuing at round {first}"
-    if note:
-        progress("Train autoencoder", first, config.rounds, note)
     over = _is_over(first, best_round, config)
     for number in range(first, config.rounds):
         if over:
@@ -580,8 +579,8 @@ def fit_autoencoder(
         done = config.rounds if over else number + 1
         if over or checkpoints.due:
             tensors = _stored(network, optimizer, generator, kept)
-            checkpoints.save(tensors, round=number + 1, best=best, best_round=best_round)
-        progress("Train autoencoder", done, config.rounds, f"held-out cosine {best:.4f}")
+            checkpoints.save(tensors, number + 1, best=best, best_round=best_round)
+        progress(FITTING, done, config.rounds, f"held-out cosine {best:.4f}")
     return Autoencoder(kept), best
 
 

@@ -51,6 +51,9 @@ STAGE = "Evaluate"
 MOST_INDICES = 1 << 20  # of a rendered world's labels
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
 SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
+# Of the queries of a scene's own labels 65 to 79 % reach an IoU of 0.25 at their best level, of
+# another scene's 4 to 7 % (the bundled and the held-out worlds asked with each other's labels).
+FEW_FITTING = 0.1
 _UNIT = 2.0**40  # relevancies as whole numbers: sums are exact, so that ties stay ties
 MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at least this much of it
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
@@ -1033,6 +1036,12 @@ def evaluate(
     ]
     if profile != SELECTION and isinstance(renders, _SceneRenders):
         notes = renders.notes + notes
+    fitting = sum(row.oracle > 0.25 for row in rows)
+    if profile != SELECTION and len(rows) >= 10 and fitting < FEW_FITTING * len(rows):
+        notes.append(
+            f"{labels.name}: only {fitting} of {len(rows)} queries reach an IoU of 0.25 at any "
+            f"level, as with another scene's labels: check that these are of {renders.name!r}."
+        )
     return Report(profile, tuple(renders.levels), tuple(rows), tuple(notes))
 
 

@@ -38,7 +38,7 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 from langsplat.rasterize import lift, lift_labels, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
-LIFTING = "Lift language"
+LIFTING, REFINING = "Lift language", "Train language"
 # How many codewords a Gaussian keeps, if lifted and if trained. Of those that lifting finds, the
 # third and fourth are mostly neighbours and mistakes; training can still choose among them.
 KEPT, KEPT_TRAINED = 2, 4
@@ -122,11 +122,13 @@ def fit_language(
                 state=state and state / "autoencoder.state",
                 progress=progress,
             )
-    keep = keep or (KEPT if training is None else KEPT_TRAINED)
+    if keep is None:
+        keep = KEPT if training is None else KEPT_TRAINED
     field = lift_language(
         gaussians, cameras, features, encoder, codec, keep=keep, progress=progress
     )
-    progress(LIFTING, len(cameras), len(cameras), " ".join(level_notes(field)))
+    if notes := level_notes(field):
+        progress(LIFTING, len(cameras), len(cameras), " ".join(notes))
     if training is not None:
         field = train_language(
             field,
@@ -152,6 +154,8 @@ def lift_language(
 ) -> LanguageField:
     """Codes as blending-weighted means, for a codec that is ready; arguments as `fit_language`."""
     _check_counts(cameras, features)
+    if keep < 1:
+        raise ValueError(f"A Gaussian must keep at least one codeword, got keep={keep}.")
     levels = len(codec.codewords if isinstance(codec, Codebook) else features[0].embeddings)
     channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
     support = torch.zeros(len(gaussians), levels, channels, device=gaussians.device)
@@ -342,24 +346,21 @@ def train_language(
     # What was lifted tells all that went in: views, features, Gaussians and codec.
     rows = [] if field.rows is None else [field.rows]
     identity = {
-        "format": "langsplat-language-1",
+        "format": "langsplat-language-2",
         "training": json.dumps(asdict(training), sort_keys=True),
         "lifted": digest_of(start, *rows, field.mass, *codec.tensors().values()),
     }
     checkpoints = Checkpoints(state, identity)
-    earlier, note = checkpoints.load()
     done, recent = 0, 0.0
+    earlier = checkpoints.load(REFINING, training.steps, progress)
     if earlier is not None:
-        done, recent = int(earlier.values["step"]), earlier.values["loss"]
+        done, recent = earlier.done, earlier.values["loss"]
         codes.data.copy_(earlier.tensors.pop("codes"))
         # torch wants the count of steps on the CPU; nothing is there before the first gradient.
         optimizer.state[codes] = {
             key: tensor if key == "step" else tensor.to(codes.device)
             for key, tensor in earlier.tensors.items()
         }
-        note = f"continuing at step {done}"
-    if note:
-        progress("Train language", done, training.steps, note)
     with torch_threads(1):
         for camera, target in _turns(cameras, features, codec, len(codes), training, done):
             optimizer.zero_grad(set_to_none=True)
@@ -369,8 +370,8 @@ def train_language(
             done += 1
             if done == training.steps or checkpoints.due:
                 moments = optimizer.state[codes]
-                checkpoints.save({"codes": codes, **moments}, step=done, loss=recent)
-            progress("Train language", done, training.steps, f"loss {recent:.4f}")
+                checkpoints.save({"codes": codes, **moments}, done, loss=recent)
+            progress(REFINING, done, training.steps, f"loss {recent:.4f}")
     trained = _unit_codes(codes.detach(), described, codec)
     return LanguageField(field.rows, trained, field.mass, codec, field.encoder)
 

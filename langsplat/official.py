@@ -1037,7 +1037,7 @@ def import_official(
     _check_size(encoder, dim, language.codec.dim)
     if len(points) == 0:
         points = gaussians.means[:: max(1, len(gaussians) // 10_000)].numpy()
-    up, center, radius = world_frame(cameras, torch.from_numpy(points))
+    center, up, radius = world_frame(cameras, torch.from_numpy(points))
     start = central_view(cameras)
     scene = Scene(
         gaussians=gaussians,
@@ -1269,7 +1269,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     try:
         write_ply(scene.gaussians, partial / "point_cloud/iteration_30000/point_cloud.ply")
         _write_cameras(scene.cameras, stems, partial / "cameras.json")
-        settings = "sh_degree=3, source_path='', model_path='', images='images', resolution=-1"
+        settings = "sh_degree=3, source_path='', model_path='', images='images', resolution=1"
         (partial / "cfg_args").write_text(
             f"Namespace({settings}, white_background=False, data_device='cpu', eval=False)"
         )

@@ -94,9 +94,10 @@ def json_progress() -> Progress:
 
 
 class Saved(NamedTuple):
-    """What an earlier run left: tensors, on the CPU, and numbers."""
+    """What an earlier run left: tensors, on the CPU, how much was done, and other numbers."""
 
     tensors: "dict[str, Tensor]"
+    done: int
     values: dict[str, float]
 
 
@@ -118,11 +119,11 @@ class Checkpoints:
         late = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
         return self._path is not None and late
 
-    def save(self, tensors: "Mapping[str, Tensor]", **values: int | float) -> None:
-        """Replace the file: tensors of any device, and numbers, exactly."""
+    def save(self, tensors: "Mapping[str, Tensor]", done: int, **values: int | float) -> None:
+        """Replace the file: tensors of any device, how much is done, and numbers, exactly."""
         if self._path is None:
             return
-        numbers = {_VALUE + name: repr(value) for name, value in values.items()}
+        numbers = {_VALUE + name: repr(value) for name, value in (values | {"done": done}).items()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
@@ -133,25 +134,35 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
         self._saved = time.monotonic()
 
-    def load(self) -> tuple[Saved | None, str]:
-        """What an earlier run of this work left, or None; a note says why, if there is a file.
+    def load(
+        self, stage: str, total: int, progress: Progress, *, unit: str = "step"
+    ) -> Saved | None:
+        """What an earlier run of this work left, or None; `progress` is told, if there is a file.
 
         A file of other work, or a damaged one, is no error: the stage begins anew.
         """
+        if self._path is None or not self._path.exists():
+            return None
+        saved, note = self._read(self._path)
+        done = saved.done if saved is not None else 0
+        progress(stage, done, total, note or f"continuing at {unit} {done}")
+        return saved
+
+    def _read(self, path: Path) -> tuple[Saved | None, str]:
+        """What is in the file, or why it cannot be used."""
         from safetensors import SafetensorError, safe_open
 
-        if self._path is None or not self._path.exists():
-            return None, ""
         try:
-            with safe_open(self._path, framework="pt") as handle:
+            with safe_open(path, framework="pt") as handle:
                 found = handle.metadata() or {}
-                values = {k: v for k, v in found.items() if k.startswith(_VALUE)}
-                if {k: v for k, v in found.items() if k not in values} != self._identity:
+                numbers = {k: v for k, v in found.items() if k.startswith(_VALUE)}
+                if {k: v for k, v in found.items() if k not in numbers} != self._identity:
                     return None, "the unfinished work found is of other photos or settings"
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}
         except (SafetensorError, OSError):
             return None, "the unfinished work found cannot be read: a new start"
-        return Saved(tensors, {k.removeprefix(_VALUE): float(v) for k, v in values.items()}), ""
+        values = {k.removeprefix(_VALUE): float(v) for k, v in numbers.items()}
+        return Saved(tensors, int(values.pop("done")), values), ""
 
 
 def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, str]) -> None:

@@ -886,9 +886,10 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
     """[L, H, W] averaged with its own box mean: single bright pixels do not win (as in LERF).
 
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
-    at the border.
+    at the border. The result is float32.
     """
-    return _half_smooth(relevancy.clone(memory_format=torch.contiguous_format))[0]
+    dense = torch.contiguous_format
+    return _half_smooth(relevancy.to(torch.float32, copy=True, memory_format=dense))[0]
 
 
 def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -283,13 +283,14 @@ def without_specks(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
     If all islands are that small the largest one stays.
 
     Returns:
-        The mask, [H, W] bool, and whether it was changed.
+        The mask, [H, W] bool, and whether it had any: also a mask that is one small island counts,
+        as in SAM's own code, which then ranks it behind the tidy ones.
     """
     from scipy import ndimage
 
     # With this margin a region that leaves the box is never taken for a small one.
     box = _box(mask, margin=int(np.ceil(np.sqrt(smallest))))
-    inner, changed = mask[box], False
+    inner, specks = mask[box], False
     for holes in (True, False):
         labels, count = ndimage.label(inner ^ holes, structure=np.ones((3, 3)))
         areas = np.bincount(labels.ravel(), minlength=count + 1)
@@ -297,12 +298,12 @@ def without_specks(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
         small[0] = False
         if not small.any():
             continue
+        specks = True
         if not holes and small[1:].all():
             small[1 + int(areas[1:].argmax())] = False
         speckled = small[labels]
-        changed = changed or bool(speckled.any())
         inner = inner | speckled if holes else inner & ~speckled
-    if not changed:
+    if not specks:
         return mask, False
     out = mask.copy()
     out[box] = inner
@@ -348,14 +349,14 @@ def _generator_class() -> type:
                 masks = np.zeros((len(rows), *image.shape[:2]), bool)
                 tidy = np.zeros(len(rows), bool)
                 for k, row in enumerate(rows):
-                    cleaned, changed = without_specks(
+                    cleaned, specks = without_specks(
                         amg.rle_to_mask(data["rles"][row]), self.smallest
                     )
-                    masks[k], tidy[k] = cleaned, not changed
+                    masks[k], tidy[k] = cleaned, not specks
                 scores = np.asarray(data["iou_preds"])[rows] * np.nan_to_num(
                     np.asarray(data["stability_score"])[rows]
                 )
-                # Cleaning may have made two masks alike: those it did not touch are preferred.
+                # Cleaning may have made two masks alike: those that needed none are preferred.
                 boxes = amg.batched_mask_to_box(torch.from_numpy(masks)).float().reshape(-1, 4)
                 order = nms(boxes, torch.from_numpy(tidy).float(), self.box_nms_thresh).numpy()
                 out.append((masks[order], scores[order]))

@@ -168,12 +168,11 @@ def _work(workdir: Path) -> None:
 
     show = json_progress()
     job = json.loads((workdir / JOB_FILE).read_text(encoding="utf-8"))
-    threads = os.cpu_count() or 1
     photos, database = workdir / PHOTOS, workdir / "database.db"
     names = [name for group in job["groups"] for name in group["names"]]
     pycolmap.set_random_seed(_SEED)
 
-    extraction = pycolmap.FeatureExtractionOptions(num_threads=threads)
+    extraction = pycolmap.FeatureExtractionOptions()
     extraction.sift.max_num_features = MAX_FEATURES
     show(FEATURES, 0, len(names), "")
     done = 0
@@ -200,7 +199,6 @@ def _work(workdir: Path) -> None:
     pairs.write_text("".join(lines), encoding="utf-8")
     pycolmap.match_image_pairs(
         database,
-        matching_options=pycolmap.FeatureMatchingOptions(num_threads=threads),
         pairing_options=pycolmap.ImportedPairingOptions(
             block_size=PAIRS_PER_BLOCK, match_list_path=pairs
         ),
@@ -219,7 +217,7 @@ def _work(workdir: Path) -> None:
         nonlocal placed
         placed = 2
 
-    options = pycolmap.IncrementalPipelineOptions(num_threads=threads, random_seed=_SEED)
+    options = pycolmap.IncrementalPipelineOptions(random_seed=_SEED)
     options.min_model_size = 3
     options.extract_colors = True
     output = workdir / "models"

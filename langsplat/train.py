@@ -39,7 +39,7 @@ TRAINING = "Train Gaussians"
 REPORT_SECONDS = 0.5
 MAX_BAD_STEPS = 20
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.Adam names them
-STATE_FORMAT = "langsplat-training-2"
+STATE_FORMAT = "langsplat-training-3"
 
 
 @dataclass(frozen=True)
@@ -208,12 +208,9 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
     """Resume if there is something to, step till the run is over, report and save on the way."""
     config = trainer.config
     checkpoints = Checkpoints(state, trainer.identity())
-    earlier, note = checkpoints.load()
+    earlier = checkpoints.load(TRAINING, config.iterations, progress)
     if earlier is not None:
         trainer.resume(earlier)
-        note = f"continuing at step {trainer.iteration}"
-    if note:
-        progress(TRAINING, trainer.iteration, config.iterations, note)
     reported = -math.inf
     finished = trainer.share >= 1
     while not finished:
@@ -520,7 +517,7 @@ class _Trainer:
         tensors |= {"generator": self.generator.get_state(), "order": self.order}
         checkpoints.save(
             tensors,
-            iteration=self.iteration,
+            self.iteration,
             steps=self._steps(),
             first_count=self.first_count,
             seconds=self.seconds,
@@ -537,7 +534,7 @@ class _Trainer:
         self._set_parameters(groups.pop("params"), groups, values["steps"])
         self.generator.set_state(tensors["generator"])
         self.order = tensors["order"]
-        self.iteration = int(values["iteration"])
+        self.iteration = earlier.done
         self.first_count = int(values["first_count"])
         self.earlier_seconds = values["seconds"]
         self.began = time.monotonic()

@@ -29,7 +29,7 @@ from langsplat.masks import RegionSegmenter, load_segmenter
 from langsplat.progress import Progress, torch_threads
 from langsplat.rasterize import render
 from langsplat.sam import SamSegmenter
-from langsplat.scene import SCENE_FILE, Camera, Gaussians, load_scene
+from langsplat.scene import SCENE_FILE, Camera, Gaussians, load_scene, save_scene
 from langsplat.train import TrainConfig
 from tests.conftest import ROOT
 from tests.test_features import MeanColor
@@ -111,6 +111,42 @@ def test_a_build_writes_a_whole_scene_and_nothing_beside_it(built: Path, capture
     assert {path.name for path in built.iterdir()} == {SCENE_FILE, "preview.jpg", "README.md"}
     assert [path.name for path in built.parent.iterdir()] == ["balls"]
     assert Image.open(built / "preview.jpg").size == SIZE
+
+
+def test_what_is_built_already_is_built_again_only_if_something_has_changed(
+    built: Path,
+    capture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def begin(*args: object, **options: object) -> None:
+        raise ValueError("It begins.")
+
+    monkeypatch.setattr("langsplat.build.load_segmenter", begin)
+    copied, moved = tmp_path / "copied", tmp_path / "scene"
+    shutil.copytree(built, moved)
+    shutil.copytree(capture, copied)  # in a copy the photos have other times
+    for file in copied.rglob("*"):
+        os.utime(file, (1, 1))
+    command, as_before = ["build", str(capture), "--out"], ["--examples", "red ball", *QUICK]
+    assert main([*command, str(moved), *as_before]) == 0
+    assert "is there: remove it to build it again." in capsys.readouterr().err
+    for other in (
+        [*command, str(moved), *as_before, "--seed", "1"],
+        [*command, str(moved), "--examples", "blue ball", *QUICK],
+        [*command, str(moved), *as_before, "--name", "balls"],
+        [*command, str(tmp_path / "new"), *as_before],
+        ["build", str(copied), "--out", str(moved), *as_before],
+    ):
+        assert main(other) == 1
+        assert "It begins." in capsys.readouterr().err
+    described = replace(
+        load_scene(moved), provenance=load_scene(moved).provenance | {"described": {}}
+    )
+    save_scene(described, moved)
+    assert main([*command, str(moved), *as_before]) == 1
+    assert load_scene(moved).language is not None, "what was there stays"
 
 
 def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_impossible_orbit_is_a_value_error(fov, radius, distance):
 
 @pytest.mark.parametrize("sweep", [360.0, 100.0])
 def test_world_frame_finds_up_center_and_radius_of_an_orbit(sweep):
-    up, center, radius = world_frame(ring(sweep=sweep), torch.zeros(0, 3))
+    center, up, radius = world_frame(ring(sweep=sweep), torch.zeros(0, 3))
     assert float(up @ UP) > math.cos(math.radians(1))
     torch.testing.assert_close(center, CENTER, atol=2e-3, rtol=0)
     assert radius == pytest.approx(3.0, abs=2e-3)
@@ -109,8 +109,8 @@ def test_world_frame_moves_with_the_world():
     cameras = ring(sweep=140.0)
     moved = [Camera(c.viewmat @ torch.linalg.inv(motion), c.K, 64, 48) for c in cameras]
     points = CENTER + torch.randn(500, 3, generator=generator)
-    up, center, radius = world_frame(cameras, points)
-    up2, center2, radius2 = world_frame(moved, points @ rotation.T + motion[:3, 3])
+    center, up, radius = world_frame(cameras, points)
+    center2, up2, radius2 = world_frame(moved, points @ rotation.T + motion[:3, 3])
     torch.testing.assert_close(up2, rotation @ up, atol=1e-4, rtol=0)
     torch.testing.assert_close(center2, rotation @ center + motion[:3, 3], atol=1e-2, rtol=0)
     assert radius2 == pytest.approx(radius, rel=1e-3)
@@ -127,14 +127,14 @@ def test_cameras_that_look_outwards_orbit_what_they_see(behind):
     points = 0.5 * torch.randn(200 + behind, 3, generator=torch.Generator().manual_seed(0))
     points[:, 0] += 5
     points[200:, 0] -= 10
-    _, center, radius = world_frame(cameras, points)
+    center, _, radius = world_frame(cameras, points)
     assert float((center - torch.tensor([5.0, 0.0, 0.0])).norm()) < 0.5
     assert 4 < radius < 6
 
 
 def test_one_camera_is_enough_for_a_frame():
     camera = ring()[0]
-    up, center, radius = world_frame([camera], torch.zeros(0, 3))
+    center, up, radius = world_frame([camera], torch.zeros(0, 3))
     torch.testing.assert_close(
         center, camera.position + camera.camtoworld[:3, 2], atol=1e-3, rtol=0
     )
@@ -153,7 +153,7 @@ def test_cameras_side_by_side_orbit_the_middle_of_what_they_see():
         + torch.tensor([0.0, 5.0, 0.0])
         + 0.1 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     )
-    up, center, radius = world_frame(cameras, points)
+    center, up, radius = world_frame(cameras, points)
     torch.testing.assert_close(center, CENTER + torch.tensor([0.0, 5.0, 0.0]), atol=0.1, rtol=0)
     assert radius == pytest.approx(math.hypot(1, 5), abs=0.1) and float(up @ UP) > 0.999
 
@@ -169,14 +169,14 @@ def test_axes_that_meet_where_no_points_are_orbit_the_points():
         + torch.tensor([0.0, 0.0, -1.5])
         + 0.1 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     )
-    _, center, _ = world_frame(ring(), points)
+    center, _, _ = world_frame(ring(), points)
     assert float((center - points.mean(0)).norm()) < 0.2
 
 
 def test_cameras_whose_ups_cancel_out_still_have_an_up():
     position = CENTER + torch.tensor([3.0, 0.0, 0.0])
     views = [look_at(position, CENTER, sign * UP) for sign in (1.0, -1.0)]
-    up, _, _ = world_frame([Camera(v, torch.eye(3), 64, 48) for v in views], torch.zeros(0, 3))
+    _, up, _ = world_frame([Camera(v, torch.eye(3), 64, 48) for v in views], torch.zeros(0, 3))
     assert abs(float(up @ UP)) == pytest.approx(1.0, abs=1e-5)
 
 

@@ -36,6 +36,14 @@ def test_separate_clusters_get_a_codeword_each() -> None:
     assert float((codec.codewords[0][codec.assign(0, rows)] * rows).sum(1).min()) > 0.95
 
 
+def test_codewords_that_are_long_attract_no_more_than_short_ones() -> None:
+    """Those of an imported codebook have lengths of their own; only their direction says a word."""
+    rows = clusters(6, 20)
+    codec = fit_codebook([rows], size=6)
+    imported = Codebook(codec.codewords * torch.tensor([0.1, 1, 10, 2, 5, 0.01])[:, None])
+    assert torch.equal(imported.assign(0, rows), codec.assign(0, rows))
+
+
 def test_the_same_seed_gives_the_same_codebook() -> None:
     rows = clusters(10, 5, noise=0.3)
     first, second = (fit_codebook([rows], size=4, seed=1).codewords for _ in range(2))

@@ -707,6 +707,23 @@ def test_a_bundled_scenes_name_comes_before_a_run_beside_it(
     assert "other_1 is a run of the official code" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("count", "fitting", "doubted"), [(10, 0, 1), (10, 1, 0), (9, 0, 0)])
+def test_labels_that_fit_hardly_anywhere_are_doubted(
+    count: int, fitting: int, doubted: int
+) -> None:
+    """As many things on the left, of which the answers to some are on the left too."""
+    left = np.zeros((40, 40), dtype=bool)
+    left[:, :20] = True
+    things = tuple(LabelledObject.of(f"thing {k}", left) for k in range(count))
+    labels = Labels("desk", (LabelledFrame("a.png", 40, 40, things),))
+    maps = {f"thing {k}": (left == (k < fitting)) * np.ones((3, 1, 1)) for k in range(count)}
+    notes = evaluate(Maps(["a.png"], [maps]), labels).notes
+    assert list(notes) == doubted * [
+        "desk: only 0 of 10 queries reach an IoU of 0.25 at any level, as with another scene's "
+        "labels: check that these are of 'maps'."
+    ]
+
+
 def test_views_the_scene_was_built_without_are_reported_by_themselves(tmp_path: Path) -> None:
     camera = asked_scene().cameras[0]
     cameras = tuple(replace(camera, name=f"{name}.jpg") for name in "abc")

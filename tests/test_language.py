@@ -81,6 +81,8 @@ def test_segments_of_another_size_are_refused_by_name() -> None:
         fit_language(two_balls(), [small], [halves()], "test")
     with pytest.raises(ValueError, match="1 cameras and 0 records"):
         fit_language(two_balls(), [front_camera()], [], "test")
+    with pytest.raises(ValueError, match="at least one codeword, got keep=0"):
+        fit_language(two_balls(), [front_camera()], [halves()], "test", keep=0)
 
 
 def test_segments_of_several_encoders_or_segmenters_are_refused() -> None:

@@ -849,3 +849,18 @@ def test_exported_features_are_of_the_camera_that_the_files_describe(tmp_path, d
         said.append(np.load(segments))
     assert len(np.unique(said[0])) > 2
     assert (said[0] == said[1]).mean() > (0.999 if device == "cpu" else 0.98)
+
+
+def test_exported_pictures_keep_their_size_however_high_they_are(tmp_path):
+    """Inria's code shrinks those above 1080 pixels, under the label maps, unless it is told not to.
+
+    The maps would then be cut, not resized.
+    """
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    high = tuple(camera.resized(900, 1200) for camera in scene.cameras)
+    out = export_official(replace(scene, cameras=high, language=None), tmp_path / "files")
+    resolution = read_cfg_args(out / "cfg_args")["resolution"]
+    again = read_cameras(out / "cameras.json", resolution=resolution)
+    assert {(camera.width, camera.height) for camera in again} == {(900, 1200)}

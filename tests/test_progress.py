@@ -116,5 +116,5 @@ def test_an_error_gives_torch_its_threads_back() -> None:
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "train.state").mkdir()
     with pytest.raises(OSError):
-        Checkpoints(tmp_path / "train.state", {}).save({"means": torch.zeros(3)}, step=1)
+        Checkpoints(tmp_path / "train.state", {}).save({"means": torch.zeros(3)}, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["train.state"]

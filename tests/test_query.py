@@ -862,6 +862,12 @@ def test_a_gpu_answers_as_the_cpu_does(scene: Scene, as_published: bool) -> None
     assert answer.found and answer.peak[0] < WIDTH // 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_relevancies_of_any_type_are_smoothed_as_float32(dtype: torch.dtype) -> None:
+    relevancy = torch.rand(3, 20, 90, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(half_smoothed(relevancy), half_smoothed(relevancy.float()))
+
+
 @pytest.mark.parametrize("value", [0.5, 0.7, 0.9])
 def test_smoothing_lifts_no_score_above_the_highest(value: float) -> None:
     smooth = half_smoothed(torch.full((3, 240, 320), value))

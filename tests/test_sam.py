@@ -168,6 +168,16 @@ def test_specks_go_before_the_masks_are_compared():
     assert np.array_equal(segments[0] == 0, MUG)
 
 
+def test_a_mask_that_is_one_speck_is_painted_over_the_tidy_ones():
+    """SAM's code counts it as one that needed cleaning, and ranks those last."""
+    badge = box(64, 28, 70, 32)  # 24 pixels, two thirds of them beside the mug
+    objects = [([MUG] * 3, [0.9] * 3), ([badge] * 3, [0.99] * 3)]
+    for smallest, hidden in ((24, 8), (25, 0)):
+        segments, masks, _ = segment(objects, replace(PLAIN, points_per_side=20, smallest=smallest))
+        (row,) = [k for k in range(2) if np.array_equal(masks[0][k], badge)]
+        assert np.count_nonzero(segments[0] == row) == 24 - hidden
+
+
 def unsure(core: np.ndarray, around: np.ndarray) -> np.ndarray:
     """Logits: certain of `core`, undecided about the rest of `around`."""
     return np.where(core, 9.0, np.where(around, 0.5, -9.0))
@@ -308,6 +318,7 @@ def test_specks_are_judged_by_their_size_alone():
     assert changed and not clean[26, 26] and clean[30, 30] and clean[6, 6] and not clean[50, 50]
     same, changed = without_specks(box(20, 20, 40, 40), 100)
     assert not changed and np.array_equal(same, box(20, 20, 40, 40))
+    assert without_specks(box(10, 10, 13, 13), 10)[1], "the whole mask is one speck"
     two = box(0, 0, 2, 2) | box(10, 10, 13, 13)
     assert np.array_equal(without_specks(two, 50)[0], box(10, 10, 13, 13)), "one always stays"
     assert not without_specks(np.zeros((9, 9), bool), 50)[0].any()
