@@ -442,16 +442,16 @@ def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
     *geometry, colors = gaussians
     if colors.is_cuda:
         return *geometry[:3], _opacities(*gaussians), colors
+    # The CPU's kernels leave them out while they project, but know only one camera's colors, and
+    # look at no more than three channels.
     if colors.ndim == 2 and colors.shape[1] <= 3:
-        return gaussians  # the CPU's kernels leave them out while they project
+        return gaussians
     # A sum is finite only if all its terms are, and costs far less than a look at each of them.
     # Not by torch: its threads would spin for more work on the cores needed next.
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(float(colors.detach().numpy().sum())):
             return gaussians
     keep = colors.isfinite().all(-1).reshape(-1, len(geometry[0])).all(0)
-    for tensor in geometry:
-        keep = keep & tensor.isfinite().reshape(len(keep), -1).all(1)
     return *(tensor[keep] for tensor in geometry), colors[..., keep, :]
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from langsplat import _rasterize_gsplat
 from langsplat._rasterize_numba import _in_threads
+from langsplat.progress import torch_threads
 from langsplat.rasterize import (
     RULES,
     available_backends,
@@ -24,7 +26,7 @@ from langsplat.rasterize import (
     render,
     sh_to_rgb,
 )
-from langsplat.scene import Camera, Gaussians
+from langsplat.scene import NEAR, Camera, Gaussians
 from tests import reference
 from tests.conftest import real_data
 
@@ -43,7 +45,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def draw(inputs: Inputs, backend: str, width: int = WIDTH, height: int = HEIGHT, **options):
     """rasterize on the backend's device, results on the CPU."""
     device = "cuda" if backend == "gsplat" else "cpu"
-    options = {k: v.to(device) for k, v in options.items()}
+    options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in options.items()}
     image, alpha = rasterize(
         *(t.to(device) for t in inputs), width, height, backend=backend, **options
     )
@@ -102,6 +104,17 @@ def test_picture_equals_the_reference(backend: str, channels: int) -> None:
     assert alpha.shape == (2, HEIGHT, WIDTH, 1)
     assert_same_picture(image, truth, flipped=1e-3)
     assert_same_picture(alpha, truth_alpha, flipped=1e-3)
+
+
+def test_one_gaussian_is_the_bell_of_its_formula(backend: str) -> None:
+    """By hand: blurred by 0.3 square pixels, at most 0.999, and nothing below 1 / 255."""
+    K = torch.tensor([[[40, 0, 16.5], [0, 40, 16.5], [0, 0, 1]]])
+    world = torch.tensor([[0.0, 0, 4]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.3)
+    _, alpha = draw((*world, torch.ones(1), torch.ones(1, 1), torch.eye(4)[None], K), backend)
+    y, x = torch.meshgrid(torch.arange(HEIGHT) - 16.0, torch.arange(WIDTH) - 16.0, indexing="ij")
+    bell = torch.exp(-(x * x + y * y) / 2 / ((40 * 0.3 / 4) ** 2 + 0.3)).clamp_max(0.999)
+    want = torch.where(bell < 1 / 255, 0, bell)
+    torch.testing.assert_close(alpha[0, ..., 0], want, atol=1e-5, rtol=0)
 
 
 def test_opaque_thin_and_off_screen_gaussians_equal_the_reference(backend: str) -> None:
@@ -166,6 +179,28 @@ def test_gradients_far_outside_the_picture_equal_the_reference(backend: str) -> 
         assert_same_gradient(name, mine, true)
 
 
+def test_gradients_of_what_lies_behind_opaque_gaussians_equal_the_reference() -> None:
+    """Where alpha is clamped it has no gradient, nor where a pixel was done before."""
+    means, quats, scales, _, *rest = scene(20)
+    opacities = torch.linspace(0.7, 1.3, 20).clamp_max(1)
+    exact = tuple(t.double() for t in (means, quats, 4 * scales, opacities, *rest))
+    black = torch.zeros(3, dtype=torch.float64)
+    _, alpha = draw(exact, "numba")
+    assert (alpha > 1 - 20 * RULES.stop).any(), "pixels are done"
+    ours, truth = (
+        gradients(
+            exact,
+            black,
+            lambda leaves, back, drawn=drawn: drawn(
+                *leaves, *exact[5:], WIDTH, HEIGHT, background=back
+            ),
+        )
+        for drawn in (rasterize, reference.rasterize)
+    )
+    for mine, true in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, true, atol=1e-7, rtol=1e-6)
+
+
 def test_float64_runs_the_same_code_and_passes_gradcheck() -> None:
     inputs = tuple(t.double() for t in scene(6))
     leaves = [t.clone().requires_grad_() for t in inputs[:5]]
@@ -218,6 +253,7 @@ def test_lifted_labels_are_the_lifted_one_hot_picture(
 ) -> None:
     gaussians, camera = as_scene(scene(60))
     gaussians.means[7, 1] = torch.nan  # it is left out
+    gaussians = replace(gaussians, near=2.8)  # as are those before the plane
     gaussians = gaussians.to("cuda" if backend == "gsplat" else "cpu")
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(-1, 6, (HEIGHT, WIDTH, 3), generator=generator)
@@ -278,6 +314,18 @@ def test_several_cameras_are_each_drawn_as_if_alone(backend: str) -> None:
         torch.testing.assert_close((image[c : c + 1], alpha[c : c + 1]), draw(alone, backend))
 
 
+def test_a_color_that_is_not_finite_for_one_camera_hides_its_gaussian_from_all(
+    backend: str,
+) -> None:
+    *geometry, _, views, Ks = scene(cameras=2)
+    own = torch.rand(2, 40, 3)
+    poisoned = own.clone()
+    poisoned[1, 0, 2] = torch.nan
+    pictures = draw((*geometry, poisoned, views, Ks), backend)
+    healthy = *(t[1:] for t in geometry), own[:, 1:], views, Ks
+    torch.testing.assert_close(pictures, draw(healthy, backend))
+
+
 def test_nothing_to_see_is_background(backend: str) -> None:
     inputs = scene()
     background = torch.tensor([0.2, 0.4, 0.6])
@@ -316,6 +364,29 @@ def test_light_stops_before_one_ten_thousandth(backend: str) -> None:
     torch.testing.assert_close(image.double(), truth, atol=1e-5, rtol=1e-3)
 
 
+def test_what_lies_on_the_near_or_the_far_plane_is_drawn(backend: str) -> None:
+    *_, Ks = scene()
+    depths = torch.tensor([0.5, RULES.far, 0.5, RULES.far])
+    depths[2:] = depths[2:].nextafter(torch.tensor([0.0, torch.inf]))  # a hair beyond
+    means = torch.zeros(4, 3)
+    means[:, 2] = depths
+    quats = torch.tensor([1.0, 0, 0, 0]).repeat(4, 1)
+    world = means, quats, depths[:, None].expand(-1, 3), torch.full((4,), 0.5), torch.eye(4)
+    image, _ = draw((*world, torch.eye(4)[None], Ks), backend, near=0.5)
+    assert image.flatten(0, 2).any(dim=0).tolist() == [True, True, False, False]
+
+
+def test_gaussians_are_sorted_however_close_and_by_index_where_equal(backend: str) -> None:
+    *_, Ks = scene()
+    near = torch.tensor(3.0)
+    means = torch.zeros(4, 3)
+    means[:, 2] = torch.stack([near.nextafter(torch.tensor(4.0)), near, near, near])
+    quats = torch.tensor([1.0, 0, 0, 0]).repeat(4, 1)
+    world = means, quats, torch.ones(4, 3), torch.full((4,), 0.5), torch.eye(4)
+    image, _ = draw((*world, torch.eye(4)[None], Ks), backend)
+    assert image[0, HEIGHT // 2, WIDTH // 2].argsort(descending=True).tolist() == [1, 2, 3, 0]
+
+
 def test_gaussians_beyond_the_first_65536_are_drawn(backend: str) -> None:
     inputs = scene()
     hidden = torch.tensor([0.0, 0.0, -50.0]).repeat(140_000, 1)
@@ -331,12 +402,15 @@ def test_gaussians_beyond_the_first_65536_are_drawn(backend: str) -> None:
     assert torch.equal(draw(many, backend)[0], draw(inputs, backend)[0])
 
 
-def test_a_picture_of_one_pixel(backend: str) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (3, 18), (16, 32), (31, 5), (33, 17)])
+def test_a_picture_of_any_size(backend: str, size: tuple[int, int]) -> None:
     inputs = scene()
-    image, alpha = draw(inputs, backend, 1, 1)
-    truth, _ = reference.rasterize(*inputs, 1, 1)
-    assert image.shape == (1, 1, 1, 3) and alpha.shape == (1, 1, 1, 1)
+    width, height = size
+    image, alpha = draw(inputs, backend, width, height)
+    truth, truth_alpha = reference.rasterize(*inputs, width, height)
+    assert image.shape == (1, height, width, 3) and alpha.shape == (1, height, width, 1)
     assert_same_picture(image, truth)
+    assert_same_picture(alpha, truth_alpha)
 
 
 @pytest.mark.parametrize("size", [1e-10, 1.0, 1e10])
@@ -416,17 +490,29 @@ def test_two_python_threads_may_draw_at_once(backend: str) -> None:
         assert torch.equal(picture, alone)
 
 
-def test_number_of_torch_threads_does_not_change_the_picture() -> None:
-    inputs = scene(500)
-    threads = torch.get_num_threads()
-    pictures = []
-    try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            pictures.append(draw(inputs, "numba")[0])
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(pictures[0], pictures[1]) and torch.equal(pictures[0], pictures[2])
+@pytest.mark.parametrize("channels", [3, 30])
+def test_number_of_torch_threads_does_not_change_what_is_drawn_or_lifted(channels: int) -> None:
+    inputs = scene(200, channels=channels)
+    gaussians, camera = as_scene(inputs)
+    labels = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, 1) % 5
+    picture = torch.rand(HEIGHT, WIDTH, channels)
+
+    def drawn(leaves: list[Tensor], back: Tensor) -> tuple[Tensor, Tensor]:
+        return draw((*leaves, *inputs[5:]), "numba", background=back)
+
+    def found() -> list[Tensor]:
+        lifted = lift(gaussians, camera, picture), lift_labels(gaussians, camera, labels, 5)
+        black = torch.zeros(channels)
+        return [*drawn(inputs[:5], black), *gradients(inputs, black, drawn), *lifted]
+
+    with torch_threads(1):
+        want = found()
+    for count in (2, 5):
+        with torch_threads(count):
+            got = found()
+        assert all(map(torch.equal, got[:2], want[:2]))
+        for ours, alone in zip(got[2:], want[2:], strict=True):  # sums in another order
+            torch.testing.assert_close(ours, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_many_large_gaussians_fill_every_tile() -> None:
@@ -496,6 +582,16 @@ def test_memory_is_used_again_only_when_the_last_array_in_it_is_gone() -> None:
     assert empty((990, 1000), np.float32).ctypes.data == place
 
 
+def test_memory_that_was_released_is_kept_in_bounds() -> None:
+    from langsplat._rasterize_numba import SPARE_BYTES, _spare, empty
+
+    blocks = [empty(SPARE_BYTES // 3, np.uint8) for _ in range(4)]  # nothing is written to them
+    blocks.append(empty(2 * SPARE_BYTES, np.uint8))
+    blocks.clear()
+    kept = sum(memory.nbytes for memory in _spare.values())
+    assert SPARE_BYTES // 2 < kept <= SPARE_BYTES
+
+
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Grows by one whenever the CPU's rasterizer projects, sorts and lists anew."""
@@ -526,17 +622,20 @@ def test_a_view_is_sorted_once_however_often_it_is_drawn(looks: list[object]) ->
     assert len(looks) == 2, "the same numbers in other tensors may be others tomorrow"
 
 
-@pytest.mark.parametrize("changed", ["means", "quats", "scales", "opacities", "view", "K", "size"])
+@pytest.mark.parametrize(
+    "changed", ["means", "quats", "scales", "opacities", "view", "K", "size", "near"]
+)
 def test_whatever_changes_is_seen(looks: list[object], changed: str) -> None:
     inputs = scene()
     draw(inputs, "numba")
     size = (WIDTH + 1, HEIGHT) if changed == "size" else (WIDTH, HEIGHT)
-    if changed != "size":
+    near = 3.0 if changed == "near" else NEAR
+    if changed not in ("size", "near"):
         names = ["means", "quats", "scales", "opacities", "colors", "view", "K"]
         inputs[names.index(changed)].view(-1)[0] += 0.25  # in place
-    image, alpha = draw(inputs, "numba", *size)
+    image, alpha = draw(inputs, "numba", *size, near=near)
     assert len(looks) == 2
-    truth = draw(tuple(t.clone() for t in inputs), "numba", *size)
+    truth = draw(tuple(t.clone() for t in inputs), "numba", *size, near=near)
     assert torch.equal(image, truth[0]) and torch.equal(alpha, truth[1])
 
 
