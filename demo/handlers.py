@@ -21,6 +21,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_SIDE = 640  # pixels of a rendered view
+HIGHEST = 85  # degrees of an orbit's pitch: nearer to the pole it would flip
+DISTANCES = 0.2, 3.0  # of an orbit, in radii
 AUTO = "auto"
 MAX_PHOTOS = 200
 MAX_UPLOAD = 500_000_000  # bytes of photos, unpacked
@@ -138,16 +141,26 @@ def orbit_of(scene: Scene, view: View) -> View:
     return View(None, yaw, pitch, distance)
 
 
+def lowest_pitch(scene: Scene) -> int:
+    """The least pitch of an orbit: level, or as low as photos were taken. Below is the floor."""
+    pitches = [yaw_pitch_of(camera, scene.center, scene.up)[1] for camera in scene.cameras]
+    return max(min([0, *map(math.floor, pitches)]), -HIGHEST)
+
+
 # --------------------------------------------------------------------------- scenes and answers
 
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """A scene that is open. If it cannot be asked `engine` is None, and `why_silent` says why."""
+    """A scene that is open. If it cannot be asked `engine` is None, and `why_silent` says why.
+
+    `low` is the least pitch of an orbit.
+    """
 
     name: str
     scene: Scene
     cloud: Cloud
+    low: int
     engine: SceneQuery | None
     why_silent: str = ""
 
@@ -330,9 +343,10 @@ class Shelf:
 
         # The first picture needs no encoder: it is drawn while that is loaded.
         threading.Thread(target=draw, daemon=True).start()
+        low = lowest_pitch(scene)
         if scene.language is None:
             why_silent = "This scene has no words in it yet: build it again to ask it questions."
-            return Room(name, scene, cloud, None, why_silent)
+            return Room(name, scene, cloud, low, None, why_silent)
         spec = scene.language.encoder
         try:
             if is_repo_id(name):
@@ -340,8 +354,8 @@ class Shelf:
             engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:
             # The pictures still work; only the words are missing.
-            return Room(name, scene, cloud, None, f"This scene cannot be asked here. {error}")
-        return Room(name, scene, cloud, engine)
+            return Room(name, scene, cloud, low, None, f"This scene cannot be asked here. {error}")
+        return Room(name, scene, cloud, low, engine)
 
 
 def _load_listed(name: str, folder: Path) -> Scene:
@@ -357,6 +371,60 @@ def _unused(name: str, taken: Container[str]) -> str:
     while candidate in taken:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
+
+
+# --------------------------------------------------------------------------- the address
+
+
+def visit_at(shelf: Shelf, given: Mapping[str, str]) -> tuple[Visit, str]:
+    """The visit that an address asks for, and what to say of it, if something is not to be had.
+
+    `given` are the fields of the address: `scene`, `from` (see `address_of`) and `q`, the words.
+    Anybody may have written them: scenes are looked up in the list, words are checked when asked.
+
+    Raises:
+        ValueError: the scene cannot be read, or there is none.
+    """
+    name = given.get("scene", "")
+    if name and name not in shelf.names:
+        visit, _ = visit_at(shelf, {})
+        return visit, f"There is no scene “{name[:100]}” here: choose one from the list."
+    name = name or shelf.default
+    room = shelf.room(name)
+    example = next(iter(room.scene.examples), "")
+    words, place, note = given.get("q", ""), given.get("from", ""), ""
+    view = _view_at(room, place) if place else start_of(room.scene)
+    if view is None:
+        view = start_of(room.scene)
+        note = f"There is no view “{place[:100]}” of {name}: choose one below the picture."
+    return Visit(name, view, words or example, asked=bool(words)), note
+
+
+def _view_at(room: Room, place: str) -> View | None:
+    """The view that `address_of` has written so; None if there is none."""
+    if re.fullmatch(r"[0-9]{1,9}", place):
+        return View(int(place)) if int(place) < len(room.scene.cameras) else None
+    try:
+        yaw, pitch, distance = map(float, place.split(","))
+    except ValueError:
+        return None
+    within = room.low <= pitch <= HIGHEST and DISTANCES[0] <= distance <= DISTANCES[1]
+    return View(None, yaw, pitch, distance) if within and -180 <= yaw <= 180 else None
+
+
+def address_of(scene: Scene, visit: Visit) -> str:
+    """What the page's address says of a visit, after its "?".
+
+    `from` is the number of a training view or an orbit's yaw, pitch and distance; what the page
+    shows by itself is left out.
+    """
+    view, given = visit.view, {"scene": visit.scene}
+    if view != start_of(scene):
+        orbit = f"{view.yaw:g},{view.pitch:g},{view.distance:g}"
+        given["from"] = orbit if view.index is None else str(view.index)
+    with contextlib.suppress(ValueError):  # words that cannot be asked are not passed on
+        given |= {"q": check_text(visit.text)} if visit.asked else {}
+    return urlencode(given, safe=",/")
 
 
 # --------------------------------------------------------------------------- named endpoints

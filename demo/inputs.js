@@ -65,6 +65,16 @@
     return offered === null || (shown && (own || early)) ? shown : offered;
   };
 
+  // The address says what is looked at: a reload keeps it, and a link shows it to others. Fields that
+  // are not of the scene stay: gradio has its own.
+  window.showAddress = (address) => {
+    if (!address) return;
+    const all = new URLSearchParams(location.search), own = new URLSearchParams(address);
+    for (const name of ["scene", "from", "q"]) own.has(name) ? all.set(name, own.get(name)) : all.delete(name);
+    const shown = String(all).replaceAll("%2C", ",").replaceAll("%2F", "/");
+    try { history.replaceState(history.state, "", `?${shown}${location.hash}`); } catch {} // not in every frame
+  };
+
   // On a small screen the answer is below the question: it comes into sight.
   const asked = (event) => {
     if (!matchMedia("(max-width: 700px), (max-height: 500px)").matches) return;

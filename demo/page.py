@@ -1,6 +1,7 @@
 """The page: what stands where, and which event calls what. Computes nothing itself."""
 
 import html
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import plotly
 
 from demo.handlers import (
     AUTO,
+    DISTANCES,
+    HIGHEST,
     MAX_PHOTOS,
     MAX_UPLOAD,
     MIN_PHOTOS,
@@ -21,9 +24,11 @@ from demo.handlers import (
     Shelf,
     View,
     Visit,
+    address_of,
     list_scenes,
     orbit_of,
     start_of,
+    visit_at,
 )
 from demo.viewer import legend, point_payload, status
 from langsplat.query import Answer, heat, overlay
@@ -54,7 +59,9 @@ _FETCHING = """() => [
 ]"""
 _OPENS = "(...given) => (window.sceneOpens(), given)"  # of inputs.js
 _ORBIT = "(visit, ...shown) => [visit, ...window.orbitAsked(shown)]"
-_TEXT = "(offered, now) => window.textToShow(offered, now)"  # of the same
+_ADDRESS = "(address) => window.showAddress(address)"
+# Once taken it is gone: what opens no other scene ends in the same step, and offers none.
+_TEXT = "(offered, now) => [window.textToShow(offered, now), null]"
 _NO_BUILD = "none"  # in place of a key: the browser keeps nothing that is empty
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
@@ -166,6 +173,7 @@ class Explore:
                 elem_id="text",
             )
             self.offered = gr.Textbox(visible=False)  # a text for that field, if it is still free
+            self.address = gr.Textbox(visible=False)  # what the browser's says of the visit
             self.find = gr.Button("Find", variant="primary", scale=1, min_width=110, elem_id="find")
         self.examples = gr.Dataset(
             components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
@@ -205,8 +213,8 @@ class Explore:
             self.after = gr.Button("›", min_width=44, scale=0, elem_id="after")
         with gr.Row(elem_classes="orbit"):
             self.yaw = _slider(-180, 180, 0, 1, "Yaw °")
-            self.pitch = _slider(-85, 85, 0, 1, "Pitch °")
-            self.distance = _slider(0.2, 3, 1, 0.05, "Distance")
+            self.pitch = _slider(-HIGHEST, HIGHEST, 0, 1, "Pitch °")
+            self.distance = _slider(*DISTANCES, 1, 0.05, "Distance")
         self.reset = gr.Button("Reset the view", size="sm", elem_id="reset")
 
     def _relevancy_panel(self) -> None:
@@ -220,7 +228,7 @@ class Explore:
                 value=OVERLAY,
                 label="Show",
                 scale=2,
-                min_width=220,
+                min_width=270,  # or they wrap; on a phone the level is below
                 elem_id="display",
             )
             self.level = gr.Dropdown(
@@ -308,7 +316,7 @@ class Explore:
 
     def _offer_text_after(self, opened: Any) -> None:
         """Put the text that was asked into the field, unless the visitor has typed meanwhile."""
-        given, shown = [self.offered, self.text], [self.text]
+        given, shown = [self.offered, self.text], [self.text, self.offered]
         opened.then(None, given, shown, js=_TEXT, **_PRIVATE)
 
     def _answer_after(self, event: Any) -> None:
@@ -316,6 +324,7 @@ class Explore:
         self._offer_after(event.then(self.answer, judging, self._answered, **self._shown, **_LANE))
 
     def _offer_after(self, event: Any) -> None:
+        event.then(None, self.address, None, js=_ADDRESS, **_PRIVATE)
         judging = [self.visit, *self._judging]
         event.then(self.offer, judging, self._files, show_progress="hidden", **_LANE, **_PRIVATE)
 
@@ -327,7 +336,7 @@ class Explore:
     @property
     def _answered(self) -> list[Any]:
         """What an answer may change."""
-        return [self.find, self.line, self.found, self.points, *self._files]
+        return [self.find, self.line, self.found, self.points, self.address, *self._files]
 
     @property
     def _files(self) -> list[gr.DownloadButton]:
@@ -347,22 +356,26 @@ class Explore:
             *(self.picture, self.photo, self.yaw, self.pitch, self.distance),
         ]
 
-    def arrive(self, visit: Visit) -> Updates:
-        """A visitor comes: the first scene, with its first example asked."""
+    def arrive(self, visit: Visit, request: gr.Request | None = None) -> Updates:
+        """A visitor comes: to what the address asks for, or to the first scene."""
         if not self.shelf.default:
             return self._said("There is no scene here yet: build one in New scene.", "none")
-        return self.open(visit, self.shelf.default)
+        return self._open(dict(request.query_params) if request else {})
 
     def open(self, visit: Visit, name: str) -> Updates:
         """Open a scene at its first view, and ask its first example."""
+        return self._open({"scene": name})
+
+    def _open(self, given: dict[str, str]) -> Updates:
         try:
-            scene = self.shelf.room(name).scene
+            visit, note = visit_at(self.shelf, given)
+            examples = self.shelf.room(visit.scene).scene.examples
         except ValueError as error:
             return self._said(str(error), "error")
-        examples = scene.examples
-        visit = Visit(name, start_of(scene), examples[0] if examples else "")
+        if note:
+            gr.Warning(html.escape(note), duration=20)
         return self._looked(visit) | {
-            self.scene: gr.Dropdown(choices=self.shelf.names, value=name),
+            self.scene: gr.Dropdown(choices=self.shelf.names, value=visit.scene),
             self.offered: visit.text,
             self.examples: gr.Dataset(
                 samples=[[text] for text in examples], visible=bool(examples)
@@ -371,7 +384,7 @@ class Explore:
 
     def open_if_new(self, visit: Visit, name: str) -> Updates:
         if not name or name == visit.scene:
-            return {self.visit: visit, self.offered: None}
+            return {self.visit: visit}
         return self.open(visit, name)
 
     def ask(self, visit: Visit, text: str, level: str, threshold: float, display: str) -> Updates:
@@ -434,6 +447,7 @@ class Explore:
             rgb = self.shelf.picture(visit.scene, visit.view)
         except ValueError as error:
             return idle | self._said(str(error), "error")
+        idle[self.address] = address_of(room.scene, visit)
         try:
             answer = self.shelf.answer(
                 visit.scene, visit.view, visit.text, level=level, threshold=threshold
@@ -474,8 +488,8 @@ class Explore:
 
     def _looked(self, visit: Visit) -> Updates:
         """The picture of a visit, and the sliders where its view is, to go on from there."""
-        scene = self.shelf.room(visit.scene).scene
-        orbit, last = orbit_of(scene, visit.view), len(scene.cameras) - 1
+        room = self.shelf.room(visit.scene)
+        orbit, last = orbit_of(room.scene, visit.view), len(room.scene.cameras) - 1
         return {
             self.visit: visit,
             self.picture: gr.Image(
@@ -490,15 +504,19 @@ class Explore:
                 buttons=[],
             ),
             self.yaw: round(orbit.yaw),
-            self.pitch: round(min(max(orbit.pitch, -85), 85)),
-            self.distance: round(min(max(orbit.distance, 0.2), 3), 2),
+            self.pitch: gr.Slider(
+                value=round(min(max(orbit.pitch, room.low), HIGHEST)), minimum=room.low, buttons=[]
+            ),
+            self.distance: round(min(max(orbit.distance, DISTANCES[0]), DISTANCES[1]), 2),
         }
 
     def _named(self, visit: Visit, **changes: Any) -> gr.Slider:
-        """The slider of the photos, which says the name of the one that is seen."""
+        """The slider of the photos, with the name of the one seen, unless that is its number."""
         index = visit.view.index
         cameras = self.shelf.room(visit.scene).scene.cameras
-        name = Path(cameras[index].name).name if index is not None and cameras else ""
+        name = Path(cameras[index].name).stem if index is not None and cameras else ""
+        if re.search(rf"(?<![0-9])0*{index}$", name):
+            name = ""
         return gr.Slider(label=f"View: {name}" if name else "View", **changes)
 
     def _said(self, text: str, kind: str) -> Updates:

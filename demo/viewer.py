@@ -112,22 +112,16 @@ def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, A
 
 def _twin(cloud: Cloud, answer: Answer | None) -> str:
     """The point view in words, for those who cannot see a canvas."""
-    shown = f"{len(cloud.rows):,} of {cloud.total:,} Gaussians as points."
+    shown = f"{len(cloud.rows):,} of {cloud.total:,} Gaussians as points: drag to turn them."
     if answer is None:
         return f"{shown} No query yet: they have the scene's own colors."
-    scores = answer.gaussian_relevancy[cloud.rows]
-    chosen = scores > answer.threshold
-    if not chosen.any():
+    count = int((answer.gaussian_relevancy[cloud.rows] > answer.threshold).sum())
+    if not count:
         return f"{shown} None scores above {answer.threshold:.2f}."
-    places = cloud.low + cloud.places[chosen] / _STEPS * cloud.size
-    middle = ", ".join(f"{value:.2f}" for value in np.median(places, axis=0))
-    if len(places) == 1:
-        return f"{shown} 1 of them scores above {answer.threshold:.2f}, at ({middle})."
-    low, high = np.quantile(places, (0.05, 0.95), axis=0)
-    extent = " × ".join(f"{value:.2f}" for value in high - low)
+    score, have = ("scores", "it has") if count == 1 else ("score", "they have")
     return (
-        f"{shown} {len(places):,} of them score above {answer.threshold:.2f}, around "
-        f"({middle}), spread over {extent} scene units."
+        f"{shown} {count:,} of them {score} above {answer.threshold:.2f}: {have} the colors of the "
+        "scale, the others their own, muted."
     )
 
 

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 import langsplat
 from langsplat import BUNDLED_ENCODER, CAPTURE_FILE, SCENE_FILE, WORK_SUFFIX
-from langsplat.progress import interrupt, prepare_process
+from langsplat.progress import Progress, interrupt, prepare_process, terminal_progress
 
 if TYPE_CHECKING:
     from langsplat.query import SceneQuery
     from langsplat.scene import Camera, Scene
+
+_bar_drawn = threading.Event()  # on a line that is not ended yet
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     130 after an interruption.
     """
     args = _parser().parse_args(argv)
+    _bar_drawn.clear()
     prepare_process()
     signal.signal(signal.SIGTERM, interrupt)
     for stream in (sys.stdout, sys.stderr):  # file names may have what a terminal cannot show
@@ -61,8 +64,21 @@ def main(argv: list[str] | None = None) -> int:
     if getattr(args, "progress", "") == "json":
         print(json.dumps({"error": sentence}), flush=True)
     else:
-        print(f"\nlangsplat: {sentence}", file=sys.stderr)
+        lead = "\n" if _bar_drawn.is_set() else ""
+        print(f"{lead}langsplat: {sentence}", file=sys.stderr)
     return 1
+
+
+def _bar() -> Progress:
+    """Progress for whoever runs the command: a bar, which an error must not be appended to."""
+    show = terminal_progress()
+
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        show(stage, done, total, note)
+        if sys.stderr.isatty():
+            _bar_drawn.set()
+
+    return tell
 
 
 def _left_something(args: argparse.Namespace) -> bool:
@@ -238,14 +254,14 @@ def _describe(args: argparse.Namespace) -> int:
 
 def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespace) -> int:
     from langsplat.build import BuildConfig
-    from langsplat.progress import json_progress, terminal_progress
+    from langsplat.progress import json_progress
 
     # Only what was typed: the defaults live in BuildConfig alone.
     names = {field.name for field in fields(BuildConfig)}
     typed = {k: v for k, v in vars(args).items() if k in names and v is not None}
     if "examples" in typed:
         typed["examples"] = tuple(typed["examples"])
-    progress = json_progress() if args.progress == "json" else terminal_progress()
+    progress = json_progress() if args.progress == "json" else _bar()
     if args.progress != "json" and (args.out / SCENE_FILE).is_file():
         print(f"The scene in {args.out} stays until a new one is done.", file=sys.stderr)
     folder = make(source, args.out, BuildConfig(**typed), progress=progress)
@@ -292,7 +308,6 @@ def _render(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from langsplat.official import ENCODER, find_official, import_official
-    from langsplat.progress import terminal_progress
     from langsplat.scene import check_destination
 
     check_destination(args.out)
@@ -301,9 +316,8 @@ def _import(args: argparse.Namespace) -> int:
         print(f"found   {line}")
     for line in found.missed:
         print(f"missed  {line}")
-    progress = terminal_progress()
     folder = import_official(
-        found, args.out, name=args.name, encoder=args.encoder or ENCODER, progress=progress
+        found, args.out, name=args.name, encoder=args.encoder or ENCODER, progress=_bar()
     )
     print(f"\n{folder}")
     return 0
@@ -311,10 +325,9 @@ def _import(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from langsplat.official import export_official
-    from langsplat.progress import terminal_progress
 
     scene = _open(args.scene, args.device)
-    print(export_official(scene, args.out, progress=terminal_progress()))
+    print(export_official(scene, args.out, progress=_bar()))
     return 0
 
 
@@ -331,7 +344,6 @@ def _eval(args: argparse.Namespace) -> int:
     )
     from langsplat.hub import bundled_scenes
     from langsplat.official import ENCODER
-    from langsplat.progress import terminal_progress
     from langsplat.query import SceneQuery
 
     scenes, folders = args.pairs[::2], args.pairs[1::2]
@@ -349,7 +361,7 @@ def _eval(args: argparse.Namespace) -> int:
             "leave it out."
         )
     labels = [read_labels(folder) for folder in folders]  # mistakes here cost no loading of models
-    reports, progress = [], terminal_progress()
+    reports, progress = [], _bar()
     for number, scene in enumerate(scenes):
         source: SceneQuery | Renders
         if args.autoencoder:
@@ -405,12 +417,11 @@ def _engine(
 
 def _open(spec: str, device: str | None) -> "Scene":
     from langsplat.hub import find_scene
-    from langsplat.progress import terminal_progress
     from langsplat.rasterize import drawing_device
     from langsplat.scene import load_scene
 
     device = drawing_device(device or "auto")
-    return load_scene(find_scene(spec, progress=terminal_progress())).to(device)
+    return load_scene(find_scene(spec, progress=_bar())).to(device)
 
 
 def _view_of(scene: "Scene", args: argparse.Namespace) -> "Camera":

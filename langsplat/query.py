@@ -76,6 +76,9 @@ _PART_OF = re.compile(  # "a photo of a mug" names no part
     f"(?:{_WHICH})?(?P<part>.+) of {_WHICH}(?P<thing>.+)",
     re.IGNORECASE,
 )
+# Words that name nothing by themselves, for which encoders score half of a picture. No word that is
+# a thing in another language, as "or" is gold in French.
+_FILLERS = frozenset("a an the of and in on to with my this that these those".split())
 ELSEWHERE = 100  # with this many Gaussians found a thing may be out of sight; any text finds a few
 NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
 NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
@@ -161,14 +164,21 @@ class Answer:
         )
 
     def _what(self) -> str:
-        left, top, right, bottom = self.box or (0, 0, 0, 0)
-        noun = "Gaussian" if self.count == 1 else "Gaussians"
         share = f"{100 * self.share:.1f}" if self.share >= 0.001 else "less than 0.1"
+        seconds = max(self.seconds, 0.01)  # 0.00 would look like a mistake
         return (
-            f'"{self.text}": best score {self.score:.2f} at the {self.level} level; the mask '
-            f"covers {share} % of the picture, from ({left}, {top}) to "
-            f"({right}, {bottom}); {self.count:,} {noun}; {self.seconds:.2f} s."
+            f"Found “{self.text}”{self._where()} (score {self.score:.2f} of 1, level "
+            f"{self.level}): {share} % of the picture, in {seconds:.2f} s."
         )
+
+    def _where(self) -> str:
+        """In which ninth of the picture the best pixel is, in words; empty for what fills it."""
+        if self.share > 0.25:
+            return ""
+        (height, width), (x, y) = self.relevancy.shape, self.peak
+        side = (" left", "", " right")[3 * x // width]
+        row = ("at the top", "", "at the bottom")[3 * y // height]
+        return f" {row}{side}" if row else f" on the{side}" if side else " in the middle"
 
     def _why_not(self) -> str:
         """What was found instead of something, and what the remedy is, if there is one."""
@@ -177,17 +187,17 @@ class Answer:
         best = int(peaks.argmax())
         if peaks[best] > self.threshold:  # so that the level was chosen
             return (
-                f'Nothing here looks like "{self.text}" at the {self.level} level: its best score '
+                f"Nothing here looks like “{self.text}” at the {self.level} level: its best score "
                 f"in this view is {score:.2f}. At the {LEVELS[best]} level it is "
                 f"{peaks[best]:.2f}: choose that one, or auto."
             )
         if score > 0.5:  # as well as plain words, or better
             return (
-                f'Nothing here scores above the threshold of {self.threshold:.2f} for "{self.text}"'
+                f"Nothing here scores above the threshold of {self.threshold:.2f} for “{self.text}”"
                 f": the best score in this view is {score:.2f}."
             )
         sentence = (
-            f'Nothing here looks like "{self.text}": the best score in this view is {score:.2f}, '
+            f"Nothing here looks like “{self.text}”: the best score in this view is {score:.2f}, "
             f"below the threshold of {self.threshold:.2f}."
         )
         if self.count < ELSEWHERE:
@@ -846,7 +856,7 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def check_text(text: str) -> str:
-    """The query, trimmed; ValueError in words when there is nothing, or too much, to look for."""
+    """The query, trimmed; ValueError in words when it names nothing, or too much, to look for."""
     if not isinstance(text, str):
         raise ValueError(f"A query is a text, not a {type(text).__name__}.")
     text = writable(" ".join(text.split()))
@@ -857,6 +867,9 @@ def check_text(text: str) -> str:
             f"A query may have at most {MAX_QUERY} characters, this one has {len(text):,}: "
             "describe one thing in a few words."
         )
+    names_nothing = _FILLERS.issuperset(re.findall(r"\w+", text.lower()))
+    if names_nothing or not any(letter.isalpha() for letter in text):
+        raise ValueError(f"“{text}” names no thing: type what to look for, for example “red mug”.")
     return text
 
 

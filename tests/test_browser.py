@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 import pytest
@@ -51,10 +52,10 @@ def browser() -> Iterator["playwright.Browser"]:
 
 
 def visit(
-    browser: "playwright.Browser", address: str, width: int
+    browser: "playwright.Browser", address: str, width: int, **device: bool
 ) -> tuple["playwright.Page", list[str], list[str]]:
     """The page with its first example answered; the outside requests and script errors so far."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900}, **device)
     page.set_default_timeout(PATIENCE)
     outside: list[str] = []
     errors: list[str] = []
@@ -85,12 +86,12 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
 ) -> None:
     page, outside, errors = visit(browser, address, 1400)
     first, second = shelf.room(shelf.default).scene.examples[:2]
-    assert f'"{first}"' in page.inner_text(FOUND)
+    assert f"“{first}”" in page.inner_text(FOUND)
 
     turned = turn_points(page)
     page.fill("#text textarea, #text input", second)
     page.click("#find")
-    page.wait_for_selector(f"{FOUND}:has-text('\"{second}\"')")
+    page.wait_for_selector(f"{FOUND}:has-text('“{second}”')")
     page.wait_for_selector("#mask-file:not([disabled])")
     with page.expect_download() as download:
         page.click("#mask-file")
@@ -131,7 +132,7 @@ def test_what_is_typed_while_a_scene_opens_stays(
     page.locator('[role="combobox"], input[aria-label="Scene"]').first.click()
     page.locator(f'[role="option"]:has-text("{other}")').click()
     example = shelf.room(other).scene.examples[0]
-    page.wait_for_selector(f"{FOUND}:has-text('\"{example}\"')")
+    page.wait_for_selector(f"{FOUND}:has-text('“{example}”')")
     page.wait_for_function(
         "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, example]
     )
@@ -139,7 +140,7 @@ def test_what_is_typed_while_a_scene_opens_stays(
     page.locator('[role="combobox"], input[aria-label="Scene"]').first.click()
     page.locator(f'[role="option"]:has-text("{shelf.default}")').click()
     example = shelf.room(shelf.default).scene.examples[0]
-    page.wait_for_selector(f"{FOUND}:has-text('\"{example}\"')")
+    page.wait_for_selector(f"{FOUND}:has-text('“{example}”')")
     page.wait_for_timeout(500)
     assert page.input_value(TEXT) == "not asked yet"
 
@@ -150,10 +151,36 @@ def test_what_is_typed_while_a_scene_opens_stays(
     page.close()
 
 
-def test_a_phone_shows_one_column_without_sideways_scrolling(
+def test_the_address_follows_the_visitor_and_brings_others_to_the_same_place(
+    browser: "playwright.Browser", address: str, shelf: Shelf
+) -> None:
+    other = next(name for name in shelf.names if name != shelf.default)
+    text = shelf.room(other).scene.examples[1]
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE)
+
+    def stands(view: int) -> None:
+        page.wait_for_selector(f"{FOUND}:has-text('“{text}”')")
+        page.wait_for_selector(f'#picture img[alt="{other}, view {view}"]', state="attached")
+        page.wait_for_function(
+            "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, text]
+        )
+
+    page.route("**/plotly.min.js", lambda route: route.abort())  # not looked at here, and slow
+    page.goto(f"{address}?scene={other}&from=3&q={quote(text)}&__theme=dark")
+    stands(3)
+    entries = page.evaluate("history.length")
+    page.click("#after")
+    page.wait_for_url(lambda url: "from=4" in url)
+    assert f"scene={other}&from=4&q={quote_plus(text)}&__theme=dark" in page.url
+    assert page.evaluate("history.length") == entries, "Back leaves the page"
+    page.close()
+
+
+def test_a_phone_shows_one_column_without_sideways_scrolling_for_fingers(
     browser: "playwright.Browser", address: str
 ) -> None:
-    page, outside, _ = visit(browser, address, 390)
+    page, outside, _ = visit(browser, address, 390, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = page.evaluate(
         "['#found', '#picture', '#points'].map(s => document.querySelector(s)"
@@ -161,6 +188,14 @@ def test_a_phone_shows_one_column_without_sideways_scrolling(
     )
     assert tops == sorted(tops)
     assert len(set(tops)) == 3, "the three panels lie under each other, the answer first"
+    pressed = "#find, #examples button, #display label, #photo input[type=range], #text input"
+    boxes = page.evaluate(
+        f"[...document.querySelectorAll('{pressed}')].map(e => e.getBoundingClientRect().height)"
+    )
+    assert len(boxes) >= 8 and min(boxes) >= 44, "what a finger presses is large enough"
+    rows = "new Set([...document.querySelectorAll('#display label')].map(e => e.offsetTop)).size"
+    assert page.evaluate(rows) == 1, "the displays to choose from stand in one row"
+    assert page.locator("footer .divider:visible").count() == 0
     assert outside == []
     page.close()
 
@@ -216,7 +251,7 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     field("Threshold of the mask").press("Enter")
     page.wait_for_selector('.status-text:has-text("above the threshold of 1.00")')
     page.get_by_label("range slider for Threshold of the mask").press("Home")
-    page.wait_for_selector('.status-text:has-text("covers")')
+    page.wait_for_selector('.status-text:has-text("Found “")')
     stands("orbit at yaw 90°")
     page.locator("#after").click()
     stands("view 12")  # the one after that which the slider shows

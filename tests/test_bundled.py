@@ -91,6 +91,14 @@ def test_the_first_example_is_answered_in_the_view_the_page_opens_at(scene: str)
 
 
 @pytest.mark.parametrize("scene", MEANT)
+def test_the_view_the_page_opens_at_shows_every_example_whole(scene: str) -> None:
+    shown = engine(scene).scene
+    for answer in engine(scene).ask_all(shown.examples, shown.cameras[shown.start_view]):
+        inner = answer.mask[1:-1, 1:-1]
+        assert 0 < inner.sum() == answer.mask.sum(), f"{answer.text} is cut off, or not found"
+
+
+@pytest.mark.parametrize("scene", MEANT)
 def test_a_bundled_scene_looks_like_its_photos(scene: str) -> None:
     assert engine(scene).scene.provenance["psnr"]["mean"] >= 30
 

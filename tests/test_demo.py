@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 import gradio_client
@@ -38,11 +39,14 @@ from demo.handlers import (
     Shelf,
     View,
     Visit,
+    address_of,
     camera_of,
     check_photos,
     list_scenes,
+    lowest_pitch,
     orbit_of,
     start_of,
+    visit_at,
 )
 from demo.page import Explore, build_app, serve
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
@@ -415,7 +419,7 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
     cloud = shelf.room("balls").cloud
     assert "No query yet" in point_payload("balls", cloud, None)["twin"]
     red = point_payload("balls", cloud, shelf.answer("balls", View(0), "red ball"))
-    assert "400 of them score above 0.50" in red["twin"]
+    assert "400 of them score above 0.50: they have the colors of the scale" in red["twin"]
     answer = shelf.answer("balls", View(0), "giraffe")
     assert "None scores above" in point_payload("balls", cloud, answer)["twin"]
     scores = np.zeros_like(answer.gaussian_relevancy)
@@ -432,7 +436,7 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
         assert base64.b64decode(payload["shades"]) == cloud.shades.tobytes(), "of all else"
         found = near.gaussian_relevancy[cloud.rows].clip(0, 1) > threshold
         np.testing.assert_array_equal(shown, found)
-    assert "1 of them scores above 0.50, at (" in one["twin"]
+    assert "1 of them scores above 0.50: it has the colors of the scale" in one["twin"]
 
 
 def test_the_legend_marks_the_threshold() -> None:
@@ -493,7 +497,7 @@ def test_nothing_like_it_gives_words_an_empty_mask_and_no_download(explore: Expl
     shown = explore.ask(Visit("balls"), "giraffe", AUTO, 0.5, "Mask")
     visit = shown[explore.visit]
     assert shown[explore.line]["kind"] == "none"
-    assert 'Nothing here looks like "giraffe"' in shown[explore.line]["text"]
+    assert "Nothing here looks like “giraffe”" in shown[explore.line]["text"]
     files = explore.offer(visit, AUTO, 0.5, "Mask")
     assert not files[explore.mask_file].interactive
     assert files[explore.scores_file].interactive
@@ -528,7 +532,8 @@ def test_a_level_at_which_nothing_was_described_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "Type what to look for"), ("x" * 10_000, "200 characters")]
+    ("text", "words"),
+    [("", "Type what to look for"), ("of the", "no thing"), ("x" * 10_000, "200 characters")],
 )
 def test_a_query_that_cannot_be_asked_is_answered_in_words(
     explore: Explore, text: str, words: str
@@ -547,6 +552,12 @@ def test_an_example_is_put_into_the_field_and_answered(explore: Explore) -> None
     assert "blue ball" in shown[explore.line]["text"]
 
 
+def test_what_opens_no_other_scene_leaves_the_text_that_is_on_its_way(explore: Explore) -> None:
+    for name in ("balls", ""):
+        assert explore.offered not in explore.open_if_new(Visit("balls", text="red ball"), name)
+    assert explore.open_if_new(Visit(), "balls")[explore.offered] == "red ball"
+
+
 def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
     moved = explore.go_before(Visit("balls"))
     assert moved[explore.visit].view == View(11)
@@ -558,7 +569,7 @@ def test_views_step_around_and_sliders_follow(explore: Explore) -> None:
     assert explore.go_after(orbit[explore.visit], 7)[explore.visit].view == View(8)
     assert explore.go_before(orbit[explore.visit], 0)[explore.visit].view == View(11)
     slid = explore.slide_to(orbit[explore.visit], 5)
-    assert slid[explore.visit].view == View(5) and "photo_150.jpg" in slid[explore.photo].label
+    assert slid[explore.visit].view == View(5) and slid[explore.photo].label == "View: photo_150"
     assert "value" not in slid[explore.photo].constructor_args, "nor is what comes next overwritten"
     assert explore.go_back(orbit[explore.visit])[explore.visit].view == View(0)
 
@@ -574,13 +585,85 @@ def test_the_sliders_of_a_view_beyond_their_ends_stay_at_them(tmp_path: Path) ->
         explore = Explore(Shelf(tmp_path / "results", {"balls": tmp_path / "balls"}))
     for index, ends in enumerate([(30, 85, 3), (30, -85, 0.2)]):
         moved = explore.go_to(Visit("balls"), index)
-        assert (moved[explore.yaw], moved[explore.pitch], moved[explore.distance]) == ends
+        shown = moved[explore.yaw], moved[explore.pitch].value, moved[explore.distance]
+        assert shown == ends
+
+
+@pytest.mark.parametrize(("name", "label"), [("in/view_013.png", "View"), ("103.png", "View: 103")])
+def test_a_view_is_named_only_where_its_number_does_not_say_it(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch, name: str, label: str
+) -> None:
+    scene = explore.shelf.room("balls").scene
+    cameras = tuple(replace(camera, name=name) for camera in scene.cameras) * 2
+    monkeypatch.setitem(vars(scene), "cameras", cameras)
+    assert explore._named(Visit("balls", View(13))).label == label
+
+
+def test_an_orbit_stays_above_the_floor_unless_photos_were_taken_from_lower(
+    explore: Explore,
+) -> None:
+    scene = three_balls()
+    assert lowest_pitch(scene) == lowest_pitch(replace(scene, cameras=())) == 0
+    below = orbit_camera(scene.center, scene.up, scene.radius, 30, -12.5, 1, 16, 12, 50)
+    assert lowest_pitch(replace(scene, cameras=(*scene.cameras, below))) == -13
+    assert explore.go_to(Visit("balls"), 0)[explore.pitch].minimum == 0
+
+
+# --------------------------------------------------------------------------- the address
+
+
+@pytest.mark.parametrize(
+    ("visit", "address"),
+    [
+        (Visit("balls", View(0), "red ball"), "scene=balls"),
+        (Visit("balls", View(7), "blue & ball", True), "scene=balls&from=7&q=blue+%26+ball"),
+        (Visit("balls", View(None, -30, 20, 1.25), "red ball"), "scene=balls&from=-30,20,1.25"),
+    ],
+)
+def test_an_address_leads_back_to_the_visit_it_was_made_of(
+    explore: Explore, visit: Visit, address: str
+) -> None:
+    assert address_of(explore.shelf.room("balls").scene, visit) == address
+    asked = explore.arrive(Visit(), gr.Request(query_params=dict(parse_qsl(address))))
+    assert asked[explore.visit] == visit and asked[explore.offered] == visit.text
+    assert explore.answer(visit, AUTO, 0.5, "Overlay")[explore.address] == address
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"scene": "/etc/passwd", "q": "mug", "from": "3"}, "no scene “/etc/passwd” here: choose"),
+        ({"scene": "<i>" + 500 * "x"}, f"no scene “&lt;i&gt;{97 * 'x'}” here"),
+        *[
+            ({"from": place}, f"no view “{place}” of balls: choose one below")
+            for place in ("12", "-1", "9" * 30, "photo_000.jpg", "1,2", "nan,nan,nan", "0,-5,1")
+        ],
+    ],
+)
+def test_an_address_of_what_is_not_here_opens_the_first_scene_and_says_so(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda text, duration: told.append(text))
+    visit = explore.arrive(Visit(), gr.Request(query_params=given))[explore.visit]
+    assert visit == Visit("balls", View(0), "red ball")
+    assert len(told) == 1 and said in told[0]
+
+
+@pytest.mark.parametrize("words", [10_000 * "x", "of the", " "])
+def test_words_of_an_address_are_refused_as_typed_ones_are(explore: Explore, words: str) -> None:
+    visit, note = visit_at(explore.shelf, {"q": words})
+    assert (visit.text, visit.asked, note) == (words, True, "")
+    shown = explore.answer(visit, AUTO, 0.5, "Overlay")
+    assert shown[explore.line]["kind"] == "error" and shown[explore.address] == "scene=balls"
 
 
 def test_an_empty_shelf_says_what_to_do(tmp_path: Path) -> None:
     with gr.Blocks():
         explore = Explore(Shelf(tmp_path, {}))
-    assert "build one" in explore.arrive(Visit())[explore.line]["text"]
+    address = gr.Request(query_params={"scene": "balls", "q": "red ball"})
+    assert "build one" in explore.arrive(Visit(), address)[explore.line]["text"]
+    assert explore.open(Visit(), "balls")[explore.line]["kind"] == "error"
     assert explore.line not in explore.answer(Visit(), AUTO, 0.5, "Overlay")
 
 

@@ -125,6 +125,20 @@ def test_a_stopped_command_promises_to_go_on_only_where_it_does(
     assert capsys.readouterr().err == f"\nlangsplat: {says}\n"
 
 
+@pytest.mark.parametrize(("drawn", "lead"), [(True, "\n"), (False, "")])
+def test_an_error_begins_a_line_of_its_own_and_leaves_none_empty(monkeypatch, capsys, drawn, lead):
+    def fail(args: object) -> int:
+        if drawn:
+            command._bar()("Train", 1, 4, "")
+            capsys.readouterr()
+        raise ValueError("No room.")
+
+    monkeypatch.setattr(command, "_export", fail)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert command.main(["export", "desk", "--out", "s"]) == 1
+    assert capsys.readouterr().err == f"{lead}langsplat: No room.\n"
+
+
 @pytest.mark.gpu
 def test_the_doctor_sees_the_gpus_that_torch_sees():
     import torch

@@ -314,20 +314,32 @@ def test_each_word_finds_its_ball(engine: SceneQuery) -> None:
     assert not (left_mask & right.mask).any()
 
 
-def test_a_small_mask_and_a_single_gaussian_are_told_in_words(engine: SceneQuery) -> None:
-    answer = engine.ask("left ball", engine.scene.cameras[0])
-    assert f"covers {100 * answer.share:.1f} %" in answer.sentence()
-    assert "; 60 Gaussians;" in answer.sentence()
-    relevancy, of_gaussians = np.zeros((100, 100), np.float32), np.zeros(121, np.float32)
-    relevancy[5, 5:8] = of_gaussians[7] = 0.9
-    said = replace(answer, relevancy=relevancy, gaussian_relevancy=of_gaussians).sentence()
-    assert "covers less than 0.1 % of the picture, from (5, 5) to (8, 6); 1 Gaussian;" in said
+def test_what_was_found_is_told_in_words(engine: SceneQuery) -> None:
+    answer = replace(engine.ask("left ball", engine.scene.cameras[0]), seconds=0.123)
+    score, share = f"{answer.score:.2f}", f"{100 * answer.share:.1f}"
+    assert answer.sentence() == (
+        f"Found “left ball” on the left (score {score} of 1, level part): {share} % of the picture, "
+        "in 0.12 s."
+    )
+    relevancy = np.zeros((100, 100), np.float32)
+    for y, x, where in (
+        (5, 95, "at the top right"),
+        (99, 50, "at the bottom"),
+        (50, 50, "in the middle"),
+    ):
+        relevancy[:] = 0
+        relevancy[y, x] = 0.9
+        said = replace(answer, relevancy=relevancy, seconds=1e-4).sentence()
+        assert said.startswith(f"Found “left ball” {where} (score 0.90")
+        assert said.endswith(": less than 0.1 % of the picture, in 0.01 s.")
+    everywhere = replace(answer, relevancy=np.full((4, 4), 0.9, np.float32)).sentence()
+    assert everywhere.startswith("Found “left ball” (score 0.90")
 
 
 def test_an_absent_thing_gives_an_empty_mask_in_words(engine: SceneQuery) -> None:
     answer = engine.ask("submarine", engine.scene.cameras[0], level="part")
     assert not answer.found and answer.box is None and answer.share == 0
-    assert 'Nothing here looks like "submarine"' in answer.sentence()
+    assert "Nothing here looks like “submarine”" in answer.sentence()
     nearly = replace(answer, relevancy=np.full((4, 4), 0.4996, np.float32))
     assert "view is 0.49, below the threshold of 0.50" in nearly.sentence()
     elsewhere = replace(answer, gaussian_relevancy=np.full(121, 0.9, np.float32))
@@ -340,7 +352,7 @@ def test_an_empty_mask_says_when_a_level_or_the_threshold_is_the_reason(engine: 
     assert "Nothing here scores above the threshold of 1.00" in strict.sentence()
     chosen = engine.ask("left ball", camera, level="whole")
     assert not chosen.found and engine.ask("left ball", camera).level == "part"
-    assert 'Nothing here looks like "left ball" at the whole level' in chosen.sentence()
+    assert "Nothing here looks like “left ball” at the whole level" in chosen.sentence()
     assert f"At the part level it is {chosen.by_level[1].max():.2f}" in chosen.sentence()
 
 
@@ -389,6 +401,17 @@ def test_the_threshold_is_absolute(engine: SceneQuery) -> None:
 def test_an_empty_query_is_answered_with_advice(engine: SceneQuery, text: str) -> None:
     with pytest.raises(ValueError, match="Type what to look for"):
         engine.ask(text, engine.scene.cameras[0])
+
+
+@pytest.mark.parametrize("text", ["a", "Of the", "the, and a...", "?!", "42", "\N{BEAR FACE}"])
+def test_words_that_name_nothing_are_refused(engine: SceneQuery, text: str) -> None:
+    with pytest.raises(ValueError, match="names no thing: type what to look for"):
+        engine.ask(text, engine.scene.cameras[0])
+
+
+@pytest.mark.parametrize("text", ["A4", "it", "or", "x", "the who", "letter a", "熊", "वह"])
+def test_short_words_that_may_name_something_are_asked(text: str) -> None:
+    assert check_text(text) == text
 
 
 def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None:
