@@ -25,6 +25,8 @@ an owner it comes after the Gaussians, N + place. A channel is a level's number 
 level * T + word.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,8 +96,9 @@ GROUP = 4  # negatives compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
 # Channels whose sums stay in registers at once. AVX-512 has enough of them for ten words on three
 # levels (BROAD), or on one (WIDE); AVX2 for six. The rest goes by fours (THIN), to whole ones of
-# which an owner's channels are padded.
-BROAD, WIDE = (30, 10) if "+avx512f" in get_host_cpu_features() else (6, 6)
+# which an owner's channels are padded. Sums of a few lines are made in two SETS where there are
+# registers for them.
+BROAD, WIDE, SETS = (30, 10, 2) if "+avx512f" in get_host_cpu_features() else (6, 6, 1)
 THIN = 4
 ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
 # Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
@@ -155,15 +158,33 @@ def _all_lanes(context, builder, array, offset, lanes=LANES):  # type: ignore[no
     return builder.shuffle_vector(one, nothing, first)
 
 
-def _sums(builder, count, first, end, factors):  # type: ignore[no-untyped-def]
-    """`count` rows, in registers: sums over k = first ... end - 1 of the pairs factors(k) gives."""
-    sums = [cgutils.alloca_once(builder, _ROW) for _ in range(count)]
-    for register in sums:
+def _sums(builder, count, first, end, factors, sets=1):  # type: ignore[no-untyped-def]
+    """`count` rows, in registers: sums over k = first ... end - 1 of the pairs factors(k) gives.
+
+    Each is made in some `sets`, which take turns, so that the next product need not wait for a sum.
+    """
+    sums = [[cgutils.alloca_once(builder, _ROW) for _ in range(count)] for _ in range(sets)]
+    for register in itertools.chain(*sums):
         builder.store(ir.Constant(_ROW, [0.0] * LANES), register)
-    with cgutils.for_range_slice(builder, first, end, _INT(1)) as (k, _):
-        for register, pair in zip(sums, factors(k), strict=True):
+
+    def add(k, registers):  # type: ignore[no-untyped-def]
+        for register, pair in zip(registers, factors(k), strict=True):
             builder.store(_call(builder, "fma", *pair, builder.load(register)), register)
-    return [builder.load(register) for register in sums]
+
+    rest = builder.srem(builder.sub(end, first), _INT(sets))
+    turns = builder.sub(end, rest)
+    with cgutils.for_range_slice(builder, first, turns, _INT(sets)) as (k, _):
+        for number, registers in enumerate(sums):
+            add(builder.add(k, _INT(number)), registers)
+    if sets > 1:
+        with cgutils.for_range_slice(builder, turns, end, _INT(1)) as (k, _):
+            add(k, sums[0])
+    return [_in_all(builder, builder.fadd, registers) for registers in zip(*sums, strict=True)]
+
+
+def _in_all(builder, add, registers):  # type: ignore[no-untyped-def]
+    """What some registers hold together."""
+    return functools.reduce(add, (builder.load(register) for register in registers))
 
 
 def _keep_code(typingctx, target, at, row):  # type: ignore[no-untyped-def]
@@ -217,7 +238,7 @@ def _linear_code(typingctx, lines, line, words, planes, first, present, end):  #
             # A product with 1 and a sum is a sum to LLVM.
             return [(factor, plane) for factor in (*of_lines, ir.Constant(_ROW, [1.0] * LANES))]
 
-        rows = _sums(builder, GROUP + 1, _INT(0), end, factors)
+        rows = _sums(builder, GROUP + 1, _INT(0), end, factors, SETS)
         return context.make_tuple(builder, signature.return_type, rows)
 
     at, rows = types.int64, types.UniTuple(_LANES, GROUP + 1)
@@ -285,27 +306,27 @@ def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin,
             pair = _number(context, builder, present, builder.add(begin, _INT(i)))
             own += [builder.shl(pair, _INT(1)), builder.add(builder.shl(pair, _INT(1)), _INT(1))]
         starts = [builder.mul(builder.add(line, word), pitch) for word in own]
-        sums = [cgutils.alloca_once(builder, _WHOLE) for _ in own]
-        for register in sums:
+        sums = [[cgutils.alloca_once(builder, _WHOLE) for _ in own] for _ in range(SETS)]
+        for register in itertools.chain(*sums):
             builder.store(ir.Constant(_WHOLE, [0] * LANES), register)
 
-        def multiply(k):  # type: ignore[no-untyped-def]
+        def multiply(k, registers):  # type: ignore[no-untyped-def]
             pointer = _address(context, builder, pairs, builder.mul(k, _INT(LANES)))
             row = builder.load(builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
             row = builder.sext(builder.bitcast(row, halves), products)
             pair = _number(context, builder, present, k)
-            for register, start in zip(sums, starts, strict=True):
+            for register, start in zip(registers, starts, strict=True):
                 factor = _all_lanes(context, builder, gram, builder.add(start, pair))
                 both = builder.mul(row, builder.sext(builder.bitcast(factor, halves), products))
                 both = builder.add(*(builder.shuffle_vector(both, both, m) for m in (even, odd)))
                 builder.store(builder.add(builder.load(register), both), register)
 
         with cgutils.for_range_slice(builder, _INT(0), end, _INT(2)) as (k, _):
-            multiply(k)
-            multiply(builder.add(k, _INT(1)))
+            multiply(k, sums[0])
+            multiply(builder.add(k, _INT(1)), sums[-1])
         total = ir.Constant(_ROW, [0.0] * LANES)
-        for word, register in zip(own, sums, strict=True):
-            row = builder.sitofp(builder.load(register), _ROW)
+        for word, *registers in zip(own, *sums, strict=True):
+            row = builder.sitofp(_in_all(builder, builder.add, registers), _ROW)
             total = _call(builder, "fma", _plane(context, builder, planes, first, word), row, total)
         return total
 
@@ -586,15 +607,19 @@ def _measure(
         kept = one * np.float32(1 / (ONE * ONE))
         store(inverse, at + level * LANES, where(share > support, kept, np.float32(0)))
         store(best, at + level * LANES, high * one)
-        for j in range(n):
-            place = first + present[j]
-            if row >= 0:
+        if row >= 0:
+            for j in range(n):
+                place = first + present[j]
                 _keep(weights, row * LANES, load(planes, place * LANES) / largest)
                 owners[row] = gaussians + place
                 row += 1
-            store(planes, place * LANES, zero)
-        if row >= 0:
             spans[span + level + 1] = row
+        if 2 * n > words:
+            for place in range(first, first + words):
+                store(planes, place * LANES, zero)
+        else:
+            for j in range(n):
+                store(planes, (first + present[j]) * LANES, zero)
 
 
 @_inner

@@ -318,8 +318,8 @@ def test_what_was_found_is_told_in_words(engine: SceneQuery) -> None:
     answer = replace(engine.ask("left ball", engine.scene.cameras[0]), seconds=0.123)
     score, share = f"{answer.score:.2f}", f"{100 * answer.share:.1f}"
     assert answer.sentence() == (
-        f"Found “left ball” on the left (score {score} of 1, level part): {share} % of the picture, "
-        "in 0.12 s."
+        f"Found “left ball” on the left (score {score} of 1, level part): "
+        f"{share} % of the picture, in 0.12 s."
     )
     relevancy = np.zeros((100, 100), np.float32)
     for y, x, where in (
