@@ -115,7 +115,7 @@ def _ask(page: Any, text: str) -> float:
     page.wait_for_function(
         "text => { const line = document.querySelector('.status-text');"
         " return line.dataset.kind !== 'busy' && line.textContent.includes(text); }",
-        arg=f'"{text}"',
+        arg=f"“{text}”",
     )
     seconds = time.perf_counter() - began
     page.wait_for_selector("#overlay-file:not([disabled])")
