@@ -909,6 +909,8 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     lower[:, :words] *= used[:, :, None] & used[:, None]
     widest = np.abs(lower).max(axis=(1, 2), initial=1e-12)
     pairs = np.round(lower * (HALF / widest)[:, None, None]).astype(np.int16).view(np.int32)
+    # An odd number of pairs is filled up with one behind the last, which is read, times zero.
+    pairs = np.append(pairs, np.int32(0))[:-1].reshape(pairs.shape)
     groups = -(-negatives.shape[2] // GROUP)
     lines = np.zeros((levels, groups, GROUP, words), np.float32)
     numbers = np.arange(groups * GROUP).reshape(groups, GROUP) % negatives.shape[2]
