@@ -547,7 +547,7 @@ def _approach_codes(first, end, begin, members, index, records, names, near):
 
 @_inner
 def _root(row):
-    """The square root of lanes in [0, 1], by an estimate of its inverse: takes a third as long."""
+    """The square root of lanes in [0, 1], by an estimate of its inverse, which takes less time."""
     row = max(row, np.float32(1e-12))
     return row * (np.float32(1) / math.sqrt(row))
 
