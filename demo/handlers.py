@@ -19,6 +19,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -152,17 +153,17 @@ def lowest_pitch(scene: Scene) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """A scene that is open. If it cannot be asked `engine` is None, and `why_silent` says why.
-
-    `low` is the least pitch of an orbit.
-    """
+    """A scene that is open. If it cannot be asked `engine` is None, and `why_silent` says why."""
 
     name: str
     scene: Scene
     cloud: Cloud
-    low: int
     engine: SceneQuery | None
     why_silent: str = ""
+
+    @cached_property
+    def low(self) -> int:
+        return lowest_pitch(self.scene)
 
 
 class Shelf:
@@ -343,10 +344,9 @@ class Shelf:
 
         # The first picture needs no encoder: it is drawn while that is loaded.
         threading.Thread(target=draw, daemon=True).start()
-        low = lowest_pitch(scene)
         if scene.language is None:
             why_silent = "This scene has no words in it yet: build it again to ask it questions."
-            return Room(name, scene, cloud, low, None, why_silent)
+            return Room(name, scene, cloud, None, why_silent)
         spec = scene.language.encoder
         try:
             if is_repo_id(name):
@@ -354,8 +354,8 @@ class Shelf:
             engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:
             # The pictures still work; only the words are missing.
-            return Room(name, scene, cloud, low, None, f"This scene cannot be asked here. {error}")
-        return Room(name, scene, cloud, low, engine)
+            return Room(name, scene, cloud, None, f"This scene cannot be asked here. {error}")
+        return Room(name, scene, cloud, engine)
 
 
 def _load_listed(name: str, folder: Path) -> Scene:

@@ -52,7 +52,8 @@ MOST_INDICES = 1 << 20  # of a rendered world's labels
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
 SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
 # Of the queries of a scene's own labels 65 to 79 % reach an IoU of 0.25 at their best level, of
-# another scene's 4 to 7 % (the bundled and the held-out worlds asked with each other's labels).
+# another scene's 4 to 7 % (the bundled and the held-out worlds asked with each other's labels, by a
+# throw-away script).
 FEW_FITTING = 0.1
 _UNIT = 2.0**40  # relevancies as whole numbers: sums are exact, so that ties stay ties
 MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at least this much of it
