@@ -305,11 +305,11 @@ class Explore:
             concurrency_limit=1,
             **_PRIVATE,
         )
-        self.open_after(fetched.then)
+        self.open_after(fetched.then, self.scene)
 
-    def open_after(self, trigger: Callable[..., Any]) -> None:
-        """When what triggers has put another scene into the list's field, open it."""
-        given = [self.visit, self.scene]
+    def open_after(self, trigger: Callable[..., Any], name: Any) -> None:
+        """After what triggers, open the scene that the component `name` names, if it is another."""
+        given = [self.visit, name]
         opened = trigger(self.open_if_new, given, self.moved, js=_OPENS, **self._shown, **_LANE)
         self._offer_text_after(opened)
         self._answer_after(opened)
@@ -550,8 +550,9 @@ class NewScene:
 
     def __init__(self, builder: Builder, explore: Explore) -> None:
         self.builder, self.explore = builder, explore
-        self.built = gr.State("")  # the scene that it became
-        self.opened = gr.State("")  # the same: gradio reports no change that a generator made
+        # The scene that it became. No gr.State: the first time that one is an output, set or not,
+        # the browser takes it for changed.
+        self.built = gr.Textbox(visible=False)
         gr.Markdown(
             f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
             "ones with plenty of overlap work best (HEIC: save them as JPEG first). On two "
@@ -593,12 +594,9 @@ class NewScene:
             "concurrency_limit": 8,
             **_PRIVATE,
         }
-        for watched in (
-            self.start.click(self.begin, [self.photos, self.name], **followed),
-            page.load(self.come_back, key, **followed),
-        ):
-            watched.then(lambda name: name, self.built, self.opened, **_PRIVATE)
-        self.explore.open_after(self.opened.change)
+        self.start.click(self.begin, [self.photos, self.name], **followed)
+        page.load(self.come_back, key, **followed)
+        self.explore.open_after(self.built.change, self.built)
         # What is said of earlier photos is not true of these.
         self.photos.change(None, None, self.monitor, js="() => ({})", **_PRIVATE)
         self.stop.click(None, None, self.stop, js=_STOPPING, **_PRIVATE)

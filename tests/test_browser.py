@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.handlers import Builder, Shelf
+from demo.handlers import Builder, Shelf, View
 from demo.page import build_app, serve
 from langsplat.hub import bundled_scenes
 from tests.test_demo import photos, shelf_of_balls
@@ -152,7 +153,7 @@ def test_what_is_typed_while_a_scene_opens_stays(
 
 
 def test_the_address_follows_the_visitor_and_brings_others_to_the_same_place(
-    browser: "playwright.Browser", address: str, shelf: Shelf
+    browser: "playwright.Browser", address: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = next(name for name in shelf.names if name != shelf.default)
     text = shelf.room(other).scene.examples[1]
@@ -166,9 +167,18 @@ def test_the_address_follows_the_visitor_and_brings_others_to_the_same_place(
             "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, text]
         )
 
+    def draw_slowly(name: str, view: View) -> np.ndarray:
+        time.sleep(1)  # whatever else a page asks for as it comes is done before
+        return draw(name, view)
+
+    draw = shelf.picture
+    monkeypatch.setattr(shelf, "picture", draw_slowly)
     page.route("**/plotly.min.js", lambda route: route.abort())  # not looked at here, and slow
     page.goto(f"{address}?scene={other}&from=3&q={quote(text)}&__theme=dark")
     stands(3)
+    page.wait_for_selector("#mask-file:not([disabled])")  # the last that follows
+    stands(3)
+    monkeypatch.undo()
     entries = page.evaluate("history.length")
     page.click("#after")
     page.wait_for_url(lambda url: "from=4" in url)
