@@ -1553,17 +1553,20 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, used: int, constant: float) -> Tensor:
 
 
 @_kernel
-def _add_weights(part, parts, splats, index, starts, members, columns, size, rules, labels, sums):
-    """Add the weights of a part's tiles to sums[part] [N, count + 1]; labels are [H, W, L].
+def _add_weights(
+    part, parts, splats, owners, starts, members, columns, size, rules, labels, weights
+):
+    """Add the weights of a part's tiles to weights[part] [S, P + 1]; labels are [H, W, L].
 
     The backward pass for a one-hot picture that is never built: a weight is added to the sums of
-    the pixel's own labels. A one-hot picture of 150 channels costs ten times as much.
+    the pixel's own labels. A one-hot picture of 150 channels costs ten times as much. owners [N]
+    tells which sums are a splat's, -1 for none.
     """
     dtype = splats.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, begins = _workspace(splats.dtype)
     left, top = _corners(splats.dtype, SIDE)
-    weights = room(LANES, splats.dtype)
+    kept = room(LANES, splats.dtype)
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
@@ -1579,16 +1582,35 @@ def _add_weights(part, parts, splats, index, starts, members, columns, size, rul
                 p, row, _, _, _, _, weight, _ = _pass(
                     state, near, np.int64(items[k]), alpha_max, stop
                 )
-                store(weights, 0, weight)
-                target = sums[part, index[members[first + row // COLUMNS]]]
+                owner = owners[members[first + row // COLUMNS]]
+                if owner < 0:
+                    continue
+                store(kept, 0, weight)
+                target = weights[part, owner]
                 todo = bits(weight > 0)
                 while todo != 0:
                     lane = lowest_bit(todo)
                     todo &= todo - 1
                     x, y = _pixel(p // FIELDS, lane)
-                    own, share = labels[y0 + y, x0 + x], weights[lane]
+                    own, share = labels[y0 + y, x0 + x], kept[lane]
                     for j in range(own.shape[0]):
                         target[own[j]] += share
+
+
+@_kernel
+def _add_labels(part, parts, weights, seen, present, sums):
+    """Add weights [parts, S, P + 1] of some Gaussians and labels to sums [R, count].
+
+    Those of a part's Gaussians; seen [S] and present [P] tell where they belong.
+    """
+    count = seen.shape[0]
+    for i in range(count * part // parts, count * (part + 1) // parts):
+        target = sums[seen[i]]
+        for j in range(present.shape[0]):
+            total = weights[0, i, j]
+            for other in range(1, weights.shape[0]):
+                total += weights[other, i, j]
+            target[present[j]] += total
 
 
 def lift_labels(
@@ -1596,30 +1618,33 @@ def lift_labels(
     viewmat: Tensor,  # [4, 4]
     K: Tensor,  # [3, 3]
     labels: Tensor,  # [H, W, L]
-    count: int,
     rules: tuple[float, ...],
-) -> Tensor:
-    """[N, count]; see langsplat.rasterize."""
+    sums: Tensor,  # [R, count], added to
+    first: int,
+) -> None:
+    """See langsplat.rasterize.
+
+    A view sees few of a large scene's Gaussians and few of all labels, so only these have weights.
+    """
     height, width = labels.shape[:2]
     means = gaussians[0].detach().numpy()
     colors = np.empty((len(means), 0), means.dtype)  # none is drawn
     frame = see(gaussians, colors, viewmat, K, width, height, rules)
-    # The extra last sum is where -1, no label, points to.
-    own = labels.numpy().astype(np.int32)
-    own[own < 0] = count
-    sums = np.zeros((frame.parts, len(colors), count + 1), colors.dtype)
-    _in_threads(
-        _add_weights,
-        frame.parts,
-        frame.splats,
-        frame.index,
-        frame.starts,
-        frame.members,
-        frame.columns,
-        frame.size,
-        frame.rules,
-        own,
-        sums,
-    )
-    total = sums[0] if frame.parts == 1 else sums.sum(0)
-    return torch.from_numpy(total[:, :count])
+    begins = [len(means) * part // frame.parts for part in range(frame.parts)]
+    shares = zip(begins, frame.visible, strict=True)
+    splats = np.concatenate([np.arange(begin, begin + count) for begin, count in shares])
+    seen = frame.index[splats].astype(np.int64) - first
+    wanted = (seen >= 0) & (seen < len(sums))
+    splats, seen = splats[wanted], seen[wanted]
+    owners = np.full(len(means), -1, np.int32)
+    owners[splats] = np.arange(len(splats))
+    numbers = labels.numpy().astype(np.int64)
+    present = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=sums.shape[1] + 1)[1:])
+    # The extra last place is where -1, no label, points to, and so is the extra last sum.
+    columns = np.full(sums.shape[1] + 1, len(present), np.int32)
+    columns[present] = np.arange(len(present))
+    weights = np.zeros((frame.parts, len(seen), len(present) + 1), means.dtype)
+    drawn = frame.splats, owners, frame.starts, frame.members, frame.columns
+    known = frame.size, frame.rules, columns[numbers], weights
+    _in_threads(_add_weights, frame.parts, *drawn, *known)
+    _in_threads(_add_labels, frame.parts, weights, seen, present, sums.numpy())

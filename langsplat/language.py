@@ -35,13 +35,17 @@ from langsplat.codec import (
 )
 from langsplat.features import SegmentFeatures
 from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
-from langsplat.rasterize import lift, lift_labels, render
+from langsplat.rasterize import lift, lift_labels, painting, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
 LIFTING, REFINING = "Lift language", "Train language"
 # How many codewords a Gaussian keeps, if lifted and if trained. Of those that lifting finds, the
 # third and fourth are mostly neighbours and mistakes; training can still choose among them.
 KEPT, KEPT_TRAINED = 2, 4
+# Of the weights of all codewords that are summed up at once. If there are more Gaussians than fit
+# (700,000 with 256 codewords at three levels), each block of them takes all views anew: drawing a
+# view costs less than adding up what it says.
+_MAX_SUPPORT_BYTES = 1 << 31
 # Targets of views kept in memory while training; further ones are read again when their turn comes.
 _MAX_TARGET_BYTES = 1 << 30
 
@@ -158,23 +162,34 @@ def lift_language(
         raise ValueError(f"A Gaussian must keep at least one codeword, got keep={keep}.")
     levels = len(codec.codewords if isinstance(codec, Codebook) else features[0].embeddings)
     channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
-    support = torch.zeros(len(gaussians), levels, channels, device=gaussians.device)
-    for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
-        _check_view(camera, view)
-        _check_codec(codec, levels, view)
-        if isinstance(codec, Codebook):
-            _add_codewords(support, gaussians, camera, view, codec)
-        else:
-            _add_latents(support, gaussians, camera, view, codec)
-        progress(LIFTING, index + 1, len(cameras), "")
-    codec = codec.to(gaussians.device)
-    support = support.transpose(0, 1)  # [L, N, channels]
+    n, device = len(gaussians), gaussians.device
+    at_once = min(max(1, _MAX_SUPPORT_BYTES // (4 * levels * channels)), max(1, n))
+    firsts = range(0, max(1, n), at_once)  # each block of Gaussians takes all views
+    steps, blocks = len(firsts) * len(cameras), []
+    for block, first in enumerate(firsts):
+        support = torch.zeros(min(at_once, n - first), levels, channels, device=device)
+        for index, (camera, view) in enumerate(zip(cameras, features, strict=True)):
+            _check_view(camera, view)
+            _check_codec(codec, levels, view)
+            if isinstance(codec, Codebook):
+                _add_codewords(support, first, gaussians, camera, view, codec)
+            else:
+                _add_latents(support, first, gaussians, camera, view, codec)
+            progress(LIFTING, block * len(cameras) + index + 1, steps, "")
+        blocks.append(_codes_of(support.transpose(0, 1), codec, keep))
+        del support  # before the next block has its own
+    rows, codes, mass = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
+    named = rows if isinstance(codec, Codebook) else None
+    return LanguageField(named, codes, mass, codec.to(device), encoder)
+
+
+def _codes_of(support: Tensor, codec: Codec, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, codes [L, N, D] and mass [L, N] of support [L, N, channels]; latents have no rows."""
     if isinstance(codec, Codebook):
         codes, rows = support.topk(min(keep, codec.size), dim=2)
         codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
-        return LanguageField(rows, codes, support.sum(dim=2).contiguous(), codec, encoder)
-    codes = F.normalize(support[..., :-1], dim=2)
-    return LanguageField(None, codes, support[..., -1].contiguous(), codec, encoder)
+        return rows, codes, support.sum(dim=2)
+    return support[..., :0], F.normalize(support[..., :-1], dim=2), support[..., -1]
 
 
 def level_notes(field: LanguageField) -> list[str]:
@@ -233,28 +248,28 @@ def _check_view(camera: Camera, view: SegmentFeatures) -> None:
 
 
 def _add_codewords(
-    support: Tensor,  # [N, L, V], added to
+    support: Tensor,  # [R, L, V], of the Gaussians from number `first` on, added to
+    first: int,
     gaussians: Gaussians,
     camera: Camera,
     view: SegmentFeatures,
     codec: Codebook,
 ) -> None:
     """Add Wᵀ one_hot of one view, over the codewords that occur in it."""
-    rows = []  # for each level [M + 1], the column of the segments' codewords in [N, L V]
-    for level, embeddings in enumerate(view.embeddings):
+    labels = []  # for each level [H, W], the column of a pixel's codeword in [R, L V]
+    for level, (embeddings, ids) in enumerate(zip(view.embeddings, view.segments, strict=True)):
         columns = codec.assign(level, embeddings).cpu() + level * codec.size
-        rows.append(F.pad(columns, (0, 1), value=-1))  # the extra last row catches -1
-    present = torch.cat(rows).unique()  # -1 is always there, and first
-    labels = [
-        torch.searchsorted(present, of_level)[torch.from_numpy(ids).long()] - 1
-        for of_level, ids in zip(rows, view.segments, strict=True)
-    ]
-    weights = lift_labels(gaussians, camera, torch.stack(labels, dim=2), len(present) - 1)
-    support.flatten(1).index_add_(1, present[1:].to(support.device), weights)
+        columns = F.pad(columns, (0, 1), value=-1)  # the extra last row catches -1
+        labels.append(columns[torch.from_numpy(ids).long()])
+    sums = support.flatten(1)
+    lift_labels(
+        gaussians, camera, torch.stack(labels, dim=2), sums.shape[1], sums=sums, first=first
+    )
 
 
 def _add_latents(
-    support: Tensor,  # [N, L, D + 1], added to; the last column is the mass
+    support: Tensor,  # [R, L, D + 1], as above; the last column is the mass
+    first: int,
     gaussians: Gaussians,
     camera: Camera,
     view: SegmentFeatures,
@@ -264,7 +279,7 @@ def _add_latents(
     target = _Target.of(view, codec)
     images = [target.picture(level, support.device) for level in range(support.shape[1])]
     image = torch.cat([torch.cat([latents, mask[..., None]], 2) for latents, mask in images], 2)
-    support += lift(gaussians, camera, image).view_as(support)
+    support += lift(gaussians, camera, image)[first : first + len(support)].view_as(support)
 
 
 @dataclass(frozen=True, eq=False)
@@ -443,15 +458,19 @@ def _weights_loss(
 ) -> float:
     assert isinstance(field.codec, Codebook) and field.rows is not None
     gram = field.codec.gram()
+    # The weights of all codewords are too many for Gaussians that are not seen.
+    shown = painting(gaussians, camera)
+    gaussians, rows, described = gaussians.select(shown), field.rows[:, shown], described[:, shown]
     losses = []
     for level in range(len(codes)):
         similarity, mask = target.picture(level, codes.device)  # [H, W, V]
         count = mask.sum()
         if count == 0:
             continue
-        weights = _unit_codes(codes[level : level + 1], described[level : level + 1], field.codec)
-        dense = torch.zeros(codes.shape[1], field.codec.size, device=codes.device)
-        dense = dense.scatter_add(1, field.rows[level].long(), weights[0])
+        logits = codes[level : level + 1, shown]
+        weights = _unit_codes(logits, described[level : level + 1], field.codec)
+        dense = torch.zeros(len(gaussians), field.codec.size, device=codes.device)
+        dense = dense.scatter_add(1, rows[level].long(), weights[0])
         blended, _ = render(gaussians, camera, values=dense)  # [H, W, V]
         length = ((blended @ gram[level]) * blended).sum(2).clamp_min(1e-12).sqrt()
         cosine = (blended * similarity).sum(2) / length

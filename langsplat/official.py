@@ -46,7 +46,7 @@ from langsplat.features import SegmentFeatures
 from langsplat.language import fit_language, level_notes
 from langsplat.progress import Progress, silent
 from langsplat.query import MIN_SUPPORT, render_rgb
-from langsplat.rasterize import render
+from langsplat.rasterize import painting, render
 from langsplat.scene import (
     LEVELS,
     MAX_IMAGE_PIXELS,
@@ -1319,11 +1319,14 @@ def _segments_of(scene: Scene, camera: Camera) -> SegmentFeatures:
     K = camera.K.clone()
     K[0, 2], K[1, 2] = camera.width / 2, camera.height / 2
     camera = replace(camera, K=K)
+    # The weights of all codewords are too many for Gaussians that are not seen.
+    shown = painting(scene.gaussians, camera)
+    gaussians, language = scene.gaussians.select(shown), language.select(shown)
     segments, embeddings = [], []
     for level in range(len(language.levels)):
         described = (language.mass[level] > 0).float()[:, None]
         values = torch.cat([language.values(level), described], dim=1)
-        image, _ = render(scene.gaussians, camera, values)
+        image, _ = render(gaussians, camera, values)
         seen = image[..., -1] >= MIN_SUPPORT
         codes = image[..., :-1][seen]  # [pixels, V or D]
         if isinstance(language.codec, Codebook):

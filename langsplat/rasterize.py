@@ -308,6 +308,15 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
     return lifted
 
 
+def painting(gaussians: Gaussians, camera: Camera) -> Tensor:
+    """[N] bool: the Gaussians that some pixel of a view shows. Drawn alone they look the same.
+
+    A view of a large scene shows few of them, so what is large for each need not be made for all.
+    """
+    ones = gaussians.means.new_ones(camera.height, camera.width, 1)
+    return lift(gaussians, camera, ones)[:, 0] > 0
+
+
 def blending_weights(
     gaussians: Gaussians, camera: Camera, codes: "Codes", support: float
 ) -> "tuple[BlendingWeights, np.ndarray, np.ndarray]":
@@ -328,7 +337,14 @@ def blending_weights(
 
 
 def lift_labels(
-    gaussians: Gaussians, camera: Camera, labels: Tensor, count: int, *, backend: str = "auto"
+    gaussians: Gaussians,
+    camera: Camera,
+    labels: Tensor,
+    count: int,
+    *,
+    sums: Tensor | None = None,
+    first: int = 0,
+    backend: str = "auto",
 ) -> Tensor:
     """The weight each Gaussian has on the pixels of each label: `lift` of one_hot(labels).
 
@@ -339,10 +355,13 @@ def lift_labels(
         labels: [H, W, L] integer, as large as the camera's picture: L labels of each pixel, 0 to
             count - 1; -1 = none.
         count: of labels.
+        sums: [R, count], to which the weights of the R Gaussians from number `first` on are added;
+            None: zeros, for all of them.
     Returns:
-        [N, count] in the Gaussians' dtype, no gradient.
+        The sums, [N, count] in the Gaussians' dtype where none were given; no gradient.
     Raises:
-        ValueError: the picture's size is not the camera's, or a label is out of range.
+        ValueError: the picture's size is not the camera's, a label is out of range, or the sums
+            given are of another number of labels.
     """
     if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
@@ -355,20 +374,27 @@ def lift_labels(
             f"{int(labels.max())}: renumber them."
         )
     draw = _backend(backend, gaussians.device)
-    if count == 0 or len(gaussians) == 0:
-        return gaussians.means.new_zeros(len(gaussians), count)
+    if sums is None:
+        sums = gaussians.means.new_zeros(len(gaussians), count)
+    _check("sums", sums, (len(sums), count))
+    if sums.numel() == 0:
+        return sums
     if draw is _rasterize_gsplat.rasterize:
-        out = gaussians.means.new_zeros(len(gaussians), count)
+        labels = labels.to(sums.device)
+        present = labels[labels >= 0].unique()
         step = max(1, MAX_ONE_HOT // (camera.width * camera.height))
-        for chunk in torch.arange(count, device=out.device).split(step):
-            one_hot = (labels.to(out.device)[..., None] == chunk).sum(dim=2).float()
-            out[:, chunk] = lift(gaussians, camera, one_hot, backend=backend)
-        return out
+        for start in range(0, len(present), step):
+            chunk = present[start : start + step]
+            one_hot = (labels[..., None] == chunk).sum(dim=2).float()
+            lifted = lift(gaussians, camera, one_hot, backend=backend)
+            sums.index_add_(1, chunk, lifted[first : first + len(sums)])
+        return sums
     from langsplat._rasterize_numba import lift_labels as on_cpu
 
     g, rules = gaussians, RULES._replace(near=gaussians.near)
     geometry = (g.means, g.quats, g.scales, g.opacities)
-    return on_cpu(geometry, camera.viewmat, camera.K, labels, count, rules)
+    on_cpu(geometry, camera.viewmat, camera.K, labels, rules, sums, first)
+    return sums
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:

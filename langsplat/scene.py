@@ -251,6 +251,11 @@ class LanguageField:
         codes, mass, codec = self.codes.to(device), self.mass.to(device), self.codec.to(device)
         return LanguageField(rows, codes, mass, codec, self.encoder)
 
+    def select(self, mask: Tensor) -> "LanguageField":
+        """The codes of the Gaussians where `mask` [N] bool (or an index tensor) says so."""
+        rows = None if self.rows is None else self.rows[:, mask]
+        return replace(self, rows=rows, codes=self.codes[:, mask], mass=self.mass[:, mask])
+
     @property
     def levels(self) -> tuple[str, ...]:
         return LEVELS[: self.codes.shape[0]]

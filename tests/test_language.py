@@ -131,6 +131,32 @@ def test_lifted_latents_are_the_weighted_mean_of_the_segments_latents() -> None:
     assert (field.codes[2] == 0).all() and (field.mass[2] == 0).all()
 
 
+@pytest.mark.parametrize("codec", [axes_codec(), Codebook(torch.eye(8).expand(3, 8, 8))])
+def test_gaussians_that_do_not_fit_at_once_are_lifted_in_blocks_to_the_same_codes(
+    codec: Autoencoder | Codebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cameras = [front_camera(), replace(front_camera(), viewmat=moved(0.2))]
+    told: list[tuple[int, int]] = []
+
+    def lift_all() -> LanguageField:
+        return lift_language(
+            two_balls(),
+            cameras,
+            [halves(), halves()],
+            "test",
+            codec,
+            progress=lambda stage, done, total, note: told.append((done, total)),
+        )
+
+    whole = lift_all()
+    numbers = codec.size if isinstance(codec, Codebook) else codec.latent + 1
+    monkeypatch.setattr("langsplat.language._MAX_SUPPORT_BYTES", 50 * 3 * numbers * 4)
+    field = lift_all()
+    assert torch.equal(field.codes, whole.codes) and torch.equal(field.mass, whole.mass)
+    assert field.rows is whole.rows is None or torch.equal(field.rows, whole.rows)
+    assert told == [(1, 2), (2, 2), *((done, 6) for done in range(1, 7))], "50 + 50 + 21"
+
+
 def test_an_autoencoder_is_fitted_and_lifted_in_one_go() -> None:
     notes: list[tuple[str, str]] = []
     field = fit_language(
@@ -246,6 +272,22 @@ def test_training_refines_codeword_weights_and_keeps_their_codewords() -> None:
     torch.testing.assert_close(trained.codes.sum(2), (field.mass > 0).float())
     solid = field.mass[0] > 5
     assert float(trained.codes[0, solid, 0].min()) > 0.8, "the codeword of its own segment"
+
+
+def test_weights_of_all_codewords_are_made_for_the_gaussians_that_a_view_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = []
+
+    def counted(gaussians: Gaussians, camera: Camera, values: torch.Tensor):  # type: ignore[no-untyped-def]
+        drawn.append(len(values))
+        return render(gaussians, camera, values)
+
+    monkeypatch.setattr("langsplat.language.render", counted)
+    field = lifted(Codebook(torch.eye(8).expand(3, 8, 8)))
+    aside = replace(front_camera(), viewmat=moved(3.0))  # the right ball is outside
+    train_language(field, two_balls(), [aside], [halves()], LanguageTraining(steps=1))
+    assert len(drawn) == 2 and 50 < drawn[0] == drawn[1] < 70
 
 
 def test_lifted_codes_keep_two_codewords_and_trained_ones_four() -> None:

@@ -851,6 +851,24 @@ def test_exported_features_are_of_the_camera_that_the_files_describe(tmp_path, d
     assert (said[0] == said[1]).mean() > (0.999 if device == "cpu" else 0.98)
 
 
+def test_an_export_makes_the_weights_of_all_codewords_for_gaussians_that_are_seen(
+    tmp_path, monkeypatch
+):
+    root = v2_runs(tmp_path / "project")
+    files.write_cameras_json(root / "output/teatime_1/cameras.json")
+    scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
+    scene.gaussians.means[::2, 1] += 100  # out of sight
+    drawn = []
+
+    def counted(gaussians, camera, values):
+        drawn.append(len(values))
+        return render(gaussians, camera, values)
+
+    monkeypatch.setattr("langsplat.official.render", counted)
+    export_official(replace(scene, cameras=scene.cameras[:1]), tmp_path / "files")
+    assert len(drawn) == 3 and 0 < max(drawn) <= 100
+
+
 def test_exported_pictures_keep_their_size_however_high_they_are(tmp_path):
     """Inria's code shrinks those above 1080 pixels, under the label maps, unless it is told not to.
 

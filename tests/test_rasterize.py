@@ -21,6 +21,7 @@ from langsplat.rasterize import (
     available_backends,
     lift,
     lift_labels,
+    painting,
     quickest_device,
     rasterize,
     render,
@@ -264,9 +265,25 @@ def test_lifted_labels_are_the_lifted_one_hot_picture(
     want = lift(gaussians, camera, one_hot, backend=backend).cpu()
     torch.testing.assert_close(lifted, want, atol=1e-4, rtol=1e-4)
     assert (lifted[7] == 0).all() and float(lifted.min(dim=0).values.max()) >= 0 < lifted.sum()
+    sums = torch.ones(20, 6, device=gaussians.device)
+    added = lift_labels(gaussians, camera, labels, 6, sums=sums, first=30, backend=backend)
+    assert added is sums
+    torch.testing.assert_close(sums.cpu(), 1 + lifted[30:50])
     nothing = torch.full((HEIGHT, WIDTH, 1), -1)
     assert lift_labels(gaussians, camera, nothing, 0, backend=backend).shape == (60, 0)
     assert not lift_labels(gaussians, camera, nothing, 2, backend=backend).any()
+
+
+def test_the_gaussians_that_a_view_shows_make_all_of_its_picture(backend: str) -> None:
+    gaussians, camera = as_scene(scene(300))
+    gaussians.means[:5] = camera.position - camera.viewmat[2, :3]  # behind the camera
+    gaussians.means[5:10] += 50 * camera.viewmat[0, :3]  # beside the picture
+    gaussians.opacities[10:15] = 0.001  # too faint
+    gaussians = gaussians.to("cuda" if backend == "gsplat" else "cpu")
+    shown = painting(gaussians, camera)
+    assert not shown[:15].any() and shown.sum() > 100
+    whole, some = (render(g, camera)[0] for g in (gaussians, gaussians.select(shown)))
+    torch.testing.assert_close(some, whole, atol=1e-6, rtol=0)
 
 
 def test_order_of_gaussians_does_not_matter(backend: str) -> None:
@@ -897,6 +914,9 @@ def test_lift_refuses_a_picture_of_another_size() -> None:
         lift_labels(gaussians, camera, torch.zeros(HEIGHT, WIDTH + 1, 3).long(), 1)
     with pytest.raises(ValueError, match=r"-1 \.\. 1, got 0 \.\. 2: renumber"):
         lift_labels(gaussians, camera, torch.arange(3).expand(HEIGHT, WIDTH, 3), 2)
+    with pytest.raises(ValueError, match=r"sums must be \[4, 2\]"):
+        labels = torch.zeros(HEIGHT, WIDTH, 1).long()
+        lift_labels(gaussians, camera, labels, 2, sums=torch.zeros(4, 1))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

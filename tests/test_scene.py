@@ -23,6 +23,7 @@ from langsplat.scene import (
     load_scene,
     save_scene,
 )
+from tests.official_files import autoencoder_state
 
 
 def small_scene(n: int = 5) -> Scene:
@@ -119,6 +120,18 @@ def test_a_scene_keeps_its_near_plane_and_its_parts_do_too(tmp_path: Path) -> No
     assert back.near == back.to("cpu").near == back.select(torch.tensor([0])).near == 0.2
     with pytest.raises(ValueError, match="near must be a positive length"):
         replace(back, near=0.0)
+
+
+def test_the_language_of_some_gaussians_is_theirs() -> None:
+    field = small_scene().language
+    assert field is not None and field.rows is not None
+    some = field.select(torch.tensor([True, False, False, True, True]))
+    kept = torch.tensor([0, 3, 4])
+    assert some.rows is not None and torch.equal(some.rows, field.rows[:, kept])
+    assert torch.equal(some.mass, field.mass[:, kept]) and some.codes.shape == (3, 3, 2)
+    latents = Autoencoder(autoencoder_state(latent=2, embedding=8))
+    coded = replace(field, rows=None, codec=latents).select(kept)
+    assert coded.rows is None and torch.equal(coded.codes, field.codes[:, kept])
 
 
 def test_an_empty_scene_is_saved_and_read(tmp_path: Path) -> None:
