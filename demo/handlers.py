@@ -115,7 +115,7 @@ def camera_of(scene: Scene, view: View) -> Camera:
             view.distance,
             width,
             height,
-            math.degrees(2 * math.atan(max(width, height) / 2 / focal)),
+            math.degrees(2 * math.atan2(max(width, height) / 2, focal)),
         )
     elif 0 <= view.index < len(scene.cameras):
         camera = scene.cameras[view.index]

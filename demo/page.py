@@ -370,11 +370,12 @@ class Explore:
         try:
             visit, note = visit_at(self.shelf, given)
             examples = self.shelf.room(visit.scene).scene.examples
+            looked = self._looked(visit)
         except ValueError as error:
             return self._said(str(error), "error")
         if note:
             gr.Warning(html.escape(note), duration=20)
-        return self._looked(visit) | {
+        return looked | {
             self.scene: gr.Dropdown(choices=self.shelf.names, value=visit.scene),
             self.offered: visit.text,
             self.examples: gr.Dataset(
@@ -399,9 +400,9 @@ class Explore:
         """Look from the training view of that number; numbers wrap around."""
         try:
             count = len(self.shelf.room(visit.scene).scene.cameras)
+            return self._looked(replace(visit, view=View(int(index) % count)) if count else visit)
         except ValueError as error:
             return self._said(str(error), "error")
-        return self._looked(replace(visit, view=View(int(index) % count)) if count else visit)
 
     def slide_to(self, visit: Visit, index: float) -> Updates:
         """The same by the slider, which stays as the visitor set it."""
@@ -419,9 +420,9 @@ class Explore:
         """To where the visit began."""
         try:
             scene = self.shelf.room(visit.scene).scene
+            return self._looked(replace(visit, view=start_of(scene)))
         except ValueError as error:
             return self._said(str(error), "error")
-        return self._looked(replace(visit, view=start_of(scene)))
 
     def orbit(self, visit: Visit, yaw: float, pitch: float, distance: float) -> Updates:
         """Look from an orbit; the sliders stay as the visitor set them."""

@@ -13,6 +13,9 @@ PREVIEW_FILE = "preview.jpg"
 WORK_SUFFIX = ".build"
 """Ends the name of the folder, beside a scene's, that holds a build's unfinished work."""
 
+WORK_MARK = "of.txt"
+"""In that folder: says of which photos it is."""
+
 CAPTURE_FILE = "capture.npz"
 """The photos and their cameras in that folder: from there on a stopped build goes on."""
 

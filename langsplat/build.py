@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -23,11 +24,11 @@ import torch
 from PIL import Image
 
 import langsplat
-from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_SUFFIX
+from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_MARK, WORK_SUFFIX
 from langsplat.cameras import world_frame
-from langsplat.capture import LOADING, READING, Capture, load_capture, may_be_read
+from langsplat.capture import LOADING, READING, Capture, is_made_here, load_capture, may_be_read
 from langsplat.codec import CODECS
-from langsplat.encoders import Encoder, load_encoder
+from langsplat.encoders import Encoder, bundled_name, is_file, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
 from langsplat.language import LIFTING, LanguageTraining, fit_language, level_notes
 from langsplat.masks import Segmenter, load_segmenter
@@ -164,8 +165,9 @@ def build_scene(
     check_destination(out)
     if not path.exists():
         raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
-    call = _digest(path, out, asdict(replace(config, device="auto")))
+    call = _digest(path, out, _all_settings(config))
     if _is_made(out, call):
+        _tidy_up(path, out, config.max_side)
         note = "The scene of these photos and settings is there: remove it to build it again."
         progress(SAVING, 1, 1, note)
         return out
@@ -307,9 +309,23 @@ def _is_made(out: Path, call: str) -> bool:
     return made.get("call") == call and "described" not in made
 
 
+def _tidy_up(path: Path, out: Path, max_side: int) -> None:
+    """Remove what a build left that was killed between saving its scene and tidying up.
+
+    What is newer than the scene is of a build with other settings, which may still go on.
+    """
+    # Not in somebody else's folder, nor where another process has just begun or tidies up too.
+    with contextlib.suppress(ValueError, OSError):
+        saved, work = (out / SCENE_FILE).stat().st_mtime_ns, _work_folder(out)
+        files = (file.stat() for file in work.rglob("*") if file.is_file())
+        if work.is_dir() and all(file.st_mtime_ns <= saved for file in files):
+            with _Work(path, out, max_side) as working:
+                working.remove()
+
+
 def _captured(path: Path, max_side: int, work: Path, progress: Progress) -> Capture:
     """The capture, as an earlier run left it or read anew."""
-    if (work / CAPTURE_FILE).is_file():
+    if _is_whole(work / CAPTURE_FILE):
         capture = _read_capture(work / CAPTURE_FILE)
     else:
         capture = load_capture(path, max_side=max_side, workdir=work, progress=progress)
@@ -365,6 +381,16 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key not in skip}
 
 
+def _all_settings(config: BuildConfig) -> dict[str, Any]:
+    """What a call gives besides the photos, with the weights that names alone do not tell."""
+    encoder = bundled_name() if config.encoder == "bundled" else config.encoder
+    specs = [spec.partition(":")[2] for spec in (config.segmenter, config.encoder)]
+    names = [name for spec in specs for name in (spec, spec.partition("/")[2])]
+    files = [Path(name).stat() for name in names if is_file(name)]
+    weights = [[file.st_size, file.st_mtime_ns] for file in files]
+    return asdict(replace(config, device="auto", encoder=encoder)) | {"weights": weights}
+
+
 class _Work:
     """The folder SCENE.build/, emptied if it is of another source or another size of its photos.
 
@@ -375,7 +401,7 @@ class _Work:
     def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
         self.folder = _work_folder(out)
         digest = _digest(path, out, {"max_side": max_side})
-        marker = self.folder / "of.txt"
+        marker = self.folder / WORK_MARK
         # One without a marker is ours if it is empty: a program can be killed at any moment.
         if self.folder.exists() and not marker.is_file() and any(self.folder.glob("*")):
             raise ValueError(
@@ -417,7 +443,7 @@ class _Work:
         for item in self.folder.iterdir():
             if item.is_dir():
                 shutil.rmtree(item)
-            elif item.name != "of.txt":
+            elif item.name != WORK_MARK:
                 item.unlink()
 
 
@@ -452,17 +478,18 @@ def _lock(file: TextIO, taken: str) -> None:
 def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
     """Name, size and time of the files a capture may read; with a transforms.json those around it.
 
-    Links are followed, but nowhere twice; the folders in `but` are left out.
+    Links are followed, but nowhere twice; the folders in `but` are left out, and what was built.
     """
     root, seen = path.parent if path.suffix.lower() == ".json" else path, set(but)
     found = [root] if root.is_file() else []
     for folder, below, names in os.walk(root, followlinks=True):
         here = Path(folder)
-        if here.resolve() in seen:
+        if here.resolve() in seen or is_made_here(here):
             below.clear()
             continue
         seen.add(here.resolve())
-        found += [here / name for name in names if may_be_read(name)]
+        files = (here / name for name in names if may_be_read(name))
+        found += [file for file in files if not is_made_here(file)]
     for file in sorted(found):
         if file.is_file():
             status = file.stat()
@@ -512,6 +539,11 @@ def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) ->
         raise
 
 
+def _is_whole(file: Path) -> bool:
+    """Whether an .npz is there, and not cut short, as after a power failure."""
+    return zipfile.is_zipfile(file)
+
+
 class StoredFeatures(Sequence[SegmentFeatures]):
     """The features of every view, one file per view, read only when asked for.
 
@@ -555,7 +587,7 @@ def _describe(
     files = [folder / f"{view:05d}.npz" for view in views]
 
     def describe(view: int, file: Path) -> str:
-        if file.is_file():
+        if _is_whole(file):
             return "from an earlier run"
         began, image = time.perf_counter(), picture(view)
         if isinstance(segmenter, SamSegmenter):

@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from langsplat import PREVIEW_FILE, SCENE_FILE, WORK_MARK, WORK_SUFFIX
 from langsplat.cameras import Lens
 from langsplat.progress import Progress, silent
 from langsplat.scene import MAX_IMAGE_PIXELS, Camera, writable
@@ -232,6 +233,13 @@ def may_be_read(name: str) -> bool:
     return not _is_clutter(name) and suffix in known
 
 
+def is_made_here(file: Path) -> bool:
+    """Whether it is a scene's preview or a build's unfinished work: no photos, if among them."""
+    if file.name == PREVIEW_FILE:
+        return (file.parent / SCENE_FILE).is_file()
+    return file.name.endswith(WORK_SUFFIX) and (file / WORK_MARK).is_file()
+
+
 def _natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key: photo2 before photo10."""
     parts = re.split(r"(\d+)", text.lower())
@@ -244,7 +252,8 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def _listing(folder: Path) -> list[Path]:
-    found = (item for item in folder.iterdir() if not _is_clutter(item.name))
+    items = (item for item in folder.iterdir() if not _is_clutter(item.name))
+    found = (item for item in items if not is_made_here(item))
     return sorted(found, key=lambda item: _natural(item.name))
 
 

@@ -86,7 +86,10 @@ class Codebook:
     def assign(self, level: int, embeddings: Tensor) -> Tensor:
         """The codeword whose direction is nearest to each unit embedding [M, E] -> [M] int64."""
         directions = F.normalize(self.codewords[level], dim=1)
-        return (embeddings.to(directions) @ directions.T).argmax(dim=1)
+        cosines = embeddings.to(directions) @ directions.T
+        # Of copies of a codeword the first: a product may round them in different ways.
+        best = cosines.amax(dim=1, keepdim=True) - 1e-6
+        return (cosines >= best).byte().argmax(dim=1)
 
     def to(self, device: torch.device | str) -> "Codebook":
         return Codebook(self.codewords.to(device))

@@ -165,10 +165,12 @@ class OpenClipEncoder:
         return rows.clone()
 
 
-def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
-    from open_clip import get_tokenizer
-    from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
+def bundled_name() -> str:
+    """The bundled encoder's name, with the version of its weights.
 
+    Raises:
+        ValueError: they are not here.
+    """
     files = [BUNDLED_ENCODER / file for file in TOWER_FILES]
     if not all(file.is_file() for file in files):
         raise ValueError(
@@ -176,7 +178,14 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
             "name another encoder, for example open_clip:ViT-B-16/laion2b_s34b_b88k."
         )
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    name = f"bundled:{digest[:8]}"
+    return f"bundled:{digest[:8]}"
+
+
+def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
+    from open_clip import get_tokenizer
+    from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
+
+    name = bundled_name()
     if spec not in ("bundled", name):
         raise ValueError(
             f"The bundled encoder here is {name}, not {spec}: build the scene again with this "
@@ -187,7 +196,8 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
     # open_clip.create_model would look for one file with all weights, and warn of random ones.
     built: Any = CustomTextCLIP(**sizes)
     set_model_preprocess_cfg(built, settings["preprocess_cfg"])
-    for tower, file in zip((built.visual, built.text), files, strict=True):
+    for tower, part in zip((built.visual, built.text), TOWER_FILES, strict=True):
+        file = BUNDLED_ENCODER / part
         _check_readable(file)
         tower.load_state_dict(load_file(file))
     fold_norms(built.visual)
@@ -263,7 +273,7 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
     tag = get_pretrained_cfg(model, weights)
     if tag:
         file = _weights_of_tag(spec, tag)
-    elif _is_file(weights):
+    elif is_file(weights):
         file = Path(weights)
     else:
         tags = list_pretrained_tags_by_model(model)
@@ -328,7 +338,8 @@ def _check_readable(file: Path) -> None:
             raise damaged
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
+    """Whether there is a file of that name, which may be anything."""
     try:
         return Path(name).is_file()
     except OSError:  # too long to be a name

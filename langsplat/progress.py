@@ -159,10 +159,10 @@ class Checkpoints:
                 if {k: v for k, v in found.items() if k not in numbers} != self._identity:
                     return None, "the unfinished work found is of other photos or settings"
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-        except (SafetensorError, OSError):
+            values = {k.removeprefix(_VALUE): float(v) for k, v in numbers.items()}
+            return Saved(tensors, int(values.pop("done")), values), ""
+        except (SafetensorError, OSError, ValueError, LookupError):
             return None, "the unfinished work found cannot be read: a new start"
-        values = {k.removeprefix(_VALUE): float(v) for k, v in numbers.items()}
-        return Saved(tensors, int(values.pop("done")), values), ""
 
 
 def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, str]) -> None:

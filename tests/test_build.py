@@ -22,11 +22,11 @@ from langsplat import build
 from langsplat.__main__ import main
 from langsplat.build import STAGES, BuildConfig
 from langsplat.cameras import orbit_camera
-from langsplat.capture import LOADING
+from langsplat.capture import LOADING, _folders, _gather
 from langsplat.codec import Autoencoder, AutoencoderConfig
 from langsplat.encoders import load_encoder
 from langsplat.masks import RegionSegmenter, load_segmenter
-from langsplat.progress import Progress, torch_threads
+from langsplat.progress import Progress, silent, torch_threads
 from langsplat.rasterize import render
 from langsplat.sam import SamSegmenter
 from langsplat.scene import SCENE_FILE, Camera, Gaussians, load_scene, save_scene
@@ -147,6 +147,51 @@ def test_what_is_built_already_is_built_again_only_if_something_has_changed(
     save_scene(described, moved)
     assert main([*command, str(moved), *as_before]) == 1
     assert load_scene(moved).language is not None, "what was there stays"
+
+
+def test_other_weights_of_the_same_name_are_another_build(
+    built: Path, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(built, tmp_path / "scene")
+    monkeypatch.setattr("langsplat.build.load_segmenter", lambda *args, **options: 1 / 0)
+    command = ["build", str(capture), "--out", str(tmp_path / "scene"), "--examples", "red ball"]
+    assert main([*command, *QUICK]) == 0
+    monkeypatch.setattr("langsplat.build.bundled_name", lambda: "bundled:0123abcd")
+    with pytest.raises(ZeroDivisionError):  # it begins
+        main([*command, *QUICK])
+    file = tmp_path / "weights.pt"
+    for config in (
+        BuildConfig(encoder=f"open_clip:ViT-B-32/{file}"),
+        BuildConfig(segmenter=f"sam_vit_b:{file}"),
+        BuildConfig(segmenter=f"sam_vit_b:fast/{file}"),
+    ):
+        settings = []
+        for content in (b"1", b"22"):
+            file.write_bytes(content)
+            settings += [build._all_settings(config), build._all_settings(config)]
+        assert settings[0] == settings[1] != settings[2] == settings[3]
+
+
+def test_what_a_build_left_that_was_killed_after_saving_goes_with_the_next(
+    built: Path, capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scene"
+    shutil.copytree(built, out)
+    command = ["build", str(capture), "--out", str(out), "--examples", "red ball", *QUICK]
+    with build._Work(capture, out, 96) as work:
+        (work.folder / "train.state").touch()
+        assert main(command) == 0
+        assert work.folder.exists(), "somebody works there"
+    for name in ("train.state", "of.txt"):
+        os.utime(work.folder / name, (1, 1))
+    (work.folder / "features").mkdir()
+    (work.folder / "features" / "0.npz").touch()
+    os.utime(out / SCENE_FILE, (2, 2))
+    assert main(command) == 0
+    assert (work.folder / "train.state").exists(), "newer: of another build, which may go on"
+    os.utime(work.folder / "features" / "0.npz", (2, 2))
+    assert main(command) == 0
+    assert not work.folder.exists() and load_scene(out).language is not None
 
 
 def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Path) -> None:
@@ -501,6 +546,28 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
     assert not work.folder.exists()
 
 
+def test_what_was_built_among_the_photos_is_none_of_them(tmp_path: Path) -> None:
+    """A scene's preview, and what a build that was killed while it placed cameras left."""
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+    before = build._digest(tmp_path, tmp_path / "scene", {}), _gather(list(_folders(tmp_path)))
+    for file in ("other/scene.safetensors", "other/preview.jpg", ".scene.x/scene.safetensors"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / ".scene.x" / "preview.jpg").touch()
+    for scene in ("scene", "more"):
+        work = build._Work(tmp_path, tmp_path / scene).folder / "capture-x" / "photos"
+        work.mkdir(parents=True)
+        (work / "0000.jpg").touch()
+
+    def now() -> tuple[object, ...]:
+        return build._digest(tmp_path, tmp_path / "scene", {}), _gather(list(_folders(tmp_path)))
+
+    assert now() == before and before[1][2] == []
+    (tmp_path / "other" / "d.jpg").touch()
+    assert now()[0] != before[0] and "1 in other folders were left out" in now()[1][2][0]
+
+
 def test_after_a_build_that_failed_the_next_may_begin(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for _ in range(2):
@@ -572,6 +639,26 @@ def test_views_described_at_once_are_described_as_one_by_one(tmp_path: Path) -> 
     for one, other in zip(at_once, alone, strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_files_of_unfinished_work_that_are_cut_short_are_made_again(
+    capture: Path, tmp_path: Path, left: int
+) -> None:
+    """As after a power failure: else every build would end at them."""
+
+    def work() -> tuple[list[np.ndarray], list[torch.Tensor]]:
+        made = build._captured(capture / "transforms.json", 64, tmp_path, silent)
+        given = made.cameras, made.images.__getitem__, range(2), None, Sides(False), MeanColor()
+        features = build._describe(*given, tmp_path / "features", silent)
+        return made.images, [view.embeddings[0] for view in features]
+
+    images, embeddings = work()
+    for file in (tmp_path / "capture.npz", tmp_path / "features" / "00001.npz"):
+        file.write_bytes(file.read_bytes()[:left])
+    again = work()
+    assert all(map(np.array_equal, again[0], images)) and len(images) == 16
+    assert all(map(torch.equal, again[1], embeddings)) and len(embeddings) == 2
 
 
 def test_a_stop_leaves_the_views_that_were_not_begun(tmp_path: Path) -> None:

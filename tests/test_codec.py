@@ -58,6 +58,16 @@ def test_levels_may_have_few_or_no_segments() -> None:
     assert (codec.codewords[2] == 0).all()
 
 
+def test_of_copies_of_a_codeword_the_first_is_assigned() -> None:
+    """Also where a view has one segment, whose product with each copy is rounded in its own way."""
+    generator = torch.Generator().manual_seed(0)
+    for dim in (3, 32, 512):
+        words = F.normalize(torch.randn(5, dim, generator=generator), dim=1)
+        codec = Codebook(words.repeat(27, 1)[None, :131])
+        for one in F.normalize(torch.randn(50, dim, generator=generator), dim=1):
+            assert int(codec.assign(0, one[None])) == int((words @ one).argmax())
+
+
 def test_identical_embeddings_do_not_break_the_start() -> None:
     codec = fit_codebook([clusters(1, 1).expand(10, 16)], size=5)
     assert torch.isfinite(codec.codewords).all()

@@ -650,6 +650,25 @@ def test_an_address_of_what_is_not_here_opens_the_first_scene_and_says_so(
     assert len(told) == 1 and said in told[0]
 
 
+@pytest.mark.parametrize("focal", [0.0, -100.0])
+def test_a_view_that_cannot_be_drawn_is_told_wherever_it_is_asked_for(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch, focal: float
+) -> None:
+    """A stranger's scene may have such cameras; in the page nothing would happen at all."""
+    scene = explore.shelf.room("balls").scene
+    lens = torch.tensor([[focal, 0, 80], [0, 100, 60], [0, 0, 1]])
+    broken = replace(scene.cameras[0], K=lens, width=20_000, height=1)
+    monkeypatch.setitem(vars(scene), "cameras", (broken, *scene.cameras[1:]))
+    for told in (
+        explore.arrive(Visit(), gr.Request(query_params={"from": "0,20,1"})),
+        explore.orbit(Visit("balls"), 0, 20, 1),
+        explore.open(Visit(), "balls"),
+        explore.go_to(Visit("balls", View(3)), 0),
+        explore.go_back(Visit("balls", View(3))),
+    ):
+        assert list(told) == [explore.line] and told[explore.line]["kind"] == "error"
+
+
 @pytest.mark.parametrize("words", [10_000 * "x", "of the", " "])
 def test_words_of_an_address_are_refused_as_typed_ones_are(explore: Explore, words: str) -> None:
     visit, note = visit_at(explore.shelf, {"q": words})

@@ -10,7 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from langsplat.progress import Checkpoints, json_progress, terminal_progress, torch_threads
+from langsplat.progress import (
+    Checkpoints,
+    json_progress,
+    terminal_progress,
+    torch_threads,
+    write_tensors,
+)
 from tests.conftest import ROOT
 
 NEW_PAGES = """
@@ -118,3 +124,16 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(OSError):
         Checkpoints(tmp_path / "train.state", {}).save({"means": torch.zeros(3)}, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["train.state"]
+
+
+@pytest.mark.parametrize(
+    "numbers", [{}, {"value.done": "7o"}, {"value.done": "7", "value.loss": ""}]
+)
+def test_a_checkpoint_whose_numbers_are_damaged_is_a_new_start(
+    tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    write_tensors({"means": torch.zeros(3)}, tmp_path / "train.state", numbers | {"of": "photos"})
+    told: list[tuple[str, int, int, str]] = []
+    checkpoints = Checkpoints(tmp_path / "train.state", {"of": "photos"})
+    assert checkpoints.load("Train", 9, lambda *now: told.append(now)) is None
+    assert told == [("Train", 0, 9, "the unfinished work found cannot be read: a new start")]
