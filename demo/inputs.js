@@ -11,7 +11,7 @@
   const entered = new Set(); // fields with something the server has not been told
   const before = new WeakMap(); // what stood in a field when it was entered
   let turning;
-  let wanted; // [yaw, pitch, distance] as the visitor left them, until the picture shows it
+  let wanted; // the sliders of a view as the visitor left them: that of the photos, or an orbit's three
 
   const on = (type, selector, handle) =>
     document.addEventListener(type, (event) => event.target.matches?.(selector) && handle(event, event.target), true);
@@ -20,34 +20,45 @@
     if (!entered.delete(input)) event.stopPropagation();
   };
 
-  // Where an orbit was asked for, an earlier view may still be on its way, and set its own: what the
+  // Where a slider asked for a view, an earlier one may still be on its way, and set its own: what the
   // visitor entered is sent, and stands again once its picture is there.
-  const orbit = () => [...document.querySelectorAll(".orbit " + ranges)];
-  on("input", ".orbit input", (event, input) => {
+  const views = "#photo, .orbit", rangesIn = (place) => [...place.querySelectorAll(ranges)];
+  const enter = (event, input) => {
     const shared = (range) => range.closest(".block").contains(input);
-    wanted = orbit().map((range) => Number(shared(range) ? input.value : range.value));
-  });
+    const place = input.closest(views);
+    wanted = { place, values: rangesIn(place).map((range) => Number(shared(range) ? input.value : range.value)) };
+  };
+  on("input", `:is(${views}) input`, enter);
+  on("pointerdown", `:is(${views}) ${ranges}`, enter); // where it is already, perhaps
   const restore = () => {
     const asked = wanted;
-    orbit().forEach((range, place) => {
-      if (!asked || Number(range.value) === asked[place]) return;
-      range.value = asked[place];
+    if (asked) rangesIn(asked.place).forEach((range, place) => {
+      if (Number(range.value) === asked.values[place]) return;
+      range.value = asked.values[place];
       range.dispatchEvent(new Event("input", { bubbles: true }));
     });
-    return asked;
+    return asked?.values;
   };
-  on("keydown", ".orbit " + ranges, restore);
-  window.orbitAsked = (shown) => restore() ?? shown;
-  const elsewhere = (event) => event.target.closest?.(".orbit") || (wanted = undefined);
-  for (const type of ["click", "input"]) document.addEventListener(type, elsewhere, true);
-  new MutationObserver(() => {
-    if (!document.querySelector("#picture img")?.alt.includes(", orbit at ")) return;
+  on("keydown", `:is(${views}) ${ranges}`, (event, input) => {
     restore();
-    wanted = undefined;
+    if (keys.includes(event.key)) enter(event, input);
+  });
+  // A value that had to wait for the one before it may come when the visitor has gone elsewhere: it is left.
+  window.viewAsked = (shown) => {
+    const asked = restore(), left = asked?.length !== shown.length - 1;
+    return left ? [...shown.slice(0, -1), true] : [...asked, false];
+  };
+  window.leaveView = () => (wanted = undefined);
+  const elsewhere = (event) => event.target.closest?.("#before, #after, #reset") && window.leaveView();
+  document.addEventListener("click", elsewhere, true);
+  new MutationObserver(() => {
+    const seen = document.querySelector("#picture img")?.alt ?? "";
+    const [value, more] = wanted?.values ?? [];
+    if (more === undefined ? seen.endsWith(`, view ${value}`) : seen.includes(", orbit at ")) restore();
   }).observe(document.querySelector("#picture"), { subtree: true, childList: true, attributeFilter: ["alt"] });
 
-  // A scene that opens brings a text for the field: not over what was typed since it was asked for,
-  // nor over what was typed and not asked yet.
+  // A scene that opens, or an example, brings a text for the field: not over what was typed since it was
+  // asked for, nor over what was typed and not asked yet.
   const typed = { at: 0, sent: 0, opened: 0 };
   const now = () => performance.now();
   document.addEventListener("input", (event) => event.target.closest?.("#text") && (typed.at = now()), true);
@@ -56,7 +67,7 @@
   }, true);
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#find")) typed.sent = now();
-    if (event.target.closest?.("#examples")) typed.at = typed.sent = now();
+    if (event.target.closest?.("#examples")) typed.opened = typed.sent = now();
   }, true);
   window.sceneOpens = () => (typed.opened = now());
   window.textToShow = (offered, shown) => {
@@ -99,8 +110,21 @@
     pressed = undefined;
   }).observe(document.body, { subtree: true, attributeFilter: ["disabled"] });
 
-  // A list would open as Tab passes it by, and stay open.
-  on("keydown", '[role="combobox"]', (event) => event.key === "Tab" && event.stopPropagation());
+  // A key that is held asks once: thirty times a second would fill the server's queue.
+  on("keydown", "button, #ask :is(textarea, input), #hub :is(textarea, input)", (event) => {
+    if (event.key !== "Enter" || !event.repeat) return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  // A list would open as Tab passes it by, and stay open; and tells of a choice only by the pointer.
+  on("keydown", '[role="combobox"]', (event, input) => {
+    if (event.key === "Tab") event.stopPropagation();
+    const option = event.key === "Enter" && document.getElementById(input.getAttribute("aria-activedescendant"));
+    if (!option) return;
+    event.stopPropagation();
+    option.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+  });
   document.querySelector("#before")?.setAttribute("aria-label", "View before");
   document.querySelector("#after")?.setAttribute("aria-label", "Next view");
   on("keyup", ranges, (event, input) => keys.includes(event.key) && tell(input));

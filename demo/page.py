@@ -43,6 +43,7 @@ _PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 # Everything that renders shares one lane: two renders at once would only slow each other down.
 _LANE: dict[str, Any] = {"concurrency_id": "render", "concurrency_limit": 1}
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+_LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 
 # Said in the browser at once, before the server has a turn to.
 _BUSY = """() => [
@@ -57,8 +58,13 @@ _FETCHING = """() => [
     {__type__: "update", value: "Fetching ...", interactive: false},
     {text: "Fetching ...", kind: "busy"}
 ]"""
-_OPENS = "(...given) => (window.sceneOpens(), given)"  # of inputs.js
-_ORBIT = "(visit, ...shown) => [visit, ...window.orbitAsked(shown)]"
+# Said where a step has failed, or the server was too busy to take it: nothing waits for ever.
+_FAILED = """() => [
+    {__type__: "update", value: "LABEL", interactive: true},
+    {text: "That did not work: try again.", kind: "error"}
+]"""
+_OPENS = "(...given) => (window.leaveView(), window.sceneOpens(), given)"  # of inputs.js
+_VIEW = "(visit, ...shown) => [visit, ...window.viewAsked(shown)]"
 _ADDRESS = "(address) => window.showAddress(address)"
 # Once taken it is gone: what opens no other scene ends in the same step, and offers none.
 _TEXT = "(offered, now) => [window.textToShow(offered, now), null]"
@@ -174,6 +180,7 @@ class Explore:
             )
             self.offered = gr.Textbox(visible=False)  # a text for that field, if it is still free
             self.address = gr.Textbox(visible=False)  # what the browser's says of the visit
+            self.left = gr.Checkbox(visible=False)  # a slider's value came too late to count
             self.find = gr.Button("Find", variant="primary", scale=1, min_width=110, elem_id="find")
         self.examples = gr.Dataset(
             components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
@@ -249,6 +256,10 @@ class Explore:
     # (the files). Not one generator: the browser drops some updates of generators that yield
     # faster than it draws. Words alone move nothing: they are taken up and answered in one step,
     # because every step costs two requests, which take longer than the answer.
+    #
+    # All that a visitor does counts, also while an earlier one is on its way; of a slider's values,
+    # of answers and of files the last does. `once`, the default, drops what the browser is told
+    # before it has taken in the end of the one before.
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events: each moves the visit, then answers, then offers the files."""
@@ -257,40 +268,47 @@ class Explore:
             trigger: Callable[..., Any],
             move: Callable[..., Updates],
             *inputs: Any,
-            mode: str = "once",
+            mode: str = "multiple",
             js: str | None = None,
         ) -> None:
             shown = {"trigger_mode": mode, "js": js} | self._shown | _LANE
             moved = trigger(move, [self.visit, *inputs], self.moved, **shown)
+            self._say_if_failed(moved)
             if move in (self.arrive, self.open):
                 self._offer_text_after(moved)
             self._answer_after(moved)
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
             given = [self.visit, words, *self._judging]
-            changed = [self.visit, self.text, *self._answered]
-            self._offer_after(trigger(ask, given, changed, **self._shown, **_LANE))
+            changed = [self.visit, self.offered, *self._answered]
+            each = {"trigger_mode": "multiple"} | self._shown | _LANE
+            asked = trigger(ask, given, changed, **each)
+            self._say_if_failed(asked)
+            if ask == self.try_example:
+                self._offer_text_after(asked)
+            self._offer_after(asked)
 
         asking = [self.find.click, self.text.submit, self.examples.click]
         gr.on(asking, None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)
         opening = [self.line, *self._files]
-        self.scene.input(None, None, opening, js=_OPENING, **_PRIVATE)
+        # Not `input`: lists send that too when they are only passed by, and twice for a choice.
+        self.scene.select(None, None, opening, js=_OPENING, **_PRIVATE)
         on(page.load, self.arrive)
-        on(self.scene.input, self.open, self.scene, js=_OPENS)
+        on(self.scene.select, self.open, self.scene, js=_OPENS)
         on_words(self.find.click, self.ask, self.text)
         on_words(self.text.submit, self.ask, self.text)
         on_words(self.examples.click, self.try_example, self.examples)
         page.load(None, None, None, js=_script("inputs.js"), **_PRIVATE)
-        # Of a slider's values the last counts, of clicks each.
-        on(self.photo.release, self.slide_to, self.photo, mode="always_last")
-        on(self.before.click, self.go_before, self.photo, mode="multiple")
-        on(self.after.click, self.go_after, self.photo, mode="multiple")
+        last: dict[str, Any] = {"mode": "always_last", "js": _VIEW}
+        on(self.photo.release, self.slide_to, self.photo, self.left, **last)
+        on(self.before.click, self.go_before, self.photo)
+        on(self.after.click, self.go_after, self.photo)
         on(self.reset.click, self.go_back)
         for slider in (self.yaw, self.pitch, self.distance):
             orbit = self.yaw, self.pitch, self.distance
-            on(slider.release, self.orbit, *orbit, mode="always_last", js=_ORBIT)
-        judged: dict[str, Any] = {"trigger_mode": "always_last"} | _LANE | _PRIVATE
-        for trigger in (self.threshold.release, self.level.input, self.display.input):
+            on(slider.release, self.orbit, *orbit, self.left, **last)
+        judged: dict[str, Any] = _LAST | _LANE | _PRIVATE
+        for trigger in (self.threshold.release, self.level.select, self.display.input):
             self._answer_after(trigger(legend, self.threshold, self.legend, **judged))
 
         fetching = [self.fetch.click, self.repo.submit]
@@ -305,12 +323,16 @@ class Explore:
             concurrency_limit=1,
             **_PRIVATE,
         )
+        failed = _FAILED.replace("LABEL", "Open")
+        fetched.failure(None, None, [self.fetch, self.hub_line], js=failed, **_PRIVATE)
         self.open_after(fetched.then, self.scene)
 
     def open_after(self, trigger: Callable[..., Any], name: Any) -> None:
         """After what triggers, open the scene that the component `name` names, if it is another."""
         given = [self.visit, name]
-        opened = trigger(self.open_if_new, given, self.moved, js=_OPENS, **self._shown, **_LANE)
+        shown = {"js": _OPENS} | self._shown | _LAST | _LANE
+        opened = trigger(self.open_if_new, given, self.moved, **shown)
+        self._say_if_failed(opened)
         self._offer_text_after(opened)
         self._answer_after(opened)
 
@@ -321,12 +343,19 @@ class Explore:
 
     def _answer_after(self, event: Any) -> None:
         judging = [self.visit, *self._judging]
-        self._offer_after(event.then(self.answer, judging, self._answered, **self._shown, **_LANE))
+        shown = self._shown | _LAST | _LANE
+        answered = event.then(self.answer, judging, self._answered, **shown)
+        self._say_if_failed(answered)
+        self._offer_after(answered)
 
     def _offer_after(self, event: Any) -> None:
         event.then(None, self.address, None, js=_ADDRESS, **_PRIVATE)
-        judging = [self.visit, *self._judging]
-        event.then(self.offer, judging, self._files, show_progress="hidden", **_LANE, **_PRIVATE)
+        judging, hidden = [self.visit, *self._judging], {"show_progress": "hidden"}
+        event.then(self.offer, judging, self._files, **hidden, **_LAST, **_LANE, **_PRIVATE)
+
+    def _say_if_failed(self, event: Any) -> None:
+        failed = _FAILED.replace("LABEL", "Find")
+        event.failure(None, None, [self.find, self.line], js=failed, **_PRIVATE)
 
     @property
     def _judging(self) -> list[Any]:
@@ -360,19 +389,24 @@ class Explore:
         """A visitor comes: to what the address asks for, or to the first scene."""
         if not self.shelf.default:
             return self._said("There is no scene here yet: build one in New scene.", "none")
-        return self._open(dict(request.query_params) if request else {})
+        return self._open(visit, dict(request.query_params) if request else {})
 
     def open(self, visit: Visit, name: str) -> Updates:
         """Open a scene at its first view, and ask its first example."""
-        return self._open({"scene": name})
+        return self._open(visit, {"scene": name})
 
-    def _open(self, given: dict[str, str]) -> Updates:
+    def _open(self, earlier: Visit, given: dict[str, str]) -> Updates:
         try:
             visit, note = visit_at(self.shelf, given)
             examples = self.shelf.room(visit.scene).scene.examples
             looked = self._looked(visit)
         except ValueError as error:
-            return self._said(str(error), "error")
+            said = self._refused(earlier, error)
+            if earlier.scene:
+                return said | {self.scene: earlier.scene}  # which stays open, and is answered
+            name = given.get("scene", "")
+            name = name if name in self.shelf.names else self.shelf.default
+            return said | {self.visit: Visit(name)}  # the answer says the same of it
         if note:
             gr.Warning(html.escape(note), duration=20)
         return looked | {
@@ -394,7 +428,7 @@ class Explore:
         return {self.visit: visit} | self.answer(visit, level, threshold, display)
 
     def try_example(self, visit: Visit, sample: list[str], *judging: Any) -> Updates:
-        return self.ask(visit, sample[0], *judging) | {self.text: sample[0]}
+        return self.ask(visit, sample[0], *judging) | {self.offered: sample[0]}
 
     def go_to(self, visit: Visit, index: float) -> Updates:
         """Look from the training view of that number; numbers wrap around."""
@@ -402,10 +436,12 @@ class Explore:
             count = len(self.shelf.room(visit.scene).scene.cameras)
             return self._looked(replace(visit, view=View(int(index) % count)) if count else visit)
         except ValueError as error:
-            return self._said(str(error), "error")
+            return self._refused(visit, error)
 
-    def slide_to(self, visit: Visit, index: float) -> Updates:
+    def slide_to(self, visit: Visit, index: float, left: bool = False) -> Updates:
         """The same by the slider, which stays as the visitor set it."""
+        if left:
+            return {self.visit: visit}
         moved = self.go_to(visit, index)
         return moved | ({self.photo: self._named(moved[self.visit])} if self.photo in moved else {})
 
@@ -422,15 +458,19 @@ class Explore:
             scene = self.shelf.room(visit.scene).scene
             return self._looked(replace(visit, view=start_of(scene)))
         except ValueError as error:
-            return self._said(str(error), "error")
+            return self._refused(visit, error)
 
-    def orbit(self, visit: Visit, yaw: float, pitch: float, distance: float) -> Updates:
+    def orbit(
+        self, visit: Visit, yaw: float, pitch: float, distance: float, left: bool = False
+    ) -> Updates:
         """Look from an orbit; the sliders stay as the visitor set them."""
+        if left:
+            return {self.visit: visit}
         visit = replace(visit, view=View(None, yaw, pitch, distance))
         try:
             looked = self._looked(visit)
         except ValueError as error:
-            return self._said(str(error), "error")
+            return self._refused(visit, error)
         seen = {key: looked[key] for key in (self.visit, self.picture)}
         return seen | {self.photo: self._named(visit)}
 
@@ -519,6 +559,12 @@ class Explore:
         if re.search(rf"(?<![0-9])0*{index}$", name):
             name = ""
         return gr.Slider(label=f"View: {name}" if name else "View", **changes)
+
+    def _refused(self, visit: Visit, error: ValueError) -> Updates:
+        """Why a move was not made; the line will tell the answer from where the visit still is."""
+        if visit.scene:
+            gr.Warning(html.escape(str(error)), duration=20)
+        return self._said(str(error), "error")
 
     def _said(self, text: str, kind: str) -> Updates:
         return {self.line: status(text, kind)}

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 from demo.handlers import Builder, Shelf, View
 from demo.page import build_app, serve
 from langsplat.hub import bundled_scenes
-from tests.test_demo import photos, shelf_of_balls
+from langsplat.scene import save_scene
+from tests.test_demo import photos, shelf_of_balls, three_balls
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -269,6 +271,115 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     stands(f"view {shelf.room(shelf.default).scene.start_view}")
     assert errors == []
     page.close()
+
+
+def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
+    browser: "playwright.Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = shelf_of_balls(tmp_path)
+    monkeypatch.setattr("demo.handlers.LONG_SIDE", 160)  # quick to draw
+    shelf.add(save_scene(three_balls(), tmp_path / "other"))
+    served = build_app(shelf, Builder(shelf))
+    address = serve(served, shelf, host="127.0.0.1", port=None)
+    draw, go = shelf.picture, threading.Event()
+    go.set()
+
+    def draw_later(name: str, view: View) -> np.ndarray:
+        assert go.wait(60)
+        return draw(name, view)
+
+    monkeypatch.setattr(shelf, "picture", draw_later)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.route("**/plotly.min.js", lambda route: route.abort())  # not looked at here, and slow
+    page.goto(address)
+    page.wait_for_selector(FOUND)
+    scene = page.get_by_role("combobox").first
+    number = page.locator("#photo").get_by_test_id("number-input")
+    yaw = page.get_by_label("range slider for Yaw °")
+
+    def taken() -> "playwright.EventContextManager":
+        return page.expect_response("**/queue/join*")  # requests in one breath may change places
+
+    def choose(name: str) -> None:
+        scene.click()
+        with taken():
+            page.locator(f'[role="option"]:has-text("{name}")').click()
+
+    def ask(text: str) -> None:
+        page.locator(TEXT).fill(f"{text} ball")
+        with taken():
+            page.locator(TEXT).press("Enter")
+
+    def stands(place: str, text: str) -> None:
+        """Whatever was done before is done."""
+        go.set()
+        page.wait_for_selector(f'#found img[alt*="“{text} ball”"]', state="attached")
+        assert page.locator("#picture img").get_attribute("alt") == f"balls, {place}"
+        assert page.input_value(TEXT) == f"{text} ball"
+        assert scene.input_value() == "balls"
+
+    go.clear()
+    with taken():
+        page.click("#after")
+    number.fill("8")
+    with taken():
+        number.press("Enter")
+    ask("yellow")
+    stands("view 8", "yellow")
+    assert number.input_value() == "8"
+
+    scene.focus()  # passed by, nothing is chosen
+    page.keyboard.press("Tab")
+    scene.click()
+    scene.press("Escape")
+    page.click("#head")
+    ask("blue")
+    stands("view 8", "blue")
+
+    go.clear()
+    with taken():
+        yaw.press("Home")
+    yaw.press("ArrowRight")  # waits for the one before
+    with taken():
+        page.click("#reset")
+    go.set()
+    page.wait_for_selector('#picture img[alt="balls, view 0"]', state="attached")
+    ask("red")
+    stands("view 0", "red")
+
+    go.clear()
+    with taken():
+        page.locator("#examples button").nth(1).click()
+    ask("red")
+    ask("yellow")
+    stands("view 0", "yellow")
+
+    go.clear()
+    choose("other")
+    choose("balls")
+    ask("blue")
+    stands("view 0", "blue")
+
+    page.focus("#after")
+    for _ in range(3):
+        page.keyboard.down("Enter")  # held
+    page.keyboard.up("Enter")
+    ask("red")
+    stands("view 1", "red")
+
+    scene.focus()
+    page.keyboard.press("End")
+    page.wait_for_selector('[role="option"].active:has-text("other")')
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#picture img[alt="other, view 0"]', state="attached")
+
+    monkeypatch.setattr(shelf, "answer", None)  # as anything may fail that nobody thought of
+    ask("yellow")
+    page.wait_for_selector('#line .status-text[data-kind="error"]:has-text("did not work")')
+    assert page.is_enabled("#find")
+    page.close()
+    served.close()
 
 
 BUILD = """

@@ -548,7 +548,7 @@ def test_a_query_that_cannot_be_asked_is_answered_in_words(
 
 def test_an_example_is_put_into_the_field_and_answered(explore: Explore) -> None:
     shown = explore.try_example(Visit("balls"), ["blue ball"], AUTO, 0.5, "Overlay")
-    assert shown[explore.text] == shown[explore.visit].text == "blue ball"
+    assert shown[explore.offered] == shown[explore.visit].text == "blue ball"
     assert "blue ball" in shown[explore.line]["text"]
 
 
@@ -655,6 +655,8 @@ def test_a_view_that_cannot_be_drawn_is_told_wherever_it_is_asked_for(
     explore: Explore, monkeypatch: pytest.MonkeyPatch, focal: float
 ) -> None:
     """A stranger's scene may have such cameras; in the page nothing would happen at all."""
+    warned: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda text, duration: warned.append(text))
     scene = explore.shelf.room("balls").scene
     lens = torch.tensor([[focal, 0, 80], [0, 100, 60], [0, 0, 1]])
     broken = replace(scene.cameras[0], K=lens, width=20_000, height=1)
@@ -666,7 +668,8 @@ def test_a_view_that_cannot_be_drawn_is_told_wherever_it_is_asked_for(
         explore.go_to(Visit("balls", View(3)), 0),
         explore.go_back(Visit("balls", View(3))),
     ):
-        assert list(told) == [explore.line] and told[explore.line]["kind"] == "error"
+        assert explore.picture not in told and told[explore.line]["kind"] == "error"
+    assert len(warned) == 3, "where an answer from another view covers the line"
 
 
 @pytest.mark.parametrize("words", [10_000 * "x", "of the", " "])
@@ -684,6 +687,42 @@ def test_an_empty_shelf_says_what_to_do(tmp_path: Path) -> None:
     assert "build one" in explore.arrive(Visit(), address)[explore.line]["text"]
     assert explore.open(Visit(), "balls")[explore.line]["kind"] == "error"
     assert explore.line not in explore.answer(Visit(), AUTO, 0.5, "Overlay")
+
+
+def test_a_scene_that_cannot_be_read_leaves_the_one_that_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda text, duration: told.append(text))
+    shelf = shelf_of_balls(tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "scene.safetensors").write_bytes(b"\x00" * 100)
+    shelf.add(tmp_path / "bad", first=True)
+    with gr.Blocks():
+        explore = Explore(shelf)
+    shown = explore.open(Visit("balls"), "bad")
+    assert explore.visit not in shown and shown[explore.scene] == "balls"
+    assert len(told) == 1 and "bad is not a readable scene" in told[0]
+    # None is open yet: what is said of it is not covered by the answer that follows.
+    visit = explore.arrive(Visit())[explore.visit]
+    said = explore.answer(visit, AUTO, 0.5, "Overlay")[explore.line]
+    assert said["kind"] == "error" and "bad is not a readable scene" in said["text"]
+
+
+def test_a_sliders_value_that_comes_after_the_visitor_has_left_moves_nothing(
+    explore: Explore,
+) -> None:
+    visit = Visit("balls", View(3))
+    assert explore.slide_to(visit, 5, True) == {explore.visit: visit}
+    assert explore.orbit(visit, 10, 20, 1, True) == {explore.visit: visit}
+
+
+def test_no_step_of_the_page_is_dropped_while_an_earlier_one_is_on_its_way(shelf: Shelf) -> None:
+    steps = build_app(shelf, Builder(shelf)).config["dependencies"]
+    steps = [step for step in steps if step["backend_fn"] and step["queue"]]
+    once = {step["api_name"] for step in steps if step["trigger_mode"] == "once"}
+    # Those of scripts; and builds, and scenes of the Hub, come one at a time.
+    assert once == {"scenes", "render", "query", "begin", "come_back", "fetch_scene"}
 
 
 def test_a_page_from_before_a_new_start_of_the_server_says_so(explore: Explore) -> None:
