@@ -50,7 +50,7 @@ LONG_SIDE = 640  # pixels of a rendered view
 HIGHEST = 85  # degrees of an orbit's pitch: nearer to the pole it would flip
 DISTANCES = 0.2, 3.0  # of an orbit, in radii
 AUTO = "auto"
-MAX_PHOTOS = 200
+MOST_PHOTOS = 200
 MAX_UPLOAD = 500_000_000  # bytes of photos, unpacked
 MAX_NAME = 100  # characters of a new scene's
 
@@ -500,9 +500,9 @@ def check_photos(paths: Sequence[str]) -> None:
             f"there {'is' if count == 1 else 'are'} {count or 'none'} so far that can be read "
             "(JPEG, PNG, TIFF, WebP, AVIF)."
         )
-    if count > MAX_PHOTOS:
+    if count > MOST_PHOTOS:
         raise ValueError(
-            f"{count:,} photos are more than the {MAX_PHOTOS} this page takes: choose 20 to 60 "
+            f"{count:,} photos are more than the {MOST_PHOTOS} this page takes: choose 20 to 60 "
             "sharp ones, or use `python -m langsplat build`."
         )
     if size > MAX_UPLOAD:

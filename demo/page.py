@@ -15,9 +15,9 @@ from demo.handlers import (
     AUTO,
     DISTANCES,
     HIGHEST,
-    MAX_PHOTOS,
     MAX_UPLOAD,
     MIN_PHOTOS,
+    MOST_PHOTOS,
     PHOTO_SUFFIXES,
     Builder,
     BuildStatus,
@@ -601,8 +601,8 @@ class NewScene:
         # the browser takes it for changed.
         self.built = gr.Textbox(visible=False)
         gr.Markdown(
-            f"Walk around one subject and take {MIN_PHOTOS} to {MAX_PHOTOS} photos; 20 to 60 sharp "
-            "ones with plenty of overlap work best (HEIC: save them as JPEG first). On two "
+            f"Walk around one subject and take {MIN_PHOTOS} to {MOST_PHOTOS} photos; 20 to 60 "
+            "sharp ones with plenty of overlap work best (HEIC: save them as JPEG first). On two "
             "processor cores a build takes 10 to 20 minutes. It goes on when you leave this page: "
             "come back with the same browser to see how it stands. The new scene answers to what "
             "the bundled encoder knows: some 80 kinds of household things. Whoever can open this "

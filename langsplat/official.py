@@ -1200,8 +1200,9 @@ def _lifted(
             rows = [codec.decode(part) if codec else part for part in view.embeddings]
             views.append(SegmentFeatures(segments, rows))
             small.append(shrunk)
-    if caught:
-        notes.append(f"{caught[0].message} So it is in {len(caught)} of {len(seen)} views.")
+    told = [warning.message for warning in caught if warning.category is UserWarning]  # by us
+    if told:
+        notes.append(f"{told[0]} So it is in {len(told)} of {len(seen)} views.")
     for numbers in {rows.shape[1] for view in views for rows in view.embeddings if len(rows)}:
         _check_size(encoder, dim, numbers)  # now, as lifting takes a while
     field = fit_language(gaussians, small, views, encoder, progress=progress)

@@ -367,6 +367,11 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     page.keyboard.up("Enter")
     ask("red")
     stands("view 1", "red")
+    page.locator("#examples button").nth(1).click()
+    page.wait_for_function(
+        "([where, text]) => document.querySelector(where).value === text",
+        arg=[TEXT, shelf.room("balls").scene.examples[1]],
+    )
 
     scene.focus()
     page.keyboard.press("End")

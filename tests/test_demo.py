@@ -33,7 +33,7 @@ import app
 from demo import handlers
 from demo.handlers import (
     AUTO,
-    MAX_PHOTOS,
+    MOST_PHOTOS,
     Builder,
     BuildStatus,
     Shelf,
@@ -770,7 +770,7 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
 
     assert "none so far" in refused([])
     assert "there is 1 so far" in refused(photos(tmp_path / "one", 1))
-    assert "201 photos" in refused(photos(tmp_path / "many", MAX_PHOTOS + 1))
+    assert "201 photos" in refused(photos(tmp_path / "many", MOST_PHOTOS + 1))
     (tmp_path / "notes.txt").write_text("hello")
     assert "notes.txt is not a photo" in refused([str(tmp_path / "notes.txt")])
     (tmp_path / "broken.zip").write_bytes(b"PK no")
