@@ -3,7 +3,8 @@
 // Sliders tell the server of a value when the pointer lets go of them, and of any value when their
 // number field is clicked or left. Here keys and the wheel tell it too, and a field tells only what
 // was entered there, held within the slider's range: a click into it, or the way past it with Tab,
-// moves nothing. Besides: Tab passes lists by, and the arrows have names for those who do not see them.
+// moves nothing. Besides: Tab passes lists by, Enter chooses in them, a key that is held asks once, and
+// the arrows have names for those who do not see them.
 () => {
   const ranges = 'input[data-testid="range-input"]';
   const numbers = 'input[data-testid="number-input"]';

@@ -273,7 +273,7 @@ class Explore:
         ) -> None:
             shown = {"trigger_mode": mode, "js": js} | self._shown | _LANE
             moved = trigger(move, [self.visit, *inputs], self.moved, **shown)
-            self._say_if_failed(moved)
+            _say_if_failed(moved, self.find, self.line)
             if move in (self.arrive, self.open):
                 self._offer_text_after(moved)
             self._answer_after(moved)
@@ -283,7 +283,7 @@ class Explore:
             changed = [self.visit, self.offered, *self._answered]
             each = {"trigger_mode": "multiple"} | self._shown | _LANE
             asked = trigger(ask, given, changed, **each)
-            self._say_if_failed(asked)
+            _say_if_failed(asked, self.find, self.line)
             if ask == self.try_example:
                 self._offer_text_after(asked)
             self._offer_after(asked)
@@ -299,14 +299,14 @@ class Explore:
         on_words(self.text.submit, self.ask, self.text)
         on_words(self.examples.click, self.try_example, self.examples)
         page.load(None, None, None, js=_script("inputs.js"), **_PRIVATE)
-        last: dict[str, Any] = {"mode": "always_last", "js": _VIEW}
-        on(self.photo.release, self.slide_to, self.photo, self.left, **last)
+        sliding: dict[str, Any] = {"mode": "always_last", "js": _VIEW}
+        on(self.photo.release, self.slide_to, self.photo, self.left, **sliding)
         on(self.before.click, self.go_before, self.photo)
         on(self.after.click, self.go_after, self.photo)
         on(self.reset.click, self.go_back)
         for slider in (self.yaw, self.pitch, self.distance):
             orbit = self.yaw, self.pitch, self.distance
-            on(slider.release, self.orbit, *orbit, self.left, **last)
+            on(slider.release, self.orbit, *orbit, self.left, **sliding)
         judged: dict[str, Any] = _LAST | _LANE | _PRIVATE
         for trigger in (self.threshold.release, self.level.select, self.display.input):
             self._answer_after(trigger(legend, self.threshold, self.legend, **judged))
@@ -323,8 +323,7 @@ class Explore:
             concurrency_limit=1,
             **_PRIVATE,
         )
-        failed = _FAILED.replace("LABEL", "Open")
-        fetched.failure(None, None, [self.fetch, self.hub_line], js=failed, **_PRIVATE)
+        _say_if_failed(fetched, self.fetch, self.hub_line)
         self.open_after(fetched.then, self.scene)
 
     def open_after(self, trigger: Callable[..., Any], name: Any) -> None:
@@ -332,7 +331,7 @@ class Explore:
         given = [self.visit, name]
         shown = {"js": _OPENS} | self._shown | _LAST | _LANE
         opened = trigger(self.open_if_new, given, self.moved, **shown)
-        self._say_if_failed(opened)
+        _say_if_failed(opened, self.find, self.line)
         self._offer_text_after(opened)
         self._answer_after(opened)
 
@@ -345,17 +344,13 @@ class Explore:
         judging = [self.visit, *self._judging]
         shown = self._shown | _LAST | _LANE
         answered = event.then(self.answer, judging, self._answered, **shown)
-        self._say_if_failed(answered)
+        _say_if_failed(answered, self.find, self.line)
         self._offer_after(answered)
 
     def _offer_after(self, event: Any) -> None:
         event.then(None, self.address, None, js=_ADDRESS, **_PRIVATE)
         judging, hidden = [self.visit, *self._judging], {"show_progress": "hidden"}
         event.then(self.offer, judging, self._files, **hidden, **_LAST, **_LANE, **_PRIVATE)
-
-    def _say_if_failed(self, event: Any) -> None:
-        failed = _FAILED.replace("LABEL", "Find")
-        event.failure(None, None, [self.find, self.line], js=failed, **_PRIVATE)
 
     @property
     def _judging(self) -> list[Any]:
@@ -586,6 +581,12 @@ class Explore:
             self.hub_line: status(f"{name} is in the list of scenes.", "found"),
             self.scene: gr.Dropdown(choices=self.shelf.names, value=name),
         }
+
+
+def _say_if_failed(event: Any, button: gr.Button, line: Any) -> None:
+    """Where a step has failed, say so in its line, and free the button that waits for it."""
+    failed = _FAILED.replace("LABEL", str(button.value))
+    event.failure(None, None, [button, line], js=failed, **_PRIVATE)
 
 
 class NewScene:

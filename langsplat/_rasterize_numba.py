@@ -1630,9 +1630,9 @@ def lift_labels(
     means = gaussians[0].detach().numpy()
     colors = np.empty((len(means), 0), means.dtype)  # none is drawn
     frame = see(gaussians, colors, viewmat, K, width, height, rules)
-    begins = [len(means) * part // frame.parts for part in range(frame.parts)]
-    shares = zip(begins, frame.visible, strict=True)
-    splats = np.concatenate([np.arange(begin, begin + count) for begin, count in shares])
+    drawn = np.zeros(len(means), bool)
+    drawn[frame.members] = True
+    splats = np.flatnonzero(drawn)
     seen = frame.index[splats].astype(np.int64) - first
     wanted = (seen >= 0) & (seen < len(sums))
     splats, seen = splats[wanted], seen[wanted]
@@ -1644,7 +1644,6 @@ def lift_labels(
     columns = np.full(sums.shape[1] + 1, len(present), np.int32)
     columns[present] = np.arange(len(present))
     weights = np.zeros((frame.parts, len(seen), len(present) + 1), means.dtype)
-    drawn = frame.splats, owners, frame.starts, frame.members, frame.columns
-    known = frame.size, frame.rules, columns[numbers], weights
-    _in_threads(_add_weights, frame.parts, *drawn, *known)
+    tiles = frame.starts, frame.members, frame.columns, frame.size, frame.rules
+    _in_threads(_add_weights, frame.parts, frame.splats, owners, *tiles, columns[numbers], weights)
     _in_threads(_add_labels, frame.parts, weights, seen, present, sums.numpy())

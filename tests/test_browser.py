@@ -84,6 +84,13 @@ def turn_points(page: "playwright.Page") -> list[float]:
     return page.evaluate(EYE)
 
 
+def wait_for_text(page: "playwright.Page", text: str) -> None:
+    """Until the field holds it."""
+    page.wait_for_function(
+        "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, text]
+    )
+
+
 def test_a_visitor_asks_once_and_downloads_the_mask(
     browser: "playwright.Browser", address: str, shelf: Shelf, tmp_path: Path
 ) -> None:
@@ -136,9 +143,7 @@ def test_what_is_typed_while_a_scene_opens_stays(
     page.locator(f'[role="option"]:has-text("{other}")').click()
     example = shelf.room(other).scene.examples[0]
     page.wait_for_selector(f"{FOUND}:has-text('“{example}”')")
-    page.wait_for_function(
-        "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, example]
-    )
+    wait_for_text(page, example)
     page.locator(TEXT).fill("not asked yet")
     page.locator('[role="combobox"], input[aria-label="Scene"]').first.click()
     page.locator(f'[role="option"]:has-text("{shelf.default}")').click()
@@ -165,9 +170,7 @@ def test_the_address_follows_the_visitor_and_brings_others_to_the_same_place(
     def stands(view: int) -> None:
         page.wait_for_selector(f"{FOUND}:has-text('“{text}”')")
         page.wait_for_selector(f'#picture img[alt="{other}, view {view}"]', state="attached")
-        page.wait_for_function(
-            "([where, text]) => document.querySelector(where).value === text", arg=[TEXT, text]
-        )
+        wait_for_text(page, text)
 
     def draw_slowly(name: str, view: View) -> np.ndarray:
         time.sleep(1)  # whatever else a page asks for as it comes is done before
@@ -368,10 +371,7 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     ask("red")
     stands("view 1", "red")
     page.locator("#examples button").nth(1).click()
-    page.wait_for_function(
-        "([where, text]) => document.querySelector(where).value === text",
-        arg=[TEXT, shelf.room("balls").scene.examples[1]],
-    )
+    wait_for_text(page, shelf.room("balls").scene.examples[1])
 
     scene.focus()
     page.keyboard.press("End")
