@@ -971,19 +971,17 @@ def answer(
     weights.run(_answer, values.numbers, inverse, best, sharpness, maps)
 
 
-def rate(
-    values: Values, levels: Sequence[int], inverse: Array, best: Array, sharpness: float
-) -> Array:
+def rate(values: Values, levels: Array, inverse: Array, best: Array, sharpness: float) -> Array:
     """Relevancies [T, N] float32 of the Gaussians, of each word at its own level.
 
     Args:
+        levels: [T] int64.
         inverse, best: [L, N padded to whole LANES] float32, 1 / the length of a Gaussian's
             embedding, 0 for no answer, and its highest cosine with a negative.
     """
     out = empty((values.texts, inverse.shape[1]), np.float32)
-    parts, chosen = torch.get_num_threads(), np.array(levels, np.int64)
-    scores = values.numbers[: values.gaussians]
-    _in_threads(_rate, parts, scores, chosen, inverse, best, sharpness, out)
+    parts, scores = torch.get_num_threads(), values.numbers[: values.gaussians]
+    _in_threads(_rate, parts, scores, levels, inverse, best, sharpness, out)
     return out[:, : values.gaussians]
 
 

@@ -241,8 +241,8 @@ class _Scores(Protocol):
     def ask(self, texts: Tensor) -> Any:
         """From text embeddings [T, E], once: what Gaussians and pixels are compared with."""
 
-    def rate(self, asked: Any, levels: Sequence[int]) -> Tensor:
-        """Gaussian relevancy [T, N] of the texts asked, each at its own level."""
+    def rate(self, asked: Any, levels: Tensor) -> Tensor:
+        """Gaussian relevancy [T, N] of the texts asked, each at its own of the levels [T]."""
 
     def view(self, camera: Camera) -> _View:
         """What this view keeps; the camera is on the scene's device."""
@@ -273,10 +273,10 @@ class _CodebookScores:
     def ask(self, texts: Tensor) -> "Values":
         return self._packed.score(self._codec.similarity(texts).numpy())
 
-    def rate(self, asked: "Values", levels: Sequence[int]) -> Tensor:
+    def rate(self, asked: "Values", levels: Tensor) -> Tensor:
         from langsplat._codes_numba import rate
 
-        return torch.from_numpy(rate(asked, levels, self._inverse, self._best, SHARPNESS))
+        return torch.from_numpy(rate(asked, levels.numpy(), self._inverse, self._best, SHARPNESS))
 
     def view(self, camera: Camera) -> _View:
         return _SparseView(*blending_weights(self._gaussians, camera, self._packed, self._support))
@@ -324,8 +324,9 @@ class _DrawnScores:
 
         return score(*self._codes, self._codec.similarity(texts))
 
-    def rate(self, asked: Tensor, levels: Sequence[int]) -> Tensor:
-        dots, inverse = asked[:, levels, range(len(levels))].T, self._inverse[levels]
+    def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
+        texts = torch.arange(len(levels), device=levels.device)  # not a range: a GPU would wait
+        dots, inverse = asked[:, levels, texts].T, self._inverse[levels]
         return torch.sigmoid(SHARPNESS * (dots * inverse - self._best[levels])) * (inverse > 0)
 
     def view(self, camera: Camera) -> _View:
@@ -384,10 +385,11 @@ class _LatentScores:
         """[T, ...]: what a table says of the texts, or the texts, which latents are decoded for."""
         return self._source.of_texts(texts) if isinstance(self._source, DecodeTable) else texts
 
-    def rate(self, asked: Tensor, levels: Sequence[int]) -> Tensor:
+    def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
         out = torch.zeros(len(asked), len(self._values), device=self._values.device)
-        for level in set(levels):
-            texts = torch.tensor([t for t, own in enumerate(levels) if own == level])
+        chosen = levels.tolist()
+        for level in set(chosen):
+            texts = torch.tensor([t for t, own in enumerate(chosen) if own == level])
             kept, best, seen = self._of_level(level)
             margins = self._source.cosines(kept, asked[texts]) - best[:, None]
             out[texts] = (torch.sigmoid(SHARPNESS * margins) * seen[:, None]).T
@@ -659,13 +661,14 @@ class SceneQuery:
             self._see(view, asked, maps)
             self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
             smooth, peaks = _half_smooth(maps.flatten(0, 1))
-            best = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1).tolist()
-            levels = best if level is None else [self._field.levels.index(level)] * len(some)
+            levels = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1)
+            if level is not None:
+                levels.fill_(self._field.levels.index(level))
             of_gaussians = self._scores.rate(asked, levels)
             if near:
                 self._hold_gaussians(some, of_gaussians, levels, near, camera)
-            by_level = smooth.unflatten(0, maps.shape[:2]).cpu().numpy()
-            found += zip(some, levels, by_level, of_gaussians.cpu().numpy(), strict=True)
+            by_level = smooth.unflatten(0, maps.shape[:2])
+            found += zip(some, *_on_host(levels, by_level, of_gaussians), strict=True)
         seconds = time.perf_counter() - began
         return [
             Answer(text, self._field.levels[k], threshold, maps[k], maps, scores, seconds)
@@ -721,8 +724,8 @@ class SceneQuery:
 
     def _rate(self, asked: Any, texts: int) -> Tensor:
         """[T, L, N] of the texts asked."""
-        levels = range(len(self._field.levels))
-        return torch.stack([self._scores.rate(asked, [level] * texts) for level in levels], dim=1)
+        levels = torch.arange(len(self._field.levels), device=self._field.codes.device)
+        return torch.stack([self._scores.rate(asked, k.repeat(texts)) for k in levels], dim=1)
 
     def _hold(
         self,
@@ -753,7 +756,7 @@ class SceneQuery:
         self,
         texts: Sequence[str],
         scores: Tensor,
-        levels: Sequence[int],
+        levels: Tensor,
         near: Mapping[str, Tensor],
         camera: Camera,
     ) -> None:
@@ -768,7 +771,7 @@ class SceneQuery:
 
         def score(parts: Sequence[str], which: Sequence[int]) -> Tensor:
             asked = self._scores.ask(self._texts(parts))
-            return self._scores.rate(asked, [levels[k] for k in which])[:, rows]
+            return self._scores.rate(asked, levels[list(which)])[:, rows]
 
         held = scores[:, rows]
         nearby = {thing: around.flatten()[pixels] for thing, around in near.items()}
@@ -853,6 +856,17 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     from langsplat._rasterize_numba import empty
 
     return torch.from_numpy(empty(shape, np.float32))
+
+
+def _on_host(*values: Tensor) -> list[np.ndarray]:
+    """The tensors as arrays. What a GPU holds comes to pinned memory: to any other it is slow."""
+    if not values[0].is_cuda:
+        return [tensor.numpy() for tensor in values]
+    pinned = [torch.empty(v.shape, dtype=v.dtype, pin_memory=True) for v in values]
+    for own, tensor in zip(pinned, values, strict=True):
+        own.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(values[0].device).synchronize()
+    return [own.numpy() for own in pinned]
 
 
 def check_text(text: str) -> str:

@@ -206,7 +206,7 @@ def test_what_a_gpu_scores_is_what_the_cpu_scores(
         asked, out = scores.ask(texts[NEGATIVES:]), torch.full((3, 3, HEIGHT, WIDTH), torch.nan)
         scores.view(camera).relevancy(asked, out)
         found.append(out if support > 0 else out.where(out > 0, 0.5))  # as `as_published` has it
-        rated.append(scores.rate(asked, [2, 0, 1]))
+        rated.append(scores.rate(asked, torch.tensor([2, 0, 1])))
     assert (found[0] == (0 if support > 0 else 0.5)).any() and (found[0] > 0.5).any()
     torch.testing.assert_close(found[1], found[0], atol=2e-4, rtol=0)
     torch.testing.assert_close(rated[1], rated[0], atol=1e-5, rtol=0)
