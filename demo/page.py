@@ -178,10 +178,11 @@ class Explore:
                 max_lines=1,
                 elem_id="text",
             )
-            self.offered = gr.Textbox(visible=False)  # a text for that field, if it is still free
-            self.address = gr.Textbox(visible=False)  # what the browser's says of the visit
-            self.left = gr.Checkbox(visible=False)  # a slider's value came too late to count
             self.find = gr.Button("Find", variant="primary", scale=1, min_width=110, elem_id="find")
+        # Not in the row, where hidden ones would ask for their width.
+        self.offered = gr.Textbox(visible=False)  # a text for the field, if it is still free
+        self.address = gr.Textbox(visible=False)  # what the browser's says of the visit
+        self.left = gr.Checkbox(visible=False)  # a slider's value came too late to count
         self.examples = gr.Dataset(
             components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
         )
