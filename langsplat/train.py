@@ -27,13 +27,16 @@ from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
 from langsplat.progress import Checkpoints, Progress, Saved, digest_of, silent, torch_threads
 from langsplat.rasterize import SH_C0, rasterize, render, rotate, sh_to_rgb
-from langsplat.scene import Camera, Gaussians
+from langsplat.scene import NEAR, Camera, Gaussians
 
 DEAD_OPACITY = 0.005
 """At or below this a Gaussian counts as dead (arXiv 2404.09591)."""
 
 FEW_POINTS = 500
 """With fewer SfM points than this, random ones are added."""
+
+USUAL_EXTENT = 20.0
+"""World units: what COLMAP makes, and the bundled scenes, are of this size or smaller."""
 
 TRAINING = "Train Gaussians"
 REPORT_SECONDS = 0.5
@@ -69,7 +72,8 @@ class TrainConfig:
     grow_until: float = 0.5
     """Share of the run at which N reaches its ceiling; it grows by equal factors till then."""
     noise: float = 5e5
-    """Strength of the noise on the means, times their learning rate (paper: 5e5)."""
+    """Strength of the noise on the means, times their learning rate (paper: 5e5); in a world
+    larger than USUAL_EXTENT as in one of this size."""
     ssim_weight: float = 0.2
     """The loss is (1 - this) L1 + this (1 - SSIM)."""
     opacity_reg: float = 0.01
@@ -271,6 +275,7 @@ class _Trainer:
         self.fingerprint = _fingerprint(capture, train_views)
         points = torch.as_tensor(capture.points, dtype=torch.float32).reshape(-1, 3)
         self.extent = _extent(self.positions.cpu(), points)
+        self.near = min(NEAR, 0.1 * self.extent)  # or a world in kilometres would not be drawn
         self.order = torch.zeros(len(self.cameras), dtype=torch.int64)
         self.iteration, self.earlier_seconds, self.bad_steps = 0, 0.0, 0
         self.began = time.monotonic()
@@ -307,6 +312,7 @@ class _Trainer:
                 scales=p["log_scales"].exp(),
                 opacities=p["logit_opacities"].sigmoid(),
                 sh=torch.cat([p["sh_dc"], p["sh_rest"]], dim=1),
+                near=self.near,
             )
 
     # --- one step ---
@@ -360,6 +366,7 @@ class _Trainer:
                 camera.K[None],
                 camera.width,
                 camera.height,
+                near=self.near,
             )
         image = images[0]
         with torch.no_grad():
@@ -416,7 +423,9 @@ class _Trainer:
         quats = F.normalize(p["quats"], dim=1)
         local = rotate(quats * quats.new_tensor([1, -1, -1, -1]), noise)
         shaped = rotate(quats, local * (2 * p["log_scales"]).exp())
-        p["means"].add_(shaped * (weights * self.config.noise * means_lr)[:, None])
+        # A covariance is an area: in millimetres it would throw Gaussians a million times as far.
+        strength = self.config.noise * means_lr * min(1.0, USUAL_EXTENT / self.extent) ** 2
+        p["means"].add_(shaped * (weights * strength)[:, None])
 
     def _refine(self, share: float) -> None:
         """Move the dead onto the living, then add Gaussians up to the schedule's number."""

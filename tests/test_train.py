@@ -254,6 +254,21 @@ def test_noise_is_shaped_by_the_covariance_of_the_gaussian(capture: Capture) -> 
     torch.testing.assert_close(p["means"].detach(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_a_world_in_other_units_is_trained_as_well(capture: Capture, unit: float) -> None:
+    def resized(camera: Camera) -> Camera:
+        viewmat = camera.viewmat.clone()
+        viewmat[:3, 3] *= unit
+        return replace(camera, viewmat=viewmat)
+
+    cameras, points = tuple(map(resized, capture.cameras)), capture.points * np.float32(unit)
+    scaled = replace(capture, cameras=cameras, points=points)
+    views = range(len(cameras))
+    usual, other = fit_gaussians(capture, SMALL), fit_gaussians(scaled, SMALL)
+    assert float(other.means.abs().max()) < 2 * unit * float(usual.means.abs().max())
+    assert mean_psnr(other, scaled, views) > mean_psnr(usual, capture, views) - 1
+
+
 @pytest.mark.parametrize("places", [[0, 1, 3], None])
 def test_what_is_moved_or_new_has_no_momentum_and_the_rest_keeps_its_own(
     capture: Capture, places: list[int] | None
