@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import re
 import stat
 import struct
@@ -22,7 +23,7 @@ import tempfile
 import zipfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -56,6 +57,7 @@ FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SFM_SIDE = 1024
 DIAGONAL_35MM = math.hypot(36, 24)  # what EXIF's "35 mm equivalent" refers to
 READING, LOADING = "Read photos", "Load pictures"
+FAR_OFF = 1000  # times the cameras' reach from 0; float32 then errs by a twentieth of a pixel
 FARTHEST = 1e9  # a coordinate, focal length ... beyond it is damage; squares still fit float32
 # A model below this angle between views (degrees, median) has no depth to speak of.
 MIN_ANGLE = 1.0
@@ -126,7 +128,7 @@ class _Model:
     """What any of the readers finds: photos with cameras, and points."""
 
     views: list[_View]
-    points: NDArray[np.float32]  # [P, 3]
+    points: NDArray[np.float64]  # [P, 3]
     colors: NDArray[np.uint8]  # [P, 3]
     notes: list[str]
     upright: bool = False  # the cameras describe the photos as their EXIF turns them
@@ -144,6 +146,7 @@ def load_capture(
     A COLMAP model (`sparse/0`, `sparse`, or any folder with cameras, images and points3D as .bin or
     .txt) is looked for first, then a transforms.json (nerfstudio, instant-ngp), then photos. Photos
     are undistorted to a pinhole of the same focal length; a border that would be black is cropped.
+    The world is the capture's; only where it lies too far from 0 for float32 is it moved there.
 
     Args:
         path: a folder, a zip of one, or a transforms.json.
@@ -170,7 +173,7 @@ def load_capture(
         Path(workdir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="capture-", dir=workdir) as work:
         try:
-            model = _find_model(path, Path(work), progress)
+            model = _moved_near(_find_model(path, Path(work), progress))
             return _load_pictures(model, name or "capture", max_side, progress)
         except OSError as error:
             if error.errno in FULL_DISK:  # no fault of the photos
@@ -262,7 +265,8 @@ def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
     level = [root]
     for _ in range(depth + 1):
         yield from level
-        level = [item for folder in level for item in _listing(folder) if item.is_dir()]
+        items = (item for folder in level for item in _listing(folder) if item.is_dir())
+        level = [item for item in items if os.access(item, os.R_OK | os.X_OK)]  # not lost+found
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -436,18 +440,36 @@ def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.I
     if not turn:  # back to how it is stored
         orientation = {6: 8, 8: 6}.get(orientation, orientation)
     # JPEGs can be decoded at a fraction; twice the target leaves the final filter its work.
-    on_side = orientation in SIDEWAYS
-    wanted = (2 * size[1], 2 * size[0]) if on_side else (2 * size[0], 2 * size[1])
+    stored = (size[1], size[0]) if orientation in SIDEWAYS else size
     with _decoding():
-        photo.draft(None, wanted)
+        drafted = photo.draft(None, (2 * stored[0], 2 * stored[1]))
+        box = None if drafted is None else drafted[1]  # its last column may be part of a pixel
         photo.load()
         flat = _flat_rgb(photo)
+        if flat.size != stored:
+            flat = flat.resize(stored, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
         if orientation in TURNS:
             flat = flat.transpose(TURNS[orientation])
-        if flat.size != size:
-            flat = flat.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     flat.info.clear()  # comments and profiles, which saving would try to write, and may fail at
     return flat
+
+
+def _moved_near(model: _Model) -> _Model:
+    """The model with 0 amid its cameras, if it is too far from it for float32: map coordinates."""
+    positions = np.stack([-view.viewmat[:3, :3].T @ view.viewmat[:3, 3] for view in model.views])
+    middle = np.median(positions, axis=0)
+    reach = np.median(np.linalg.norm(positions - middle, axis=1))
+    if not np.linalg.norm(middle) > FAR_OFF * reach > 0:
+        return model
+    away = np.eye(4)
+    away[:3, 3] = middle
+    views = [replace(view, viewmat=view.viewmat @ away) for view in model.views]
+    told = ", ".join(f"{number:.10g}" for number in middle)
+    note = (
+        f"The capture's coordinates are too large to be kept exactly: the scene's are less by "
+        f"({told})."
+    )
+    return replace(model, views=views, points=model.points - middle, notes=[*model.notes, note])
 
 
 def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Progress) -> Capture:
@@ -467,7 +489,8 @@ def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Pro
         only = f"Only {len(images)} of the capture's photos can be used, at least 2 are needed."
         raise ValueError(" ".join([only, *notes]))
     notes = [writable(note) for note in notes]
-    return Capture(images, tuple(cameras), model.points, model.colors, writable(name), notes)
+    points = model.points.astype(np.float32)
+    return Capture(images, tuple(cameras), points, model.colors, writable(name), notes)
 
 
 def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
@@ -502,7 +525,13 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
                 f"{view.lens.height}"
             )
         lens = view.lens.for_size(*size)
-        K, width, height = lens.pinhole(max_side)
+        try:
+            K, width, height = lens.pinhole(max_side)
+        except ValueError:
+            raise _BadPhoto(
+                "has a distortion that cannot be undone (undistort the photos first, with COLMAP's "
+                "image_undistorter)"
+            ) from None
         # About the target's resolution along both ways, and never enlarged.
         scale = min(1.0, K[0, 0] / lens.fx)
         if lens.bends:
@@ -556,7 +585,7 @@ Pose = tuple[str, Lens, NDArray[np.float64]]
 """A photo's name in its model, its lens, and [4, 4] world to camera, OpenCV axes."""
 
 
-def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float32], NDArray[np.uint8]]:
+def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float64], NDArray[np.uint8]]:
     """A COLMAP model (.bin or .txt) without its photos.
 
     Returns:
@@ -652,8 +681,8 @@ class _Damaged(Exception):
     """Why a model file cannot be read."""
 
 
-def _no_points() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+def _no_points() -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    return np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
 
 
 def _lens(number: int, width: int, height: int, parameters: Sequence[float]) -> Lens:
@@ -705,7 +734,8 @@ def _viewmat(quaternion: Sequence[float], translation: Sequence[float]) -> NDArr
     """[4, 4] from wxyz and t, world to camera."""
     q = np.asarray(quaternion, dtype=np.float64)
     t = np.asarray(translation, dtype=np.float64)
-    if not ((np.abs(q) < FARTHEST).all() and (np.abs(t) < FARTHEST).all() and np.any(q)):
+    small = (np.abs(q) < FARTHEST).all() and (np.abs(t) < FARTHEST).all()
+    if not (small and np.linalg.norm(q) > 0):
         raise _Damaged("a pose is not a number")
     w, x, y, z = q / np.linalg.norm(q)
     matrix = np.eye(4)
@@ -753,8 +783,9 @@ def _rows(path: Path, kind: str, most: int, *, paired: bool = False) -> Iterator
                     f"{path.name} lists more than {most:,} {kind}: export a smaller model."
                 )
             yield line
-            if paired:
-                next(lines, None)
+            # 2D points are of three words each. An image has ten words, or more if its name has.
+            if paired and len(next(lines, "").split(maxsplit=12)) in (10, 11):
+                raise _Damaged(f"{path.name} lacks the second line, which may be empty, of {kind}")
     if stated and int(stated[1]) != count:
         raise _Damaged(f"{count} of {stated[1]} {kind}")
 
@@ -798,7 +829,7 @@ def _images_txt(path: Path) -> list[tuple[str, int, NDArray[np.float64]]]:
     return poses
 
 
-def _points_txt(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _points_txt(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     numbers = array("d")
     for line in _rows(path, "points", MAX_POINTS):
         words = line.split(maxsplit=7)[1:7]
@@ -811,11 +842,10 @@ def _points_txt(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     return _clean_points(np.asarray(numbers).reshape(-1, 6))
 
 
-def _clean_points(rows: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _clean_points(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Split [P, 6] into positions and colors, without points that are not finite."""
-    xyz = rows[:, :3].astype(np.float32)
-    good = np.isfinite(rows).all(axis=1) & (np.abs(xyz) < FARTHEST).all(axis=1)
-    return xyz[good], rows[good, 3:6].clip(0, 255).astype(np.uint8)
+    good = np.isfinite(rows).all(axis=1) & (np.abs(rows[:, :3]) < FARTHEST).all(axis=1)
+    return rows[good, :3], rows[good, 3:6].clip(0, 255).astype(np.uint8)
 
 
 class _Bytes:
@@ -872,7 +902,7 @@ def _images_bin(data: bytes) -> list[tuple[str, int, NDArray[np.float64]]]:
     return poses
 
 
-def _points_bin(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _points_bin(data: bytes) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     file = _Bytes(data, "points3D.bin")
     rows = np.empty((file.count(51), 6))
     for row in rows:
@@ -1029,7 +1059,10 @@ def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: it is not such a file, or it ends too early.
     """
-    damaged = ValueError(f"{path.name} cannot be read as points: export it again as binary PLY.")
+    damaged = ValueError(
+        f"{path.name} cannot be read as points: export it again as a PLY that is binary "
+        "(little-endian) and not compressed."
+    )
     with path.open("rb") as file:
         head = file.read(20_000)
     end = re.search(rb"end_header\r?\n", head)
@@ -1075,7 +1108,7 @@ def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
     return {name: records[name] for name in names}
 
 
-def _read_ply(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _read_ply(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Points x y z [red green blue] of a PLY; grey without colors."""
     table = ply_vertices(path)
     count = len(table["x"])

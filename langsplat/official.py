@@ -469,7 +469,7 @@ def _pinhole(
 
 def colmap_cameras(
     folder: Path | str, *, resolution: Any = -1
-) -> tuple[tuple[Camera, ...], NDArray[np.float32]]:
+) -> tuple[tuple[Camera, ...], NDArray[np.float64]]:
     """The cameras the official code sees in a COLMAP model, by name, and the points [P, 3].
 
     Only the field of view is kept: the official code trains without distortion and with the
@@ -1062,8 +1062,8 @@ def import_official(
     return out
 
 
-def _cameras(found: Found) -> tuple[tuple[Camera, ...], NDArray[np.float32]]:
-    points = np.zeros((0, 3), np.float32)
+def _cameras(found: Found) -> tuple[tuple[Camera, ...], NDArray[np.float64]]:
+    points = np.zeros((0, 3))
     if found.colmap is not None:
         cameras, points = colmap_cameras(found.colmap, resolution=found.resolution)
     else:

@@ -372,9 +372,11 @@ def test_the_parameters_of_every_lens_are_in_colmaps_order(tmp_path, name):
         ("cameras", "7 S", "nan S", "a camera that is not a number"),
         ("images", "4 7 photo1", "4 8 photo1", "camera 8 is missing"),
         ("images", "1 0 0 0 1", "0 0 0 0 1", "a pose is not a number"),
+        ("images", "1 0 0 0 1", "1e-200 0 0 0 1", "a pose is not a number"),
         ("images", "1 0 0 0 1", "1 0 0 0 1e30", "a pose is not a number"),
         ("images", "1 0 0 0 1", "1 0 0 0 one", "a pose that is not a number"),
         ("images", "images: 3", "images: 4", "3 of 4 images"),
+        ("images", "photo0.png\n", "photo0.png", r"lacks the second line, which may be empty, of"),
         ("points3D", " 9 1.5", "", r"a line of points3D\.txt is cut short"),
         ("points3D", "255", "red", "a point that is not a number"),
     ],
@@ -479,6 +481,34 @@ def test_a_model_cannot_name_files_outside_of_its_folder(tmp_path):
     listing.write_text(listing.read_text().replace("photo1.png", "../../secret.png"))
     with pytest.raises(ValueError, match="outside its own folder"):
         load_capture(folder)
+
+
+@pytest.mark.parametrize("form", ["text", "binary"])
+def test_a_capture_in_map_coordinates_is_moved_to_where_numbers_are_exact(tmp_path, form):
+    plain = load_capture(colmap(tmp_path / "plain", count=5))
+    far, middle = colmap(tmp_path / "far", count=5), np.array([4e6, -5e5, 5e6])
+    images, points = (far / "sparse/0" / name for name in ("images.txt", "points3D.txt"))
+    away = np.array([2, 0, 4])
+    place = middle + away  # these cameras are not turned: they stand at minus what is written
+    for k in range(5):
+        x, y, z = np.array([k, 0, 4]) - place
+        text = images.read_text().replace(f"0 0 0 {k} 0 4 7", f"0 0 0 {x} {y} {z} 7")
+        images.write_text(text)
+    near, far_off = (" ".join(map(str, place + point)) for point in plain.points)
+    points.write_text(f"1 {near} 10 20 30 0.5\n5 {far_off} 255 0 9 1.5\n")
+    if form == "binary":
+        as_binary(far / "sparse/0", tmp_path / "binary/sparse/0")
+        (tmp_path / "binary/images").symlink_to(far / "images")
+        far = tmp_path / "binary"
+    moved = load_capture(far)
+    assert moved.notes == [
+        "The capture's coordinates are too large to be kept exactly: the scene's are less by "
+        "(4000000, -500000, 5000000)."
+    ]
+    assert plain.notes == []
+    np.testing.assert_allclose(moved.points, plain.points + away, atol=1e-6)
+    for here, there in zip(plain.cameras, moved.cameras, strict=True):
+        torch.testing.assert_close(there.position, here.position + torch.tensor([2.0, 0, 4]))
 
 
 def test_the_numbers_of_camera_models_are_colmaps():
@@ -656,7 +686,8 @@ def test_a_ply_is_read_whole_or_refused_in_a_sentence(tmp_path, old, new, points
     folder = transforms(tmp_path, ply_file_path="cloud.ply")
     (folder / "cloud.ply").write_bytes(GOOD_PLY.replace(old, new).encode())
     if points is None:
-        with pytest.raises(ValueError, match=r"^cloud\.ply cannot be read as points: export it"):
+        as_what = r"export it again as a PLY that is binary \(little-endian\) and not compressed"
+        with pytest.raises(ValueError, match=rf"^cloud\.ply cannot be read as points: {as_what}"):
             load_capture(folder)
     else:
         assert load_capture(folder).points.tolist() == points
@@ -837,6 +868,16 @@ def test_photos_of_another_shape_than_their_camera_are_left_out(tmp_path):
     ]
 
 
+def test_a_photo_whose_lens_cannot_be_straightened_is_left_out(tmp_path):
+    folder = transforms(tmp_path)
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"][1]["k1"] = -100.0
+    (folder / "transforms.json").write_text(json.dumps(content))
+    capture = load_capture(folder)
+    assert [camera.name for camera in capture.cameras] == [f"images/0{k}.png" for k in (0, 2, 3)]
+    assert "images/01.png has a distortion that cannot be undone" in capture.notes[0]
+
+
 def test_pictures_of_sixteen_bits_and_of_any_range_become_eight_bits(tmp_path):
     folder = transforms(tmp_path, count=2)
     Image.fromarray(np.full((48, 64), 32768, np.uint16)).save(folder / "images" / "00.png")
@@ -845,6 +886,22 @@ def test_pictures_of_sixteen_bits_and_of_any_range_become_eight_bits(tmp_path):
     grey, slope = load_capture(folder).images
     assert (grey == 127).all()
     assert slope[5, ::63].tolist() == [[0] * 3, [255] * 3] and slope[5, 31, 0] == 125
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_jpeg_of_any_size_is_shrunk_as_any_other_picture(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    strips = []
+    for suffix in ("png", "jpg"):
+        folder = transforms(tmp_path / suffix, count=2, w=401, h=301)
+        text = (folder / "transforms.json").read_text().replace(".png", f".{suffix}")
+        (folder / "transforms.json").write_text(text)
+        for k in range(2):  # a quarter of these sides is no whole number
+            photo(folder / f"images/0{k}.{suffix}", size=(401, 301), exif=exif)
+        image = load_capture(folder, max_side=48).images[0].astype(int)
+        strips.append(np.concatenate([image[:, -8:].ravel(), image[-8:].ravel()]))
+    assert np.abs(strips[0] - strips[1]).mean() < 1.5
 
 
 # ------------------------------------------------------------------ photos and zips
@@ -1007,6 +1064,22 @@ def test_the_folder_with_the_most_photos_is_used_or_the_one_named_images(tmp_pat
             (tmp_path / folder / f"{k}.heic").touch()
     with pytest.raises(ValueError, match=rf"Only the photos in {used} \({counts[used][0]}\) were"):
         load_capture(tmp_path)
+
+
+def test_a_folder_that_is_closed_to_us_is_in_nobodys_way(tmp_path, monkeypatch):
+    transforms(tmp_path)
+    closed, access, iterdir = tmp_path / "lost+found", os.access, Path.iterdir
+    closed.mkdir()
+
+    def listed(folder: Path):
+        if folder == closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(folder)
+
+    # The one that runs the tests may be allowed everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and access(path, mode))
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert len(load_capture(tmp_path).images) == 4
 
 
 def test_a_path_that_does_not_exist_is_one_sentence(tmp_path):
