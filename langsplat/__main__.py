@@ -55,6 +55,16 @@ def main(argv: list[str] | None = None) -> int:
             f"{error.filename or 'A file'} cannot be used ({error.strerror or error}): choose "
             "another path, or check its permissions and the space left on the disk."
         )
+    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors, of a GPU or not
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        whose, remedy = "The machine", "close other programs"
+        if "CUDA" in str(error):
+            whose, remedy = "The GPU", "use --device cpu"
+        sentence = (
+            f"{whose} has not enough memory for this: take fewer or smaller pictures, fewer "
+            f"Gaussians, or {remedy}."
+        )
     except KeyboardInterrupt:
         if getattr(args, "progress", "") == "json":  # whoever stopped it knows
             return 130

@@ -269,6 +269,10 @@ def describe_scene(
         used = ("segmenter", "encoder", "codec", "codewords", "language", "holdout_every", "seed")
         settings = {key: value for key, value in _settings(config).items() if key in used}
         made = dict(scene.provenance)
+        earlier = made.get("notes")  # a stranger's scene may have anything there
+        if scene.language is not None and isinstance(earlier, list):
+            of_levels = level_notes(scene.language)  # of words that it has no more
+            made["notes"] = [note for note in earlier if note not in of_levels]
         made["described"] = {
             "from": "its own renders",
             "settings": settings,
@@ -351,7 +355,8 @@ def _make_language(
 
     How long both took is put into `seconds`.
     """
-    described_by = hashlib.sha256(f"{segmenter.name} {encoder.name}".encode())
+    by = f"{segmenter.name} {encoder.name} {_weights(config)}"
+    described_by = hashlib.sha256(by.encode())
     surface = gaussians if segmenter.uses_surface else None
     if surface is not None:
         described_by.update(surface.means.detach().cpu().numpy().tobytes())
@@ -384,11 +389,15 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
 def _all_settings(config: BuildConfig) -> dict[str, Any]:
     """What a call gives besides the photos, with the weights that names alone do not tell."""
     encoder = bundled_name() if config.encoder == "bundled" else config.encoder
+    return asdict(replace(config, device="auto", encoder=encoder)) | {"weights": _weights(config)}
+
+
+def _weights(config: BuildConfig) -> list[list[int]]:
+    """Sizes and times of the files with weights that a build was given."""
     specs = [spec.partition(":")[2] for spec in (config.segmenter, config.encoder)]
     names = [name for spec in specs for name in (spec, spec.partition("/")[2])]
     files = [Path(name).stat() for name in names if is_file(name)]
-    weights = [[file.st_size, file.st_mtime_ns] for file in files]
-    return asdict(replace(config, device="auto", encoder=encoder)) | {"weights": weights}
+    return [[file.st_size, file.st_mtime_ns] for file in files]
 
 
 class _Work:
@@ -540,8 +549,12 @@ def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) ->
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether an .npz is there, and not cut short, as after a power failure."""
-    return zipfile.is_zipfile(file)
+    """Whether an .npz is there, not cut short and without holes, as after a power failure."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile and its decompressors raise nearly anything
+        return False
 
 
 class StoredFeatures(Sequence[SegmentFeatures]):

@@ -257,6 +257,10 @@ def test_a_level_without_segments_is_told_by_the_build_and_by_a_query_at_it(
     assert not np.asarray(Image.open(tmp_path / "answer" / "mask.png")).any()
     assert main([*query, "part"]) == 0
     assert "red ball" in capsys.readouterr().out
+    monkeypatch.setattr("langsplat.build.load_segmenter", lambda spec, *, device: Sides(False))
+    save_scene(replace(load_scene(out), cameras=load_scene(out).cameras[:1]), out)
+    assert main(["describe", str(out), "--out", str(out)]) == 0
+    assert load_scene(out).provenance["notes"] == [] and note not in (out / "README.md").read_text()
 
 
 class Sides:
@@ -281,6 +285,8 @@ def test_views_are_described_again_when_what_describes_them_has_changed(
     moved = replace(world, means=world.means + 0.01)
     pictures = [(render(world, c)[0].clamp(0, 1) * 255).byte().numpy() for c in cameras]
     told: list[tuple[int, int]] = []
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"1")
 
     def progress(stage: str, done: int, total: int, note: str) -> None:
         if stage == "Describe segments":
@@ -296,7 +302,7 @@ def test_views_are_described_again_when_what_describes_them_has_changed(
             pictures.__getitem__,
             segmenter,
             encoder,
-            BuildConfig(holdout_every=2),
+            BuildConfig(holdout_every=2, encoder=f"open_clip:ViT-B-32/{weights}"),
             tmp_path,
             {},
             progress,
@@ -312,7 +318,9 @@ def test_views_are_described_again_when_what_describes_them_has_changed(
     assert [encoded("one", world), encoded("one", world)] == [2, 0]
     assert [encoded("other", world), encoded("one", world)] == [2, 0]
     assert encoded("one", moved) == (2 if uses_surface else 0)
-    assert told == [(1, 2), (2, 2)] * 5, "two of the four are kept out"
+    weights.write_bytes(b"22")  # downloaded again
+    assert encoded("one", world) == 2
+    assert told == [(1, 2), (2, 2)] * 6, "two of the four are kept out"
 
 
 def test_what_a_build_is_told_reaches_its_stages_and_the_scene(
@@ -641,9 +649,9 @@ def test_views_described_at_once_are_described_as_one_by_one(tmp_path: Path) -> 
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("left", [0, 100])
-def test_files_of_unfinished_work_that_are_cut_short_are_made_again(
-    capture: Path, tmp_path: Path, left: int
+@pytest.mark.parametrize("damage", ["empty", "short", "hole"])
+def test_files_of_unfinished_work_that_are_damaged_are_made_again(
+    capture: Path, tmp_path: Path, damage: str
 ) -> None:
     """As after a power failure: else every build would end at them."""
 
@@ -655,7 +663,10 @@ def test_files_of_unfinished_work_that_are_cut_short_are_made_again(
 
     images, embeddings = work()
     for file in (tmp_path / "capture.npz", tmp_path / "features" / "00001.npz"):
-        file.write_bytes(file.read_bytes()[:left])
+        whole = file.read_bytes()
+        start, rest = whole[:100], whole[200:]
+        left = {"empty": b"", "short": start, "hole": start + bytes(100) + rest}
+        file.write_bytes(left[damage])
     again = work()
     assert all(map(np.array_equal, again[0], images)) and len(images) == 16
     assert all(map(torch.equal, again[1], embeddings)) and len(embeddings) == 2
@@ -717,6 +728,33 @@ def test_a_build_killed_while_it_trains_language_goes_on_inside_that_stage(
     field = load_scene(out).language
     assert field is not None and isinstance(field.codec, Autoencoder)
     assert not (tmp_path / "scene.build").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "The machine has not enough memory for this: .* close other programs"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The machine has not enough"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "--device cpu"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(build, "build_scene", fail)
+    assert main(["build", str(tmp_path), "--out", str(tmp_path / "s")]) == 1
+    assert re.search(rf"^langsplat: .*{said}", capsys.readouterr().err)
+    error.args = ("a mistake of ours",)
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            main(["build", str(tmp_path), "--out", str(tmp_path / "s")])
 
 
 def test_an_error_of_a_build_reaches_the_parent_process_as_json(tmp_path: Path) -> None:
