@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,8 +65,9 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
             "open_clip:<model>/<path of a weights file>".
         device: where the model runs; embeddings come back on the same device.
     Raises:
-        ValueError: the spec is not one of these; model or tag are unknown; the weights are not
-            here and cannot be downloaded; they are damaged or belong to another model.
+        ValueError: the spec is not one of these; model or tag are unknown; the model reads texts
+            with transformers, which is not installed; the weights are not here and cannot be
+            downloaded; they are damaged or belong to another model.
     """
     if spec == "bundled" or spec.startswith("bundled:"):
         return _load_bundled(spec, torch.device(device))
@@ -270,22 +272,27 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
             f"open_clip has no model {model!r}; near names: {', '.join(near) or 'none'}. "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists them all."
         )
-    tag = get_pretrained_cfg(model, weights)
+    text = config["text_cfg"]
+    texts_by = [str(text[key]) for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
+    if texts_by and find_spec("transformers") is None:  # said before gigabytes are fetched
+        raise ValueError(f"{model} needs the package transformers: `pip install transformers`.")
+    tag, tags = get_pretrained_cfg(model, weights), list_pretrained_tags_by_model(model)
     if tag:
         file = _weights_of_tag(spec, tag)
     elif is_file(weights):
         file = Path(weights)
+        # Which do not tell how pictures are normalised: as for all known ones, if those agree.
+        ways = [get_pretrained_cfg(model, known) for known in tags]
+        alike = [key for key in ("mean", "std") if len({str(way.get(key)) for way in ways}) == 1]
+        tag = {key: ways[0].get(key) for key in alike}
     else:
-        tags = list_pretrained_tags_by_model(model)
         near = get_close_matches(weights, tags, n=5, cutoff=0.3) or tags[:5]
         raise ValueError(
             f"{weights!r} is neither a file nor weights that open_clip knows for {model}; "
             f"near names: {', '.join(near) or 'none, give the path of a weights file'}."
         )
-    text = config["text_cfg"]
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if text.get(key):
-            _fetch(spec, str(text[key]), ("tokenizer.json", "tokenizer_config.json"))
+    for repo in texts_by:
+        _fetch(spec, repo, ("tokenizer.json", "tokenizer_config.json"))
     return _build(spec, model, file, device, tag)
 
 

@@ -25,6 +25,7 @@ import shutil
 import tempfile
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ from langsplat.scene import (
     LanguageField,
     Scene,
     check_destination,
+    check_name,
     check_not_here,
     save_scene,
 )
@@ -100,18 +102,25 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     Args:
         what: names what the file should be, for the error.
     Raises:
-        ValueError: there is no such file, it is damaged, or it holds objects that could run code.
+        ValueError: there is no such file, its path is not UTF-8, it is damaged, it would unpack to
+            more than its size, or it holds objects that could run code.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no {what} at {path}: check the path.")
+    check_name(str(path), "rename the file, or the folder it is in")  # torch opens no others
     with path.open("rb") as file:
         head = file.read(4)
     zipped = head == b"PK\x03\x04"  # which is how torch tells its two formats apart
+    grows = False
     try:
-        with _LOADING, torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickles that it did not write
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                grows = sum(m.file_size for m in archive.infolist()) > path.stat().st_size
+        if not grows:
+            with _LOADING, torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of pickles that it did not write
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch's reader raises nearly anything for a damaged file
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked or head.startswith(b"\x80"):
@@ -124,6 +133,11 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
             f"{path} is not a readable {what}, it is damaged or incomplete: copy or download it "
             "again."
         ) from error
+    # torch packs nothing tight, but would unpack it: a megabyte may hold a gigabyte.
+    raise ValueError(
+        f"{path} would unpack to more than its own size, so it was not opened: get the {what} from "
+        "a source you trust, as the official code writes it."
+    )
 
 
 # ---------------------------------------------------------------------------- checkpoints

@@ -80,6 +80,22 @@ def test_pictures_are_prepared_as_open_clip_does(
     torch.testing.assert_close(encoder.encode_texts(["a red mug"]), words, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [
+        ("MobileCLIP2-S0", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
+        ("ViT-L-14", {}),  # known ones differ; CLIP's way is the default
+        (SMALL, {}),
+    ],
+)
+def test_a_file_is_shown_pictures_as_all_known_weights_of_its_model_are(
+    model: str, way: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.pt").touch()
+    monkeypatch.setattr("langsplat.encoders._build", lambda *given: given[-1])
+    assert load_encoder(f"open_clip:{model}/{tmp_path / 'weights.pt'}") == way
+
+
 def test_the_papers_model_describes_segments_as_the_paper_does(tmp_path: Path) -> None:
     """A whole ViT-B-16 with random weights in the official file's layout, and LangSplat's recipe:
     black outside the mask, the box padded to a square, 224 pixels, CLIP's normalisation, unit."""
@@ -185,6 +201,15 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_encoder_is_named_with_its_neighbours(spec: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_encoder(spec)
+
+
+def test_a_model_that_reads_texts_with_transformers_says_so_before_it_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("langsplat.encoders.fetch_file", None)
+    with pytest.raises(ValueError, match=r"ViT-B-16-SigLIP needs .*`pip install transformers`"):
+        load_encoder("open_clip:ViT-B-16-SigLIP/webli")
 
 
 def test_an_encoder_is_portable_if_it_names_no_file() -> None:

@@ -1,12 +1,14 @@
 """Official LangSplat files: what is read, what is refused, and in which words."""
 
 import json
+import os
 import pickle  # noqa: TID251  what a stranger may have written
 import re
 import shutil
 import struct
 import sys
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +103,18 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
         assert not trap.exists() and b"touch" in path.read_bytes()
 
 
+def test_a_checkpoint_that_would_fill_the_memory_is_not_unpacked(tmp_path, monkeypatch):
+    """torch reads a whole entry of the archive at once, a tightly packed one too."""
+    path = tmp_path / "chkpnt1.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/data.pkl", bytes(1_000_000))
+    monkeypatch.setattr(torch, "load", None)
+    for opened in (read_checkpoint, read_autoencoder, load_untrusted):
+        with pytest.raises(ValueError, match=r"unpack to more than its own size, .*get the"):
+            opened(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     ["half", "text", "empty", "disks", "other", "short", "nan", "degree", "harmonics", "logits"],
@@ -144,6 +158,13 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
         read_checkpoint(path)
     with pytest.raises(ValueError, match="There is no checkpoint at"):
         read_checkpoint(tmp_path / "absent.pth")
+
+
+def test_a_checkpoint_whose_path_torch_cannot_open_is_to_be_renamed(tmp_path):
+    path = files.write_checkpoint(tmp_path / "c.pth", "RGB", 1)
+    path = path.rename(tmp_path / os.fsdecode(b"caf\xe9.pth"))
+    with pytest.raises(ValueError, match=r"caf\?.pth is not a name in UTF-8: rename the file"):
+        read_checkpoint(path)
 
 
 def test_gaussians_that_are_not_finite_can_be_told_apart(tmp_path):
