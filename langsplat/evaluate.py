@@ -44,7 +44,7 @@ from langsplat.official import read_array, read_autoencoder, read_cameras, read_
 from langsplat.progress import Progress, silent
 from langsplat.query import NEGATIVES, SHARPNESS, SceneQuery
 from langsplat.rasterize import render
-from langsplat.scene import LEVELS, MAX_IMAGE_PIXELS, Camera
+from langsplat.scene import LEVELS, MAX_IMAGE_PIXELS, Camera, writable
 from langsplat.train import split_views
 
 STAGE = "Evaluate"
@@ -175,10 +175,12 @@ def read_labels(path: Path | str) -> Labels:
         raise ValueError(f"There are no labels at {path}: give a folder.")
     if (folder / "labels.json").is_file():
         return _read_world(folder)
-    if any(folder.glob("*.json")):
-        return _read_lerf(folder)
     masks = folder / "segmentations" if (folder / "segmentations").is_dir() else folder
-    if any(masks.glob("*/*.png")):
+    painted = any(masks.glob("*/*.png"))
+    # Beside its segmentations a scene may have JSON files, such as a transforms.json.
+    if any(folder.glob("*.json")) and (masks is folder or not painted):
+        return _read_lerf(folder)
+    if painted:
         return _read_3dovs(masks)
     raise ValueError(
         f"{path} holds no labels: neither FRAME.json files (LERF-OVS), nor segmentations/FRAME/"
@@ -356,9 +358,8 @@ def write_lerf_labels(labels: Labels, folder: Path | str) -> list[Path]:
         ]
         info = {"name": frame.name, "width": frame.width, "height": frame.height}
         file = folder / f"{Path(frame.name).stem}.json"
-        file.write_text(
-            json.dumps({"info": info, "objects": objects}, ensure_ascii=False), encoding="utf-8"
-        )
+        content = json.dumps({"info": info, "objects": objects}, ensure_ascii=False)
+        file.write_text(writable(content), encoding="utf-8")
         written.append(file)
     return written
 
@@ -1119,20 +1120,28 @@ def _hit(spots: NDArray[np.bool_], areas: NDArray[np.float64]) -> bool:
 
 
 def _nearest_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """A mask [h, w] as [height, width], by OpenCV's INTER_NEAREST: pixel i is i * h // height."""
-    rows = np.arange(height) * mask.shape[0] // height
-    columns = np.arange(width) * mask.shape[1] // width
+    """A mask [h, w] as [height, width], by OpenCV's INTER_NEAREST, with its rounding.
+
+    Pixel i is i * h // height, but at times one less where i * h / height is whole: so are 65 of
+    the columns when 4032 are made 1440.
+    """
+    rows, columns = (
+        # A reciprocal twice, as there: that may be a hair less than the ratio.
+        np.minimum(np.arange(new) * (1 / (new / old)), old - 1).astype(int)
+        for new, old in zip((height, width), mask.shape, strict=True)
+    )
     return mask[rows[:, None], columns]
 
 
 def _match(frames: Sequence[str], names: Sequence[str], scene: str) -> list[int]:
     """The number of the picture of each name: the whole name, else without folder and ending."""
     places: dict[str, set[int]] = {}
-    for index, name in enumerate(names):
+    # As scenes write the names of their views, whatever bytes the photos' names are made of.
+    for index, name in enumerate(map(writable, names)):
         for form in {name, Path(name).name, Path(name).stem}:
             places.setdefault(form, set()).add(index)
     out, absent = [], []
-    for frame in frames:
+    for frame in map(writable, frames):
         forms = (frame, Path(frame).name, Path(frame).stem)
         found = next((places[form] for form in forms if form in places), None)
         if found is None:
@@ -1141,7 +1150,7 @@ def _match(frames: Sequence[str], names: Sequence[str], scene: str) -> list[int]
             several = " and ".join(sorted(names[i] for i in found)[:2])
             raise ValueError(f"The label {frame!r} fits several views, {several}: rename one.")
         else:
-            out.append(found.pop())
+            out.append(min(found))
     if absent:
         some = ", ".join(absent[:3]) + (" ..." if len(absent) > 3 else "")
         example = f" (its views have names such as {names[0]!r})" if names else ""

@@ -1,6 +1,7 @@
 """The evaluator agrees, to the last pixel, with a slow transcription of the papers' protocols."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,7 @@ def test_3d_ovs_joins_the_table_to_the_rooms_wall_and_never_takes_subparts(tmp_p
     left[1:, :, :10], right[1:, :, 36:] = 0.9, 0.6
     left[0] = truth / 255  # would be perfect, but may not answer
     maps = Maps(["00.jpg"], [{"wood wall": left, "wood table": right}])
+    (tmp_path / "room" / "transforms.json").write_text("{}")  # the scene's folder, as it was built
     labels = read_labels(tmp_path / "room")
     (row,) = evaluate(maps, labels, "3dovs-v2").rows
     assert row.level == "part" and row.ious[0] > 0.8 and row.iou > 0.8
@@ -327,6 +329,14 @@ def test_of_views_alike_but_for_their_ending_the_one_of_the_same_file_name_is_me
     assert evaluate(maps, labels).rows == evaluate(Maps(["a"], maps.maps[1:]), labels).rows
 
 
+def test_labels_whose_names_end_differently_may_be_of_one_view() -> None:
+    relevancy = random_map(np.random.default_rng(0))
+    thing = LabelledObject.of("it", relevancy[0] > 0.5)
+    frames = [LabelledFrame(name, WIDTH, HEIGHT, (thing,)) for name in ("a.b.jpg", "a.b")]
+    rows = evaluate(Maps(["a.b.png"], [{"it": relevancy}]), Labels("one", tuple(frames))).rows
+    assert rows[0].ious == rows[1].ious
+
+
 def test_relevancies_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     maps = random_labels(tmp_path / "scene", NAMES, np.random.default_rng(0))
     maps[1]["thing 2"][1, 3, 4] = np.nan
@@ -341,6 +351,18 @@ def test_labels_of_another_size_are_resized_and_both_sizes_told(tmp_path: Path) 
     report = evaluate(Maps(NAMES[:1], [doubled]), labels, "langsplat-v2")
     assert any("92x66" in note and "46x33" in note for note in report.notes)
     assert not evaluate(Maps(NAMES[:1], maps), labels).notes
+
+
+def test_labels_are_resized_with_the_rounding_of_the_published_evaluators() -> None:
+    """OpenCV 4.10's cv2.resize(..., INTER_NEAREST) of 28 columns to 18: the tenth shows number 13.
+
+    (And 9 * 28 / 18 = 14.)
+    """
+    label, answer = np.zeros((20, 28), dtype=bool), np.zeros((3, 20, 18), dtype=np.float32)
+    label[:, :14], answer[..., :10] = True, 1
+    frame = LabelledFrame("00", 28, 20, (LabelledObject.of("it", label),))
+    (row,) = evaluate(Maps(["00.jpg"], [{"it": answer}]), Labels("one", (frame,)), "3dovs-v2").rows
+    assert row.iou == 1
 
 
 @pytest.mark.parametrize(
@@ -763,6 +785,25 @@ def test_views_from_which_the_scene_was_described_later_are_not_held_out(
     frames = [LabelledFrame(name, camera.width, camera.height, (thing,)) for name in "abcdefg"]
     rows = evaluate(SceneQuery(scene, TableEncoder()), Labels("balls", tuple(frames))).rows
     assert {number for number, row in enumerate(rows) if row.held_out} == held_out
+
+
+def test_names_of_any_bytes_find_their_views_and_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = os.fsdecode(b"caf\xe9")  # as archives of old programs unpack it
+    thing = LabelledObject.of(name, np.ones((HEIGHT, WIDTH), dtype=bool))
+    labels = Labels(name, (LabelledFrame(f"{name}.jpg", WIDTH, HEIGHT, (thing,)),))
+    maps = Maps(["images/caf?.jpg"], [{name: random_map(np.random.default_rng(0))}])
+    report = evaluate(maps, labels)  # scenes have "?" for what is not UTF-8
+    write_lerf_labels(labels, tmp_path / "labels")
+    assert read_labels(tmp_path / "labels").frames[0].queries == ["caf?"]
+    monkeypatch.setattr("langsplat.evaluate.evaluate", lambda *args, **options: report)
+    monkeypatch.setattr("langsplat.__main__._open", lambda *args: None)
+    monkeypatch.setattr("langsplat.__main__._engine", lambda *args, **options: None)
+    out = tmp_path / "out"
+    assert main(["eval", "desk", str(tmp_path / "labels"), "--out", str(out)]) == 0
+    assert "| caf? | 1 |" in (out / "report.md").read_text()
+    assert json.loads((out / "report.json").read_text())["queries"][0]["query"] == "caf?"
 
 
 def test_the_command_prints_and_writes_the_report(
