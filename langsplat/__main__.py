@@ -355,6 +355,7 @@ def _eval(args: argparse.Namespace) -> int:
     from langsplat.hub import bundled_scenes
     from langsplat.official import ENCODER
     from langsplat.query import SceneQuery
+    from langsplat.scene import writable
 
     scenes, folders = args.pairs[::2], args.pairs[1::2]
     if len(scenes) != len(folders):
@@ -393,9 +394,9 @@ def _eval(args: argparse.Namespace) -> int:
     print(report.markdown(), end="")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "report.md").write_text(report.markdown(), encoding="utf-8")
-        content = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
-        (args.out / "report.json").write_text(content + "\n", encoding="utf-8")
+        content = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        for name, text in (("report.md", report.markdown()), ("report.json", content)):
+            (args.out / name).write_text(writable(text), encoding="utf-8")
     return 0
 
 
@@ -436,19 +437,20 @@ def _open(spec: str, device: str | None) -> "Scene":
 
 def _view_of(scene: "Scene", args: argparse.Namespace) -> "Camera":
     """The camera named or numbered by --view, at the width of --width."""
-    if not scene.cameras:
+    views, wanted = scene.cameras, args.view
+    if not views:
         raise ValueError(f"The scene {scene.name!r} has no views.")
-    by_name = {Path(camera.name).name: camera for camera in scene.cameras}
-    by_name |= {camera.name: camera for camera in scene.cameras}
-    if args.view in by_name:
-        camera = by_name[args.view]
-    elif args.view.isdecimal() and int(args.view) < len(scene.cameras):
-        camera = scene.cameras[int(args.view)]
-    else:
+    found = [camera for camera in views if camera.name == wanted]
+    found = found or [camera for camera in views if Path(camera.name).name == wanted]
+    if not found and wanted.isdecimal():
+        found = list(views[int(wanted) :][:1])
+    if len(found) != 1:
+        what = "There are several views" if found else "There is no view"
         raise ValueError(
-            f"There is no view {args.view!r}: use a number from 0 to {len(scene.cameras) - 1}, "
-            f"or a name such as {scene.cameras[0].name!r}."
+            f"{what} {wanted!r}: use a number from 0 to {len(views) - 1}, or a name such as "
+            f"{(found or views)[0].name!r}."
         )
+    camera = found[0]
     return camera.resized(args.width) if args.width is not None else camera
 
 

@@ -49,6 +49,8 @@ class Codebook:
     Args:
         codewords: [L, V, E] float32, of unit length as `fit_codebook` makes them (a level no
             segment ever had: zeros), of any length where they were imported.
+    Raises:
+        ValueError: they have another shape, or there is none.
     """
 
     codewords: Tensor  # [L, V, E]
@@ -56,9 +58,9 @@ class Codebook:
     kind = "codebook"
 
     def __post_init__(self) -> None:
-        if self.codewords.ndim != 3:
+        if self.codewords.ndim != 3 or not self.codewords.shape[1]:
             raise ValueError(
-                f"codewords must be [L, V, E], got {list(self.codewords.shape)}: "
+                f"codewords must be [L, V, E], V >= 1, got {list(self.codewords.shape)}: "
                 "the scene's language field is damaged; build the scene again."
             )
 

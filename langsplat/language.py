@@ -260,7 +260,8 @@ def _add_codewords(
     for level, (embeddings, ids) in enumerate(zip(view.embeddings, view.segments, strict=True)):
         columns = codec.assign(level, embeddings).cpu() + level * codec.size
         columns = F.pad(columns, (0, 1), value=-1)  # the extra last row catches -1
-        labels.append(columns[torch.from_numpy(ids).long()])
+        # torch takes no array that runs backwards
+        labels.append(columns[torch.from_numpy(np.ascontiguousarray(ids)).long()])
     sums = support.flatten(1)
     lift_labels(
         gaussians, camera, torch.stack(labels, dim=2), sums.shape[1], sums=sums, first=first

@@ -134,12 +134,8 @@ def rasterize(
     if colors.ndim not in (2, 3):
         raise ValueError(f"colors must be [N, D] or [C, N, D], got {list(colors.shape)}.")
     _check("colors", colors, (*((cameras,) if colors.ndim == 3 else ()), n, *channels))
-    kinds = {tensor.dtype for tensor in (means, quats, scales, opacities, colors)}
-    if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
-        raise ValueError(
-            "means, quats, scales, opacities and colors must be float32, or all float64, got "
-            f"{', '.join(sorted(map(str, kinds)))}: convert them with .float()."
-        )
+    shapes = means, quats, scales, opacities
+    _check_floats("means, quats, scales, opacities and colors", *shapes, colors)
     if colors.shape[-1] == 0:
         raise ValueError("colors must have at least one channel.")
     if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:
@@ -269,7 +265,8 @@ def render_surface(gaussians: Gaussians, camera: Camera) -> Tensor:
     """
     with torch.no_grad():
         camera = camera.to(gaussians.device)
-        rotation, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
+        viewmat = camera.viewmat.to(gaussians.means)
+        rotation, shift = viewmat[:3, :3], viewmat[:3, 3]
         places = gaussians.means @ rotation.T + shift
         quats = F.normalize(gaussians.quats, dim=1)
         shortest = F.one_hot(gaussians.scales.argmin(dim=1), 3).to(quats)
@@ -360,8 +357,8 @@ def lift_labels(
     Returns:
         The sums, [N, count] in the Gaussians' dtype where none were given; no gradient.
     Raises:
-        ValueError: the picture's size is not the camera's, a label is out of range, or the sums
-            given are of another number of labels.
+        ValueError: the picture's size is not the camera's, a label is out of range, the sums given
+            are of another number of labels, or the Gaussians are neither float32 nor float64.
     """
     if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
@@ -373,7 +370,8 @@ def lift_labels(
             f"Labels must lie in -1 .. {count - 1}, got {int(labels.min())} .. "
             f"{int(labels.max())}: renumber them."
         )
-    draw = _backend(backend, gaussians.device)
+    g, draw = gaussians, _backend(backend, gaussians.device)
+    _check_floats("means, quats, scales and opacities", g.means, g.quats, g.scales, g.opacities)
     if sums is None:
         sums = gaussians.means.new_zeros(len(gaussians), count)
     _check("sums", sums, (len(sums), count))
@@ -391,8 +389,7 @@ def lift_labels(
         return sums
     from langsplat._rasterize_numba import lift_labels as on_cpu
 
-    g, rules = gaussians, RULES._replace(near=gaussians.near)
-    geometry = (g.means, g.quats, g.scales, g.opacities)
+    rules, geometry = RULES._replace(near=g.near), (g.means, g.quats, g.scales, g.opacities)
     on_cpu(geometry, camera.viewmat, camera.K, labels, rules, sums, first)
     return sums
 
@@ -407,10 +404,12 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
     Returns:
         [N, 3], RGB around [0, 1].
     Raises:
-        ValueError: sh has fewer bases than the degree needs, or dirs are of another number.
+        ValueError: sh has fewer bases than the degree needs, or is neither float32 nor float64;
+            dirs are of another number.
     """
     _check("sh", sh, (len(sh), *sh.shape[1:2], 3))
     _check("dirs", dirs, (len(sh), 3))
+    _check_floats("sh", sh)
     if degree is None:
         degree = math.isqrt(sh.shape[1]) - 1
     if not 0 <= degree <= 3 or (degree + 1) ** 2 > sh.shape[1]:
@@ -438,6 +437,15 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(
             f"{name} must be {list(shape)} to fit the other inputs, got {list(tensor.shape)}."
+        )
+
+
+def _check_floats(names: str, *tensors: Tensor) -> None:
+    kinds = {tensor.dtype for tensor in tensors}
+    if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
+        raise ValueError(
+            f"{names} must be float32, or all float64, got {', '.join(sorted(map(str, kinds)))}: "
+            "convert them with .float()."
         )
 
 

@@ -406,7 +406,7 @@ def save_scene(
         if preview is not None:
             (partial / PREVIEW_FILE).write_bytes(preview)
         if card is not None:
-            (partial / "README.md").write_text(card, encoding="utf-8")
+            (partial / "README.md").write_text(writable(card), encoding="utf-8")
         partial.chmod(0o755)  # temporary names come closed to others
         for file in partial.iterdir():
             file.chmod(0o644)

@@ -423,6 +423,25 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
     assert picture.shape == (36, 48, 3) and picture.std() > 10
 
 
+def test_a_view_of_a_name_that_several_have_is_asked_for_by_its_folder_or_number(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of a rig, of which every camera numbers its photos from 0."""
+    scene = load_scene(built)
+    names = ("left/0.png", "right/0.png")
+    views = [replace(view, name=name) for view, name in zip(scene.cameras, names, strict=False)]
+    save_scene(replace(scene, cameras=tuple(views)), tmp_path / "rig")
+    command = ["render", str(tmp_path / "rig"), "--width", "16", "--out", str(tmp_path / "x.png")]
+    assert main([*command, "--view", "0.png"]) == 1
+    assert "several views '0.png': use a number from 0 to 1, or a name such as 'left/0.png'" in (
+        capsys.readouterr().err
+    )
+    for view in ("left/0.png", "1"):
+        assert main([*command, "--view", view]) == 0
+    assert main([*command, "--view", "2"]) == 1
+    assert "There is no view '2'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

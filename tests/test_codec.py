@@ -76,6 +76,9 @@ def test_identical_embeddings_do_not_break_the_start() -> None:
 def test_nothing_to_describe_is_said() -> None:
     with pytest.raises(ValueError, match="single segment"):
         fit_codebook([torch.zeros(0, 16)], size=4)
+    for shape in ((3, 0, 16), (4, 16)):
+        with pytest.raises(ValueError, match=r"codewords must be \[L, V, E\], V >= 1, got"):
+            Codebook(torch.zeros(shape))
 
 
 def test_norms_and_scores_agree_with_decoding() -> None:

@@ -66,7 +66,8 @@ def test_each_ball_gets_its_own_codeword_and_the_unseen_get_none() -> None:
 
 def test_mass_is_the_blending_weight_over_the_segmented_pixels() -> None:
     gaussians, camera = two_balls(), front_camera()
-    field = fit_language(gaussians, [camera, camera], [halves(), halves()], "test")
+    backwards = replace(halves(), segments=halves().segments[:, ::-1].copy()[:, ::-1])
+    field = fit_language(gaussians, [camera, camera], [halves(), backwards], "test")
     # The identity lets the renderer itself spell out W, pixel by Gaussian.
     weights, _ = render(gaussians, camera, values=torch.eye(len(gaussians)))
     torch.testing.assert_close(field.mass[0], 2 * weights.sum((0, 1)), atol=1e-4, rtol=1e-4)

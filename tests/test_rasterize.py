@@ -25,6 +25,7 @@ from langsplat.rasterize import (
     quickest_device,
     rasterize,
     render,
+    render_surface,
     sh_to_rgb,
 )
 from langsplat.scene import NEAR, Camera, Gaussians
@@ -815,6 +816,9 @@ def test_sh_to_rgb_agrees_with_closed_forms() -> None:
     torch.testing.assert_close(sh_to_rgb(sh, axes, degree=0), torch.full((3, 3), 0.5))
     with pytest.raises(ValueError, match=r"dirs must be \[3, 3\]"):
         sh_to_rgb(sh, axes[:1])
+    for dtype in (torch.float16, torch.bfloat16):  # as a scene's file has them
+        with pytest.raises(ValueError, match=f"got {dtype}: convert them with .float"):
+            sh_to_rgb(sh.to(dtype), axes)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
@@ -917,6 +921,18 @@ def test_lift_refuses_a_picture_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"sums must be \[4, 2\]"):
         labels = torch.zeros(HEIGHT, WIDTH, 1).long()
         lift_labels(gaussians, camera, labels, 2, sums=torch.zeros(4, 1))
+    half = gaussians._each(lambda tensor: tensor.half())
+    with pytest.raises(ValueError, match=r"got torch.float16: convert them with .float"):
+        lift_labels(half, camera, labels, 2)
+
+
+def test_the_surface_of_float64_gaussians_is_that_of_float32() -> None:
+    gaussians, camera = as_scene(scene())
+    surface = render_surface(gaussians._each(lambda tensor: tensor.double()), camera)
+    assert surface.dtype == torch.float64
+    torch.testing.assert_close(
+        surface.float(), render_surface(gaussians, camera), atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -76,7 +76,8 @@ def test_an_autoencoder_is_stored_with_the_scene(tmp_path: Path) -> None:
 
 def test_a_saved_scene_is_read_back_as_it_was(tmp_path: Path) -> None:
     scene = small_scene()
-    back = load_scene(save_scene(scene, tmp_path / "s", preview=b"jpg", card="# card"))
+    card = "# card of caf\udce9"  # as a path may be that is not UTF-8
+    back = load_scene(save_scene(scene, tmp_path / "s", preview=b"jpg", card=card))
     assert torch.equal(back.gaussians.means, scene.gaussians.means)
     assert torch.equal(back.gaussians.scales, scene.gaussians.scales)
     for name in ("quats", "opacities", "sh"):
@@ -92,6 +93,7 @@ def test_a_saved_scene_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert back.cameras[0].width == 32 and back.cameras[0].height == 24
     assert back.name == "small" and back.examples == ["red cup"] and back.radius == 2.0
     assert (tmp_path / "s" / "preview.jpg").read_bytes() == b"jpg"
+    assert (tmp_path / "s" / "README.md").read_text(encoding="utf-8") == "# card of caf?"
 
 
 @pytest.mark.parametrize(("size", "stored"), [(256, torch.uint8), (257, torch.int32)])
