@@ -38,15 +38,20 @@ def main(argv: list[str] | None = None) -> int:
     print("LangSplat is starting ...", flush=True)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        return _serve(args)
+        with tempfile.TemporaryDirectory(
+            prefix="langsplat-", ignore_cleanup_errors=True
+        ) as scratch:
+            return _serve(args, Path(scratch))
     except KeyboardInterrupt:
         return 130
 
 
-def _serve(args: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace, scratch: Path) -> int:
     prepare_process()
     if "gradio" not in sys.modules:
         sys.meta_path.insert(0, WithoutStubs())
+        # What visitors upload and see goes at the end: gradio leaves it if a page is still open.
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch / "gradio"))
     # Imported here so that --help and mistyped flags answer at once.
     from demo.handlers import Builder, Shelf
     from demo.page import build_app, serve
@@ -61,36 +66,35 @@ def _serve(args: argparse.Namespace) -> int:
     if device == "cpu" and args.device == "auto" and available_backends()["gsplat"] == "ok":
         print("The GPU is left alone: gsplat's kernels are not compiled yet, which takes minutes.")
         print("Compile them once with --device cuda.", flush=True)
-    with tempfile.TemporaryDirectory(prefix="langsplat-") as scratch:
-        try:
-            shelf = Shelf(args.results or Path(scratch), device=device)
-        except OSError as error:
-            print(
-                f"app.py: {args.results} cannot be used ({error.strerror or error}): choose "
-                "another folder for --results.",
-                file=sys.stderr,
-            )
-            return 2
-        try:
-            if args.scene:
-                shelf.add_first(args.scene, terminal_progress())
-        except (ValueError, OSError) as error:
-            print(f"app.py: {error}", file=sys.stderr)
-            return 2
-        builder = Builder(shelf)
-        # The renderer compiles itself at the very first start: begin before a visitor asks.
-        threading.Thread(target=shelf.warm_up, daemon=True).start()
-        page = build_app(shelf, builder)
-        try:
-            address = serve(page, shelf, host=args.host, port=args.port)
-        except OSError as error:
-            print(f"app.py: {error} Choose another --port.", file=sys.stderr)
-            return 2
-        print(f"LangSplat is ready at {address}", flush=True)
-        try:
-            page.block_thread()
-        finally:
-            builder.close()
+    try:
+        shelf = Shelf(args.results or scratch, device=device)
+    except OSError as error:
+        print(
+            f"app.py: {args.results} cannot be used ({error.strerror or error}): choose "
+            "another folder for --results.",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        if args.scene:
+            shelf.add_first(args.scene, terminal_progress())
+    except (ValueError, OSError) as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    builder = Builder(shelf)
+    # The renderer compiles itself at the very first start: begin before a visitor asks.
+    threading.Thread(target=shelf.warm_up, daemon=True).start()
+    page = build_app(shelf, builder)
+    try:
+        address = serve(page, shelf, host=args.host, port=args.port)
+    except OSError as error:
+        print(f"app.py: {error} Choose another --port.", file=sys.stderr)
+        return 2
+    print(f"LangSplat is ready at {address}", flush=True)
+    try:
+        page.block_thread()
+    finally:
+        builder.close()
     return 0
 
 

@@ -252,7 +252,11 @@ class Shelf:
             raise ValueError("Type a Hub repository as user/name, for example someone/my-scene.")
         folder = fetch_scene(repo_id, progress=progress)
         _load_listed(repo_id, folder)
-        return self.add(folder, repo_id)
+        with self._lock:
+            listed = self._folders.get(repo_id, folder)
+        # A newer commit stands beside the one that others are looking at.
+        newer = listed.resolve() != folder.resolve()
+        return self.add(folder, f"{repo_id}@{folder.name[:7]}" if newer else repo_id)
 
     def room(self, name: str) -> Room:
         """The opened scene.
@@ -349,7 +353,7 @@ class Shelf:
             return Room(name, scene, cloud, None, why_silent)
         spec = scene.language.encoder
         try:
-            if is_repo_id(name):
+            if is_repo_id(name.partition("@")[0]):
                 check_portable(spec)
             engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:

@@ -86,6 +86,12 @@
     const shown = String(all).replaceAll("%2C", ",").replaceAll("%2F", "/");
     try { history.replaceState(history.state, "", `?${shown}${location.hash}`); } catch {} // not in every frame
   };
+  // A page that has lost its server is loaded anew by gradio: what it was asked then is asked again.
+  window.keepWords = (text) => {
+    const shown = new URLSearchParams(location.search);
+    if (text?.trim()) shown.set("q", text);
+    window.showAddress(String(shown));
+  };
 
   // On a small screen the answer is below the question: it comes into sight.
   const asked = (event) => {

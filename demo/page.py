@@ -1,7 +1,9 @@
 """The page: what stands where, and which event calls what. Computes nothing itself."""
 
+import contextlib
 import html
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import plotly
+from gradio.utils import get_upload_folder
 
 from demo.handlers import (
     AUTO,
@@ -36,8 +39,10 @@ from langsplat.scene import LEVELS
 
 TITLE = "LangSplat - ask a 3D scene"
 THRESHOLD = 0.5
+MOST_PAGES = 500  # whose visit is kept; each takes some 370 kB, and gradio never forgets one
 OVERLAY, HEAT, MASK = "Overlay", "Heat", "Mask"
 
+_KEPT_SECONDS = 3600  # of what visitors upload and see, as files
 _HERE = Path(__file__).parent
 _PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 # Everything that renders shares one lane: two renders at once would only slow each other down.
@@ -64,11 +69,16 @@ _FAILED = """() => [
     {text: "That did not work: try again.", kind: "error"}
 ]"""
 _OPENS = "(...given) => (window.leaveView(), window.sceneOpens(), given)"  # of inputs.js
+_ASKS = "(visit, text, ...given) => (window.keepWords?.(text), [visit, text, ...given])"
 _VIEW = "(visit, ...shown) => [visit, ...window.viewAsked(shown)]"
 _ADDRESS = "(address) => window.showAddress(address)"
 # Once taken it is gone: what opens no other scene ends in the same step, and offers none.
 _TEXT = "(offered, now) => [window.textToShow(offered, now), null]"
 _NO_BUILD = "none"  # in place of a key: the browser keeps nothing that is empty
+_FORGOTTEN = (
+    "The build you had started is over, and how it ended is no longer known here: if its scene is "
+    "not in the list, start it again."
+)
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """
@@ -105,11 +115,12 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
     """The page over the scenes of `shelf`; `builder` makes new ones."""
     gr.set_static_paths([_PLOTLY_JS])
     with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
+        title=TITLE, analytics_enabled=False, delete_cache=(600, _KEPT_SECONDS), fill_width=True
     ) as page:
         gr.Markdown(f"# {TITLE}\nType words, see where they are.", elem_id="head")
         # Outside of the tabs: inside one it would sleep while that is hidden.
-        key = gr.BrowserState("", storage_key="langsplat-build")
+        # A secret of its own at each start would make what an earlier one left there unreadable.
+        key = gr.BrowserState("", storage_key="langsplat-build", secret="langsplat")
         with gr.Tabs(selected="explore") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explore = Explore(shelf)
@@ -137,6 +148,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         show_error=False,
         enable_monitoring=False,
         run_history=False,
+        state_session_capacity=MOST_PAGES,
         ssr_mode=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(shelf.downloads)],
@@ -282,7 +294,8 @@ class Explore:
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
             given = [self.visit, words, *self._judging]
             changed = [self.visit, self.offered, *self._answered]
-            each = {"trigger_mode": "multiple"} | self._shown | _LANE
+            js = _ASKS if words is self.text else None
+            each = {"trigger_mode": "multiple", "js": js} | self._shown | _LANE
             asked = trigger(ask, given, changed, **each)
             _say_if_failed(asked, self.find, self.line)
             if ask == self.try_example:
@@ -476,8 +489,9 @@ class Explore:
         # The files of the question before must not be taken for this one's.
         idle |= dict.fromkeys(self._files, _offer(None))
         if not visit.scene:
-            # A server that started again knows nothing of pages that were open before.
-            lost = "This page was opened before the server started again: reload it."
+            # A server that started again knows nothing of pages that were open before, and one
+            # that serves many forgets those unused for longest.
+            lost = "The server no longer knows this page, it may have started again: reload it."
             return idle | (self._said(lost, "error") if self.shelf.names else {})
         try:
             room = self.shelf.room(visit.scene)
@@ -665,9 +679,14 @@ class NewScene:
 
     def come_back(self, key: str) -> Iterator[Updates]:
         """The same for the build which an earlier page of this browser started, if it did."""
+        forget_broken_uploads()
         report = next(self.builder.follow(key), None)
         if report is None:
-            yield {self.key: _NO_BUILD}
+            shown: Updates = {self.key: _NO_BUILD}
+            if key not in ("", _NO_BUILD):  # another build, or the server, has started since
+                gr.Info(_FORGOTTEN, duration=20)
+                shown[self.monitor] = _monitored(BuildStatus(_FORGOTTEN, "none"))
+            yield shown
             return
         if report.kind == "busy":
             gr.Info("Your scene is still being built: see New scene.", duration=20)
@@ -703,6 +722,16 @@ class NewScene:
                 "Stopping ..." if stopping else "Stop", interactive=busy and not stopping
             ),
         }
+
+
+def forget_broken_uploads() -> None:
+    """Remove what had come of uploads that broke off: gradio keeps it for ever."""
+    folder = Path(get_upload_folder())
+    # One that a user chose for gradio may hold the files of other programs, too.
+    for part in folder.glob("tmp*") if folder.name == "gradio" else ():  # whole ones lie in folders
+        with contextlib.suppress(OSError):
+            if part.is_file() and time.time() - part.stat().st_mtime > _KEPT_SECONDS:
+                part.unlink()
 
 
 def _endpoints(shelf: Shelf) -> None:

@@ -329,6 +329,7 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     with taken():
         number.press("Enter")
     ask("yellow")
+    assert "q=yellow+ball" in page.url  # where a lost connection loads the page anew, it is asked
     stands("view 8", "yellow")
     assert number.input_value() == "8"
 

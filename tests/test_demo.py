@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -48,7 +49,7 @@ from demo.handlers import (
     start_of,
     visit_at,
 )
-from demo.page import Explore, build_app, serve
+from demo.page import MOST_PAGES, Explore, NewScene, build_app, forget_broken_uploads, serve
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
@@ -144,10 +145,17 @@ def explore(shelf: Shelf) -> Explore:
 
 
 @pytest.fixture(scope="module")
-def address(shelf: Shelf) -> Iterator[str]:
+def served(shelf: Shelf) -> Iterator[gr.Blocks]:
     page = build_app(shelf, Builder(shelf))
-    yield serve(page, shelf, host="127.0.0.1", port=None)
+    serve(page, shelf, host="127.0.0.1", port=None)
+    yield page
     page.close()
+
+
+@pytest.fixture(scope="module")
+def address(served: gr.Blocks) -> str:
+    assert served.local_url is not None
+    return served.local_url
 
 
 # --------------------------------------------------------------------------- views and the shelf
@@ -358,10 +366,26 @@ def test_a_strangers_scene_does_not_choose_a_file_of_the_server(tmp_path: Path) 
     def load(spec: str) -> TableEncoder:
         raise AssertionError("it was opened")
 
-    room = Shelf(tmp_path / "results", {"jane/balls": tmp_path / "s"}, load).room("jane/balls")
-    assert room.engine is None and "on its author's machine" in room.why_silent
+    for name in ("jane/balls", "jane/balls@bbbbbbb"):
+        room = Shelf(tmp_path / "results", {name: tmp_path / "s"}, load).room(name)
+        assert room.engine is None and "on its author's machine" in room.why_silent
     with pytest.raises(AssertionError):  # what was built here names what is here
         Shelf(tmp_path / "results", {"balls": tmp_path / "s"}, load).room("balls")
+
+
+def test_a_newer_commit_of_a_repository_is_not_listed_as_another_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (save_scene(three_balls(), tmp_path / (commit * 40)) for commit in "ab")
+    now = [first]
+    monkeypatch.setattr(handlers, "fetch_scene", lambda repo_id, progress: now[0])
+    shelf = Shelf(tmp_path / "results", {}, lambda spec: TableEncoder())
+    for _ in range(2):
+        assert shelf.fetch("jane/balls") == "jane/balls"
+    now[0] = second
+    for _ in range(2):
+        assert shelf.fetch("https://huggingface.co/jane/balls") == "jane/balls@bbbbbbb"
+    assert shelf.names == ["jane/balls", "jane/balls@bbbbbbb"]
 
 
 def test_a_scene_without_words_says_so(tmp_path: Path) -> None:
@@ -1001,6 +1025,46 @@ def test_a_build_goes_on_without_its_page_and_is_found_again(tmp_path: Path) -> 
     assert list(builder.follow(key)) == [last], "told again to a page that comes after the end"
 
 
+def test_a_build_that_is_known_no_longer_is_said_to_be_over(tmp_path: Path) -> None:
+    shelf = shelf_of_balls(tmp_path)
+    with gr.Blocks() as page:
+        key, tabs, explore = gr.BrowserState(""), gr.Tabs(), Explore(shelf)
+        new_scene = NewScene(Builder(shelf), explore)
+        new_scene.wire(page, tabs, key)
+    (told,) = new_scene.come_back("of before the server started again")
+    assert "start it again" in told[new_scene.monitor]["text"]
+    for nothing in ("", told[key]):
+        assert list(new_scene.come_back(nothing)) == [{key: told[key]}]
+
+
+def test_what_a_browser_keeps_can_be_read_after_a_new_start(
+    served: gr.Blocks, shelf: Shelf
+) -> None:
+    again = build_app(shelf, Builder(shelf))
+    first, second = (
+        [part["props"]["secret"] for part in page.config["components"] if "secret" in part["props"]]
+        for page in (served, again)
+    )
+    assert first == second != []
+
+
+def test_uploads_that_broke_off_are_removed_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = time.time() - 4000
+    for name in ("tmpold", "gradio/tmpold", "gradio/tmpnew", "gradio/0a1b/tmpold.zip"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        if "old" in name:
+            os.utime(tmp_path / name, (long_ago, long_ago))
+    for folder in (tmp_path, tmp_path / "gradio"):
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+        forget_broken_uploads()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    # One may be going on, whole ones are gradio's; the first may be another program's.
+    assert left == {"tmpold", "gradio/tmpnew", "gradio/0a1b/tmpold.zip"}
+
+
 @pytest.mark.parametrize("mode", ["wait", "copy"])
 def test_closing_the_builder_ends_what_runs(tmp_path: Path, mode: str) -> None:
     shelf, builder = builder_of(tmp_path, mode)
@@ -1037,6 +1101,10 @@ def test_a_build_stopped_before_its_process_runs_does_not_run(
 
 
 # --------------------------------------------------------------------------- over HTTP
+
+
+def test_the_visits_that_are_kept_are_bounded(served: gr.Blocks) -> None:
+    assert served.state_holder.capacity == MOST_PAGES
 
 
 def test_exactly_three_endpoints_are_public(address: str) -> None:
@@ -1187,12 +1255,12 @@ def test_the_app_opens_a_scene_of_the_hub_and_leaves_nothing_behind(tmp_path: Pa
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "cache"),
             "TMPDIR": str(tmp_path / "tmp"),
-            "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
         }
+        inherited = {key: value for key, value in os.environ.items() if key != "GRADIO_TEMP_DIR"}
         process = subprocess.Popen(
             [sys.executable, "app.py", "--scene", "jane/garden"],
             cwd=ROOT,
-            env=os.environ | settings,
+            env=inherited | settings,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -1205,4 +1273,5 @@ def test_the_app_opens_a_scene_of_the_hub_and_leaves_nothing_behind(tmp_path: Pa
             process.terminate()
             code = process.wait(30)
     assert code == 0
-    assert [path.name for path in (tmp_path / "tmp").glob("langsplat-*")] == []
+    left = [path.name for path in (tmp_path / "tmp").iterdir()]
+    assert [name for name in left if not name.startswith("torch")] == []
