@@ -301,18 +301,13 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     number = page.locator("#photo").get_by_test_id("number-input")
     yaw = page.get_by_label("range slider for Yaw °")
 
-    def taken() -> "playwright.EventContextManager":
-        return page.expect_response("**/queue/join*")  # requests in one breath may change places
-
     def choose(name: str) -> None:
         scene.click()
-        with taken():
-            page.locator(f'[role="option"]:has-text("{name}")').click()
+        page.locator(f'[role="option"]:has-text("{name}")').click()
 
     def ask(text: str) -> None:
         page.locator(TEXT).fill(f"{text} ball")
-        with taken():
-            page.locator(TEXT).press("Enter")
+        page.locator(TEXT).press("Enter")
 
     def stands(place: str, text: str) -> None:
         """Whatever was done before is done."""
@@ -323,11 +318,9 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
         assert scene.input_value() == "balls"
 
     go.clear()
-    with taken():
-        page.click("#after")
+    page.click("#after")
     number.fill("8")
-    with taken():
-        number.press("Enter")
+    number.press("Enter")
     ask("yellow")
     assert "q=yellow+ball" in page.url  # where a lost connection loads the page anew, it is asked
     stands("view 8", "yellow")
@@ -342,19 +335,16 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     stands("view 8", "blue")
 
     go.clear()
-    with taken():
-        yaw.press("Home")
+    yaw.press("Home")
     yaw.press("ArrowRight")  # waits for the one before
-    with taken():
-        page.click("#reset")
+    page.click("#reset")
     go.set()
     page.wait_for_selector('#picture img[alt="balls, view 0"]', state="attached")
     ask("red")
     stands("view 0", "red")
 
     go.clear()
-    with taken():
-        page.locator("#examples button").nth(1).click()
+    page.locator("#examples button").nth(1).click()
     ask("red")
     ask("yellow")
     stands("view 0", "yellow")
@@ -386,6 +376,40 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     assert page.is_enabled("#find")
     page.close()
     served.close()
+
+
+LATE_END = """
+const plain = window.fetch, end = 'data: {"msg":"close_stream"';
+window.fetch = async (place, ...how) => {
+  const response = await plain(place, ...how);
+  if (!new URL(place.url ?? place, location.href).pathname.endsWith("/queue/data")) return response;
+  const late = new TransformStream({
+    async transform(text, to) {
+      const [before, after] = text.split(end);
+      to.enqueue(before);
+      if (after) await new Promise((resolve) => setTimeout(resolve, 300));
+      if (after) to.enqueue(end + after);
+    },
+  });
+  const body = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(late);
+  return new Response(body.pipeThrough(new TextEncoderStream()), response);
+};
+"""
+
+
+def test_what_is_asked_as_the_stream_of_answers_ends_is_answered(
+    browser: "playwright.Browser", address: str
+) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.route("**/plotly.min.js", lambda route: route.abort())
+    page.add_init_script(LATE_END)
+    page.goto(address)
+    page.wait_for_selector(FOUND)
+    page.locator(TEXT).fill("globe")
+    page.locator(TEXT).press("Enter")
+    page.wait_for_selector('#found img[alt*="“globe”"]', state="attached")
+    page.close()
 
 
 BUILD = """
