@@ -176,8 +176,9 @@ def bundled_name() -> str:
     files = [BUNDLED_ENCODER / file for file in TOWER_FILES]
     if not all(file.is_file() for file in files):
         raise ValueError(
-            "The bundled encoder is missing from checkpoints/encoder: use a whole checkout, or "
-            "name another encoder, for example open_clip:ViT-B-16/laion2b_s34b_b88k."
+            f"The bundled encoder is missing from {BUNDLED_ENCODER}: run this in a whole checkout "
+            "(a plain pip install leaves it out), or name another encoder, for example "
+            "open_clip:ViT-B-16/laion2b_s34b_b88k."
         )
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return f"bundled:{digest[:8]}"

@@ -60,7 +60,7 @@ def find_scene(spec: str, *, progress: Progress = silent) -> Path:
         return fetch_scene(spec, progress=progress)
     raise ValueError(
         f"There is no scene {spec!r}: give a scene's folder, a Hub repository as user/name, or a "
-        f"bundled scene ({', '.join(bundled) or 'none'})."
+        f"bundled scene ({', '.join(bundled) or 'none here: run this in a whole checkout'})."
     )
 
 

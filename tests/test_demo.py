@@ -910,7 +910,10 @@ print(json.dumps({"error": "enough"}))
 """
 
 
-@pytest.mark.parametrize("name", ["--help", "-mug", "my\0 \n" + 200_000 * "x"])
+# Named, as pytest puts a test's name into the environment, where 200,000 letters are too many.
+@pytest.mark.parametrize(
+    "name", ["--help", "-mug", "my\0 \n" + 200_000 * "x"], ids=["help", "option", "endless"]
+)
 def test_a_build_gets_all_photos_and_the_name_whatever_they_are_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

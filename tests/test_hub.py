@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub.errors import HTTPError
 
-from langsplat import hub
+from langsplat import encoders, hub
 from langsplat.hub import DOWNLOADING, MAX_PREVIEW_BYTES, find_scene, is_repo_id, reachable
 from langsplat.scene import SCENE_FILE, Gaussians, Scene, load_scene, save_scene
 from tests.hub_server import Repo, black_hole, closed_port, serve
@@ -350,3 +350,14 @@ def test_what_is_no_repository_name_is_refused_before_any_network(name):
     assert not is_repo_id(name)
     with pytest.raises(ValueError, match="write it as user/name"):
         fetch_scene(name)
+
+
+def test_what_only_a_checkout_has_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "BUNDLED_SCENES", tmp_path)  # as after a plain `pip install`
+    monkeypatch.setattr(encoders, "BUNDLED_ENCODER", tmp_path)
+    with pytest.raises(ValueError, match=r"'desk'.*in a whole checkout"):
+        find_scene("desk")
+    with pytest.raises(ValueError, match=r"in a whole checkout \(a plain pip install"):
+        encoders.load_encoder()
