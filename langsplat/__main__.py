@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import langsplat
 from langsplat import BUNDLED_ENCODER, CAPTURE_FILE, SCENE_FILE, WORK_SUFFIX
-from langsplat.progress import Progress, interrupt, prepare_process, terminal_progress
+from langsplat.progress import Progress, interrupt, plain, prepare_process, terminal_progress
 
 if TYPE_CHECKING:
     from langsplat.query import SceneQuery
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({"error": sentence}), flush=True)
     else:
         lead = "\n" if _bar_drawn.is_set() else ""
-        print(f"{lead}langsplat: {sentence}", file=sys.stderr)
+        print(f"{lead}langsplat: {plain(sentence)}", file=sys.stderr)
     return 1
 
 
@@ -283,9 +283,10 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
 
 
 def _query(args: argparse.Namespace) -> int:
-    from langsplat.query import check_text, save_answer
+    from langsplat.query import check_mask, check_text, save_answer
 
     text = check_text(" ".join(args.text))
+    check_mask(args.threshold, args.level)
     scene = _open(args.scene, args.device)
     camera = _view_of(scene, args)
     engine = _engine(args.scene, scene)
@@ -323,9 +324,9 @@ def _import(args: argparse.Namespace) -> int:
     check_destination(args.out)
     found = find_official(args.folders)
     for line in found.found:
-        print(f"found   {line}")
+        print(f"found   {plain(line)}")
     for line in found.missed:
-        print(f"missed  {line}")
+        print(f"missed  {plain(line)}")
     folder = import_official(
         found, args.out, name=args.name, encoder=args.encoder or ENCODER, progress=_bar()
     )

@@ -25,6 +25,7 @@ top, right, bottom in pixels, the last column and row included), P corners of a 
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,7 +43,7 @@ from langsplat.encoders import Encoder
 from langsplat.metrics import mask_iou
 from langsplat.official import read_array, read_autoencoder, read_cameras, read_cfg_args, stem_of
 from langsplat.progress import Progress, silent
-from langsplat.query import NEGATIVES, SHARPNESS, SceneQuery
+from langsplat.query import MAX_QUERY_PIXELS, NEGATIVES, SHARPNESS, SceneQuery
 from langsplat.rasterize import render
 from langsplat.scene import LEVELS, MAX_IMAGE_PIXELS, Camera, writable
 from langsplat.train import split_views
@@ -550,8 +551,10 @@ def _mean_30_reflected(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _mean_29_cut(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """29x29 around the pixel, what lies outside the picture left out."""
-    seen = np.ones((1, *maps.shape[1:]), dtype=np.int64)
-    return _window_sums(_whole(maps), 14, 14) / (_UNIT * _window_sums(seen, 14, 14))
+    rows, columns = (
+        np.minimum(np.arange(n) + 15, n) - np.maximum(np.arange(n) - 14, 0) for n in maps.shape[1:]
+    )
+    return _window_sums(_whole(maps), 14, 14) / (_UNIT * np.multiply.outer(rows, columns))
 
 
 def _whole(maps: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -570,8 +573,9 @@ def _vote(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _majority(masks: NDArray[np.bool_], seen: tuple[slice, slice]) -> NDArray[np.bool_]:
     """More for than against among the pixels `seen`: the sum of +1 and -1 is positive."""
-    ballots = np.zeros(masks.shape, dtype=np.int32)
-    ballots[:, *seen] = np.where(masks[:, *seen], 1, -1)
+    # Running sums leave 8 bits and come back: what is within 49 is right again as a difference.
+    ballots = np.zeros(masks.shape, dtype=np.int8)
+    ballots[:, *seen] = np.where(masks[:, *seen], np.int8(1), np.int8(-1))
     return _window_sums(ballots, 3, 3) > 0
 
 
@@ -859,10 +863,12 @@ class _SceneRenders:
     ) -> NDArray[np.float32]:
         return self.engine.relevancy(texts, self.camera(index, size)).cpu().numpy()
 
-    def selections(self, index: int, frame: LabelledFrame) -> Iterator[tuple[str, Prediction]]:
+    def selections(
+        self, index: int, frame: LabelledFrame, size: tuple[int, int]
+    ) -> Iterator[tuple[str, Prediction]]:
         """What the selected Gaussians, drawn alone, cover; their mean relevancy picks the level."""
         gaussians = self.engine.scene.gaussians
-        camera = self.camera(index, (frame.width, frame.height)).to(gaussians.device)
+        camera = self.camera(index, size).to(gaussians.device)
         for query in frame.queries:
             relevancy = self.engine.gaussian_relevancy([query])[0]  # [L, N]
             _check_finite(relevancy.cpu().numpy(), query, frame, self.name)
@@ -1004,38 +1010,38 @@ def evaluate(
     """
     check_profile(profile)
     renders = _SceneRenders(source) if isinstance(source, SceneQuery) else source
-    predictions: Callable[[int, LabelledFrame], Iterable[tuple[str, Prediction]]]
+    predictions: Callable[..., Iterable[tuple[str, Prediction]]]
     if profile != SELECTION:
-        rules = PIXEL_PROFILES[profile]
+        rules, most = PIXEL_PROFILES[profile], MAX_QUERY_PIXELS
         drawn = rules.at_labels and isinstance(renders, _SceneRenders)
         predictions = partial(_predictions, renders, rules, labels.asked_together or {})
     elif isinstance(renders, _SceneRenders):
-        drawn, predictions = True, renders.selections
+        drawn, most, predictions = True, MAX_IMAGE_PIXELS, renders.selections
     else:
         raise ValueError("3d-selection needs the Gaussians: give a scene, or use another profile.")
 
     places = _match([frame.name for frame in labels.frames], renders.names, renders.name)
     rows: list[Row] = []
-    sizes: Counter[tuple[int, int, int, int]] = Counter()
-    for done, (frame, index) in enumerate(zip(labels.frames, places, strict=True)):
-        progress(STAGE, done, len(labels.frames), frame.name)
+    sizes: Counter[tuple[int, ...]] = Counter()
+    for number, (frame, index) in enumerate(zip(labels.frames, places, strict=True)):
+        progress(STAGE, number, len(labels.frames), frame.name)
         judge = _Judge(labels.name, frame, renders.levels, index in renders.held_out)
-        rows += [judge.row(query, found) for query, found in predictions(index, frame)]
-        sizes[*renders.size(index), frame.width, frame.height] += 1
+        view = renders.size(index)
+        size = _size_of_labels(frame, most) if drawn else view
+        rows += [judge.row(query, found) for query, found in predictions(index, frame, size)]
+        sizes[*view, frame.width, frame.height, *size] += 1
     progress(STAGE, len(labels.frames), len(labels.frames), "")
     if not rows:
         raise ValueError(
             f"The labels {labels.name!r} name nothing to ask for: add objects to them."
         )
-    done_about = (
-        "the views were drawn in" if drawn else "the labels were resized, nearest pixel, to"
-    )
-    notes = [
-        f"{labels.name}: {count} views of {w}x{h} pixels have labels of {x}x{y}; {done_about} "
-        f"{f'{x}x{y}' if drawn else f'{w}x{h}'}."
-        for (w, h, x, y), count in sizes.items()
-        if (w, h) != (x, y)
-    ]
+    notes = []
+    for (a, b, x, y, w, h), count in sizes.items():
+        done = [f"the views were drawn in {w}x{h}"] * ((a, b) != (w, h))
+        done += [f"the labels were resized, nearest pixel, to {w}x{h}"] * ((x, y) != (w, h))
+        if done:
+            about = f"{count} views of {a}x{b} pixels have labels of {x}x{y}"
+            notes.append(f"{labels.name}: {about}; {' and '.join(done)}.")
     if profile != SELECTION and isinstance(renders, _SceneRenders):
         notes = renders.notes + notes
     fitting = sum(row.oracle > 0.25 for row in rows)
@@ -1053,21 +1059,27 @@ def _predictions(
     partners: Mapping[str, str],
     index: int,
     frame: LabelledFrame,
+    size: tuple[int, int],
 ) -> Iterator[tuple[str, Prediction]]:
-    """Of every query of a frame, by pixel relevancy."""
+    """Of every query of a frame, by pixel relevancy, in a size where it can be chosen."""
     queries = frame.queries
     # Only the protocol that has partners asks for them.
     partners = {q: partners[q] for q in queries if q in partners} if profile.inside else {}
     texts = list(dict.fromkeys([*queries, *partners.values()]))
     if not texts:
         return
-    size = (frame.width, frame.height) if profile.at_labels else renders.size(index)
     maps = dict(zip(texts, renders.relevancy(index, texts, size), strict=True))
     for text, relevancy in maps.items():
         _check_finite(relevancy, text, frame, renders.name)
     for query in queries:
         joined = maps[partners[query]] if query in partners else None
         yield query, predict(maps[query], profile, joined)
+
+
+def _size_of_labels(frame: LabelledFrame, most: int) -> tuple[int, int]:
+    """Width and height of a frame's labels, or the largest of their shape with `most` pixels."""
+    shrink = min(1.0, math.sqrt(most / (frame.width * frame.height)))
+    return max(1, int(frame.width * shrink)), max(1, int(frame.height * shrink))
 
 
 def _check_finite(relevancy: NDArray[Any], text: str, frame: LabelledFrame, scene: str) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -53,6 +54,14 @@ class Eta:
         return elapsed / fresh * (total - done)
 
 
+def plain(text: str) -> str:
+    """`text` with what steers a terminal, as in a stranger's file names, in backslashes."""
+    return "".join(
+        ch.encode("unicode_escape").decode() if unicodedata.category(ch) == "Cc" else ch
+        for ch in text
+    )
+
+
 def terminal_progress() -> Progress:
     """Progress on stderr: one updating line a stage, or plain lines if it is not a terminal."""
     eta = Eta()
@@ -71,7 +80,7 @@ def terminal_progress() -> Progress:
         filled = round(24 * done / max(total, 1))
         share = f"[{'#' * filled}{'.' * (24 - filled)}] {100 * done / max(total, 1):3.0f} %"
         remaining = f", {left:.0f} s left" if left is not None and done < total else ""
-        text = f"{stage:<22} {share}{remaining}{'  ' + note if note else ''}"
+        text = f"{stage:<22} {share}{remaining}{'  ' + plain(note) if note else ''}"
         if live and done < total:  # what wraps would stay when the line is updated
             text = text[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"\r\033[K{text}" if live else f"{text}\n")

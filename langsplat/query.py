@@ -649,10 +649,7 @@ class SceneQuery:
         began = time.perf_counter()
         check_list(texts)
         texts, threshold = [check_text(text) for text in texts], float(threshold)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
-        if level is not None and level not in self._field.levels:
-            raise ValueError(f"The level must be one of {', '.join(self._field.levels)}.")
+        check_mask(threshold, level, self._field.levels)
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
         view = self._view(camera)
         near = self._near(texts, view, camera)
@@ -885,6 +882,14 @@ def check_text(text: str) -> str:
     if names_nothing or not any(letter.isalpha() for letter in text):
         raise ValueError(f"“{text}” names no thing: type what to look for, for example “red mug”.")
     return text
+
+
+def check_mask(threshold: float, level: str | None, levels: Sequence[str] = LEVELS) -> None:
+    """Raise ValueError for a threshold outside [0, 1], or a level that is none of `levels`."""
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
+    if level is not None and level not in levels:
+        raise ValueError(f"The level must be one of {', '.join(levels)}.")
 
 
 def part_of(text: str) -> tuple[str, str] | None:

@@ -497,6 +497,21 @@ def test_a_scene_is_asked_in_the_size_of_its_labels(balls: tuple[SceneQuery, Pat
     assert report.levels.index(report.rows[0].spot_level or "") == spot_level
 
 
+def test_views_with_labels_too_large_to_be_asked_are_drawn_smaller(
+    balls: tuple[SceneQuery, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, folder = balls
+    for module in ("query", "evaluate"):
+        monkeypatch.setattr(f"langsplat.{module}.MAX_QUERY_PIXELS", 3000)
+    report = evaluate(engine, read_labels(folder))
+    assert report.notes[1].endswith(
+        "1 views of 40x24 pixels have labels of 80x48; the views were drawn in 70x42 and the "
+        "labels were resized, nearest pixel, to 70x42."
+    )
+    assert [row.hit for row in report.rows] == [True, True]
+    assert min(row.oracle for row in report.rows) > 0.3
+
+
 def test_3d_selection_draws_the_selected_gaussians_alone(balls: tuple[SceneQuery, Path]) -> None:
     engine, folder = balls
     report = evaluate(engine, read_labels(folder), "3d-selection")

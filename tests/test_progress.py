@@ -111,6 +111,11 @@ def test_a_line_that_is_updated_does_not_wrap(
     assert last.strip().endswith("photo 17.jpg, 2.5 s"), "what stays is whole"
 
 
+def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal_progress()("Read photos", 1, 1, "Left out: \x1b[2Ja\n\x9bé.jpg")
+    assert capsys.readouterr().err.endswith("  Left out: \\x1b[2Ja\\n\\x9bé.jpg\n")
+
+
 def test_an_error_gives_torch_its_threads_back() -> None:
     before = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt), torch_threads(before + 1):
