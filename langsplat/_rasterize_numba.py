@@ -2,8 +2,8 @@
 
 In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1] before any
 background. Beside it, colors come from spherical harmonics (`sh_to_rgb`), and labels of pixels are
-lifted to the Gaussians that paint them (`lift_labels`). The stages, each run by a few Python
-threads over disjoint parts of the work:
+lifted to the Gaussians that paint them (`lift_labels`), and of many channels the heaviest is found
+(`find_heaviest`). The stages, each run by a few Python threads over disjoint parts of the work:
 
     project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside),
                sixteen Gaussians at once
@@ -98,7 +98,10 @@ _HOW: Any = {"error_model": "numpy", "fastmath": set(FAST), "no_cfunc_wrapper": 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Python calls."""
-    return njit(cache=True, nogil=True, **_HOW)(function)
+    try:
+        return njit(cache=True, nogil=True, **_HOW)(function)
+    except RuntimeError:  # neither the checkout nor a home can be written to: nothing is kept
+        return njit(nogil=True, **_HOW)(function)
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -1647,3 +1650,126 @@ def lift_labels(
     tiles = frame.starts, frame.members, frame.columns, frame.size, frame.rules
     _in_threads(_add_weights, frame.parts, frame.splats, owners, *tiles, columns[numbers], weights)
     _in_threads(_add_labels, frame.parts, weights, seen, present, sums.numpy())
+
+
+# ----------------------------------------------------------------- the heaviest of many channels
+
+
+@_kernel
+def _find_heaviest(
+    part, parts, taken, splats, owners, starts, members, columns, size, rules,
+    places, codes, words, support, labels,
+):  # fmt: skip
+    """Of a part's tiles, which of a level's V words weighs most: labels [L, H, W], -1 for none.
+
+    The forward pass for a picture of L (V + 1) channels that is never built, with its roundings: a
+    splat's owner has codes [S, E] in the channels places [S, E], and 0 in all others. The last
+    channel of a level must reach `support`.
+    """
+    dtype = splats.dtype.type
+    alpha_max, stop = dtype(rules[4]), dtype(rules[5])
+    state, _, items, _ = _workspace(splats.dtype)
+    left, top = _corners(splats.dtype, SIDE)
+    longest = np.int64(1)
+    for tile in range(starts.shape[0] - 1):
+        longest = max(longest, starts[tile + 1] - starts[tile])
+    near, masks = room(longest * COLUMNS, splats.dtype), room(longest + BATCH, np.uint16)
+    planes = room(labels.shape[0] * (words + 1) * LANES, splats.dtype)
+    planes[:] = 0
+    found, zero = room(LANES, splats.dtype), spread(dtype(0))
+    flat = flattened(splats)
+    tile = _next_tile(np.int64(-1), taken)
+    while tile < starts.shape[0] - 1:
+        x0, y0 = _start_tile(tile, columns, size, state)
+        begin, count = starts[tile], starts[tile + 1] - starts[tile]
+        masks[:] = 0
+        for j in range(count):
+            masks[j] = _approach(flat, members, begin + j, x0, y0, left, top, near, j * COLUMNS)
+        for block in range(BLOCKS):
+            p = block * FIELDS
+            x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
+            for first in range(0, count, BATCH):
+                if bits(light > 0) == 0:
+                    break
+                todo = 0
+                for j in range(0, BATCH, LANES):
+                    todo = append_bits(items, todo, column_bits(masks, first + j, block), j)
+                for k in range(todo):
+                    number = first + np.int64(items[k])
+                    _, _, light, _, weight, _ = _shade(
+                        x, y, light, near, number * COLUMNS, alpha_max, stop
+                    )
+                    if bits(weight > 0) == 0:
+                        continue
+                    owner = owners[members[begin + number]]
+                    for e in range(places.shape[1]):
+                        at = np.int64(places[owner, e]) * LANES
+                        store(planes, at, load(planes, at) + weight * codes[owner, e])
+            for level in range(labels.shape[0]):
+                most, which = zero - 1, zero
+                at = level * (words + 1) * LANES
+                for word in range(words):
+                    plane = load(planes, at)
+                    which = where(plane > most, dtype(word), which)
+                    most = max(plane, most)
+                    store(planes, at, zero)
+                    at += LANES
+                store(found, 0, where(load(planes, at) >= dtype(support), which, zero - 1))
+                store(planes, at, zero)
+                for lane in range(LANES):
+                    u, v = _pixel(block, lane)
+                    if x0 + u < size[0] and y0 + v < size[1]:
+                        labels[level, y0 + v, x0 + u] = found[lane]
+        tile = _next_tile(tile, taken)
+
+
+def find_heaviest(
+    gaussians: Sequence[Tensor],  # means, quats, scales, opacities
+    viewmat: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    width: int,
+    height: int,
+    rules: tuple[float, ...],
+    rows: Tensor,  # [L, N, D]
+    codes: Tensor,  # [L, N, D]
+    described: Tensor,  # [L, N]
+    words: int,
+    support: float,
+) -> Tensor:
+    """See langsplat.rasterize.
+
+    A view sees few of a large scene's Gaussians, so only of these the codes are brought together.
+    """
+    levels, means = len(rows), gaussians[0].detach().numpy()
+    colors = np.empty((len(means), 0), means.dtype)  # none is drawn
+    frame = see(gaussians, colors, viewmat, K, width, height, rules)
+    drawn = np.zeros(len(means), bool)
+    drawn[frame.members] = True
+    splats = np.flatnonzero(drawn)
+    owners = np.empty(len(means), np.int32)
+    owners[splats] = np.arange(len(splats))
+    seen = torch.from_numpy(frame.index[splats]).long()
+    rows, codes, described = rows[:, seen], codes[:, seen], described[:, seen]
+    last = torch.full_like(described, words, dtype=torch.int32)
+    places = torch.cat([rows.int(), last[..., None]], dim=2)
+    places += (words + 1) * torch.arange(levels, dtype=torch.int32)[:, None, None]
+    values = torch.cat([codes, described.to(codes)[..., None]], dim=2).to(gaussians[0])
+    labels = np.empty((levels, height, width), np.int32)
+    _in_threads(
+        _find_heaviest,
+        frame.parts,
+        np.zeros(1, np.int64),
+        frame.splats,
+        owners,
+        frame.starts,
+        frame.members,
+        frame.columns,
+        frame.size,
+        frame.rules,
+        places.transpose(0, 1).flatten(1).numpy(),
+        values.transpose(0, 1).flatten(1).numpy(),
+        words,
+        support,
+        labels,
+    )
+    return torch.from_numpy(labels)

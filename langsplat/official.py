@@ -22,7 +22,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import threading
 import warnings
 import zipfile
@@ -47,7 +46,7 @@ from langsplat.features import SegmentFeatures
 from langsplat.language import fit_language, level_notes
 from langsplat.progress import Progress, silent
 from langsplat.query import MIN_SUPPORT, render_rgb
-from langsplat.rasterize import painting, render
+from langsplat.rasterize import heaviest, render
 from langsplat.scene import (
     LEVELS,
     MAX_IMAGE_PIXELS,
@@ -784,6 +783,14 @@ class _Files:
                 return str(path.relative_to(root.parent) if root.name else path)
         return path.name
 
+    @property
+    def not_read(self) -> list[str]:
+        """A line for the user on other people's checkpoints."""
+        return [
+            f"{self.short(path)} is of Occam's LGS, which is not read here"
+            for path in self.foreign[:1]
+        ]
+
     def level_of(self, folder: Path) -> int | None:
         """0 to 2, by cfg_args or by the folder's name."""
         level = self.cfgs.get(folder, {}).get("feature_level")
@@ -870,7 +877,7 @@ def find_official(folders: Sequence[Path | str]) -> Found:
         missed=list(files.notes),
     )
     _tell(found, files, runs)
-    _check(found)
+    _check(found, files)
     _check_runs(list(runs.values()))
     return found
 
@@ -961,13 +968,13 @@ def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
     needed = "needed to lift language" * (not runs and found.latents is None)
     line("features", found.features, needed)
     line("coded features", found.latents)
-    for path in files.foreign[:1]:
-        found.missed.append(f"{files.short(path)} is of Occam's LGS, which is not read here")
+    found.missed += files.not_read
 
 
-def _check(found: Found) -> None:
+def _check(found: Found, files: _Files) -> None:
     """Raise ValueError unless what was found makes a scene; the sentence lists what was found."""
     have = f" Found: {'; '.join(found.found)}." if found.found else ""
+    have += "".join(f" {line}." for line in files.not_read)
     if not found.runs and found.rgb is None:
         raise ValueError(
             "There is no checkpoint (chkpntNNNNN.pth) and no point_cloud.ply: give the model "
@@ -1280,7 +1287,8 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
             "looks at: rename the photos and build the scene again."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    partial = out.with_name(f".{out.name}.{os.urandom(4).hex()}")
+    partial.mkdir()
     try:
         write_ply(scene.gaussians, partial / "point_cloud/iteration_30000/point_cloud.ply")
         _write_cameras(scene.cameras, stems, partial / "cameras.json")
@@ -1296,7 +1304,6 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
             for index, (stem, camera) in enumerate(zip(stems, scene.cameras, strict=True)):
                 write_features(partial / FEATURES[0], stem, _segments_of(scene, camera))
                 progress("Write features", index + 1, len(stems), "")
-        partial.chmod(0o755)  # temporary names come closed to others
         if out.exists():
             out.rmdir()
         os.rename(partial, out)
@@ -1334,27 +1341,29 @@ def _segments_of(scene: Scene, camera: Camera) -> SegmentFeatures:
     K = camera.K.clone()
     K[0, 2], K[1, 2] = camera.width / 2, camera.height / 2
     camera = replace(camera, K=K)
-    # The weights of all codewords are too many for Gaussians that are not seen.
-    shown = painting(scene.gaussians, camera)
-    gaussians, language = scene.gaussians.select(shown), language.select(shown)
-    segments, embeddings = [], []
+    codec, segments, embeddings = language.codec, [], []
+    if isinstance(codec, Codebook):
+        found = heaviest(scene.gaussians, camera, language, MIN_SUPPORT).long()
+        for level, words in enumerate(found):
+            present = words[words >= 0].unique()
+            # The place before the first is the last, which is where -1 points to.
+            numbers = torch.full((codec.size + 1,), -1, dtype=torch.int32, device=words.device)
+            numbers[present] = torch.arange(len(present)).to(numbers)
+            segments.append(numbers[words].cpu().numpy())
+            rows = codec.codewords[level][present]
+            embeddings.append(F.normalize(rows.float(), dim=1).cpu())
+        return SegmentFeatures(np.stack(segments), embeddings)
     for level in range(len(language.levels)):
         described = (language.mass[level] > 0).float()[:, None]
         values = torch.cat([language.values(level), described], dim=1)
-        image, _ = render(gaussians, camera, values)
+        image, _ = render(scene.gaussians, camera, values)
         seen = image[..., -1] >= MIN_SUPPORT
-        codes = image[..., :-1][seen]  # [pixels, V or D]
-        if isinstance(language.codec, Codebook):
-            present, ids = codes.argmax(dim=1).unique(return_inverse=True)
-            rows = language.codec.codewords[level][present]
-        else:
-            # Latents vary smoothly: those of one cell of a lattice share an embedding.
-            latents = F.normalize(codes, dim=1)
-            cells, ids = (latents / LATENT_STEP).round().unique(dim=0, return_inverse=True)
-            sums = torch.zeros_like(cells).index_add_(0, ids, latents)
-            rows = language.codec.decode(sums)
+        # Latents vary smoothly: those of one cell of a lattice share an embedding.
+        latents = F.normalize(image[..., :-1][seen], dim=1)  # [pixels, D]
+        cells, ids = (latents / LATENT_STEP).round().unique(dim=0, return_inverse=True)
+        sums = torch.zeros_like(cells).index_add_(0, ids, latents)
         labels = torch.full(seen.shape, -1, dtype=torch.int32, device=seen.device)
         labels[seen] = ids.int()
         segments.append(labels.cpu().numpy())
-        embeddings.append(F.normalize(rows.float(), dim=1).cpu())
+        embeddings.append(F.normalize(codec.decode(sums).float(), dim=1).cpu())
     return SegmentFeatures(np.stack(segments), embeddings)

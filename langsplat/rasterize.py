@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langsplat import _rasterize_gsplat
-from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians
+from langsplat.codec import Codebook
+from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians, LanguageField
 
 if TYPE_CHECKING:
     from langsplat._codes_numba import BlendingWeights, Codes
@@ -392,6 +393,53 @@ def lift_labels(
     rules, geometry = RULES._replace(near=g.near), (g.means, g.quats, g.scales, g.opacities)
     on_cpu(geometry, camera.viewmat, camera.K, labels, rules, sums, first)
     return sums
+
+
+def heaviest(gaussians: Gaussians, camera: Camera, field: LanguageField, support: float) -> Tensor:
+    """The codeword that weighs most at each pixel of a view, at each level.
+
+    That is the first of the highest channels of `render(gaussians, camera, field.values(level))`.
+    On the CPU this picture is never built: a Gaussian's weight on a pixel is added to those of the
+    few codewords that it names.
+
+    Args:
+        field: of a codebook, on the Gaussians' device.
+        support: the share of a pixel that described Gaussians must paint.
+    Returns:
+        [L, H, W] int32 on the Gaussians' device; -1 where there is less support. No gradient.
+    Raises:
+        ValueError: the field is of an autoencoder, or the Gaussians are neither float32 nor
+            float64.
+    """
+    if field.rows is None or not isinstance(field.codec, Codebook):
+        raise ValueError("Latents name no codewords, of which one could weigh most: decode them.")
+    if _backend("auto", gaussians.device) is _rasterize_gsplat.rasterize:
+        return _heaviest_drawn(gaussians, camera, field, support)
+    from langsplat._rasterize_numba import find_heaviest
+
+    g, rules = gaussians.detached(), RULES._replace(near=gaussians.near)
+    shape, described = (g.means, g.quats, g.scales, g.opacities), field.mass > 0
+    _check_floats("means, quats, scales and opacities", *shape)
+    view = camera.viewmat, camera.K, camera.width, camera.height
+    return find_heaviest(
+        shape, *view, rules, field.rows, field.codes, described, field.codec.size, support
+    )
+
+
+def _heaviest_drawn(
+    gaussians: Gaussians, camera: Camera, field: LanguageField, support: float
+) -> Tensor:
+    """The same by the picture of all weights, on any backend."""
+    # The weights of all codewords are too many for Gaussians that are not seen.
+    shown = painting(gaussians, camera)
+    gaussians, field = gaussians.select(shown), field.select(shown)
+    found = []
+    for level in range(len(field.levels)):
+        described = (field.mass[level] > 0).float()[:, None]
+        image, _ = render(gaussians, camera, torch.cat([field.values(level), described], dim=1))
+        seen = image[..., -1] >= support
+        found.append(torch.where(seen, image[..., :-1].argmax(dim=2), -1).int())
+    return torch.stack(found)
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:

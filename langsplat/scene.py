@@ -22,7 +22,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,9 @@ from langsplat.progress import write_tensors
 LEVELS = ("subpart", "part", "whole")
 FORMAT = "langsplat-scene"
 FORMAT_VERSION = 1
-MAX_IMAGE_PIXELS = 50_000_000
+# Phones take photos of 8192 x 6144. Of this many pixels all numbers of up to AT_ONCE channels still
+# have places in 31 bits, which is what gsplat counts them with.
+MAX_IMAGE_PIXELS = 64_000_000
 NEAR = 0.01  # the near plane, as gsplat's
 
 
@@ -400,16 +401,16 @@ def save_scene(
     except ValueError as error:  # a good scene must not be replaced by this
         raise ValueError(f"Once saved, the scene could not be opened again. {error}") from None
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
+    partial.mkdir()
     try:
         write_tensors(tensors, partial / SCENE_FILE, metadata)
         if preview is not None:
             (partial / PREVIEW_FILE).write_bytes(preview)
         if card is not None:
             (partial / "README.md").write_text(writable(card), encoding="utf-8")
-        partial.chmod(0o755)  # temporary names come closed to others
-        for file in partial.iterdir():
-            file.chmod(0o644)
+        for file in partial.iterdir():  # safetensors closes its own to all others
+            file.chmod(partial.stat().st_mode & 0o666)
         if folder.exists():
             retired = partial.with_name(partial.name + ".old")
             os.rename(folder, retired)

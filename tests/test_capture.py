@@ -849,13 +849,14 @@ def claiming(width: int, height: int) -> bytes:
 
 
 def test_a_photo_of_more_pixels_than_allowed_is_left_out_unread(tmp_path):
-    folder = transforms(tmp_path, count=4)
-    for k, side in ((1, 7100), (3, 20_000)):
-        (folder / "images" / f"0{k}.png").write_bytes(claiming(side, side))
+    folder = transforms(tmp_path, count=5)
+    for k, size in ((1, (8100, 8100)), (2, (8192, 6144)), (3, (20_000, 20_000))):
+        (folder / "images" / f"0{k}.png").write_bytes(claiming(*size))
     assert load_capture(folder).notes == [
-        "The photo images/01.png has 7100 x 7100 pixels, more than the 50 million allowed and was "
+        "The photo images/01.png has 8100 x 8100 pixels, more than the 64 million allowed and was "
         "left out.",
-        "The photo images/03.png has more than the 50 million pixels allowed and was left out.",
+        "The photo images/03.png has more than the 64 million pixels allowed and was left out.",
+        "The photo images/02.png is damaged and was left out.",  # so it was read
     ]
 
 

@@ -38,8 +38,8 @@ from langsplat.official import (
     write_features,
     write_ply,
 )
-from langsplat.query import SceneQuery
-from langsplat.rasterize import render
+from langsplat.query import MIN_SUPPORT, SceneQuery
+from langsplat.rasterize import _heaviest_drawn, heaviest, render
 from langsplat.scene import SCENE_FILE, Camera, load_scene
 from tests import official_files as files
 
@@ -334,7 +334,7 @@ def test_pictures_have_the_size_the_official_code_trains_on(resolution, size):
 def test_pictures_too_large_to_be_drawn_are_laid_to_the_resolution(tmp_path, resolution):
     files.write_cameras_json(tmp_path / "cameras.json")
     files.write_colmap(tmp_path / "sparse/0")
-    says = r"Photos of 64 x 48 pixels .* more than 50,000,000: set a smaller width as the resolu"
+    says = r"Photos of 64 x 48 pixels .* more than 64,000,000: set a smaller width as the resolu"
     with pytest.raises(ValueError, match=says):
         read_cameras(tmp_path / "cameras.json", resolution=resolution)
     with pytest.raises(ValueError, match=says):
@@ -744,6 +744,10 @@ def test_gaussians_that_are_not_finite_are_left_out_with_their_language(tmp_path
         ("RGB alone", r"is of the RGB stage and there is nothing of the language stage: add the"),
         ("nothing", r"There is no checkpoint \(chkpntNNNNN\.pth\) and no point_cloud\.ply: give"),
         (
+            "Occam's",
+            r"no point_cloud\.ply: give .* project/chkpnt3_langfeat_1\.pth is of Occam's LGS",
+        ),
+        (
             "two data",
             r"several COLMAP models \(project/a/sparse/0, project/b/sparse/0\): give only",
         ),
@@ -776,9 +780,11 @@ def test_projects_that_make_no_scene_are_refused_in_a_sentence(tmp_path, spoil, 
     elif spoil == "level twice":
         files.write_cfg_args(run / "cfg_args", feature_level=1)
         run.rename(root / "output/teatime")
-    elif spoil in ("RGB alone", "nothing"):
+    elif spoil in ("RGB alone", "nothing", "Occam's"):
         shutil.rmtree(root)
         root.mkdir()
+        if spoil == "Occam's":
+            (root / "chkpnt3_langfeat_1.pth").touch()
         if spoil == "RGB alone":
             files.write_checkpoint(root / "model/chkpnt30000.pth", "RGB")
     elif spoil == "two data":
@@ -872,22 +878,33 @@ def test_exported_features_are_of_the_camera_that_the_files_describe(tmp_path, d
     assert (said[0] == said[1]).mean() > (0.999 if device == "cpu" else 0.98)
 
 
-def test_an_export_makes_the_weights_of_all_codewords_for_gaussians_that_are_seen(
-    tmp_path, monkeypatch
-):
+def test_an_exported_codeword_is_the_heaviest_of_all_whose_weights_are_drawn(tmp_path, monkeypatch):
     root = v2_runs(tmp_path / "project")
     files.write_cameras_json(root / "output/teatime_1/cameras.json")
     scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
     scene.gaussians.means[::2, 1] += 100  # out of sight
+    scene.language.mass[0, ::3] = 0
+    generator = torch.Generator().manual_seed(0)
+    picked = torch.rand(3, 200, 64, generator=generator).topk(4)
+    scene.language.rows.copy_(picked.indices)
+    scene.language.codes.copy_(torch.rand(3, 200, 4, generator=generator))
+    view = scene.cameras[0].resized(37, 29)
+    found = heaviest(scene.gaussians, view, scene.language, MIN_SUPPORT)
+    assert min(len(words.unique()) for words in found) > 20
     drawn = []
 
-    def counted(gaussians, camera, values):
-        drawn.append(len(values))
-        return render(gaussians, camera, values)
+    def counted(gaussians, camera, values, **how):
+        if values.shape[1] > 1:
+            drawn.append(len(values))
+        return render(gaussians, camera, values, **how)
 
-    monkeypatch.setattr("langsplat.official.render", counted)
-    export_official(replace(scene, cameras=scene.cameras[:1]), tmp_path / "files")
+    monkeypatch.setattr("langsplat.rasterize.render", counted)
+    # The weights of all are made for Gaussians that are seen, and only on a GPU.
+    assert torch.equal(found, _heaviest_drawn(scene.gaussians, view, scene.language, MIN_SUPPORT))
     assert len(drawn) == 3 and 0 < max(drawn) <= 100
+    drawn.clear()
+    export_official(replace(scene, cameras=(view,)), tmp_path / "files")
+    assert not drawn
 
 
 def test_exported_pictures_keep_their_size_however_high_they_are(tmp_path):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from langsplat import _rasterize_gsplat
-from langsplat._rasterize_numba import _in_threads
+from langsplat._rasterize_numba import _in_threads, _kernel
 from langsplat.progress import torch_threads
 from langsplat.rasterize import (
     RULES,
@@ -755,6 +756,12 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         signal.alarm(10)  # it would wait without end for threads that only its parent has
         os._exit(0 if numbers() == [20, 21] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_kernels_are_compiled_anew_where_none_can_be_kept() -> None:
+    names: dict[str, Any] = {}  # as in a checkout that is only read, without a home
+    exec(compile("def double(x): return 2 * x", "/nowhere/kernels.py", "exec"), names)
+    assert _kernel(names["double"])(21) == 42
 
 
 def test_fast_exponential_is_accurate() -> None:

@@ -136,6 +136,17 @@ def test_the_language_of_some_gaussians_is_theirs() -> None:
     assert coded.rows is None and torch.equal(coded.codes, field.codes[:, kept])
 
 
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_a_saved_scene_is_as_open_to_others_as_any_new_file(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save_scene(small_scene(), tmp_path / "s", preview=b"", card="")
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~mask
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~mask}
+
+
 def test_an_empty_scene_is_saved_and_read(tmp_path: Path) -> None:
     scene = replace(small_scene(0), cameras=(), language=None)
     back = load_scene(save_scene(scene, tmp_path / "s"))
@@ -356,6 +367,7 @@ def test_values_that_are_not_finite_or_out_of_range_are_refused(tmp_path: Path) 
     with safe_open(file, framework="pt") as handle:
         metadata = handle.metadata()
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    file.unlink()  # safetensors before 0.8 would write into what `tensors` are read from
     poisoned = tensors | {"gaussians.means": tensors["gaussians.means"] * float("nan")}
     save_file(poisoned, file, metadata=metadata)
     with pytest.raises(ValueError, match="not finite"):
