@@ -38,6 +38,7 @@
     if (!first.ok) return first;
     async function* all() {
       for (let response = first; ; response = await plain(where, how)) {
+        if (!response.ok) throw new Error(`The stream of answers cannot go on (${response.status}).`);
         let over = false;
         for await (const message of messages(response)) {
           await asked;

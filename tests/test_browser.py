@@ -322,7 +322,7 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     number.fill("8")
     number.press("Enter")
     ask("yellow")
-    assert "q=yellow+ball" in page.url  # where a lost connection loads the page anew, it is asked
+    page.wait_for_url("**q=yellow+ball*")  # which a lost connection would load anew
     stands("view 8", "yellow")
     assert number.input_value() == "8"
 
@@ -369,11 +369,12 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     page.wait_for_selector('[role="option"].active:has-text("other")')
     page.keyboard.press("Enter")
     page.wait_for_selector('#picture img[alt="other, view 0"]', state="attached")
+    page.wait_for_selector(FOUND)
 
     monkeypatch.setattr(shelf, "answer", None)  # as anything may fail that nobody thought of
     ask("yellow")
     page.wait_for_selector('#line .status-text[data-kind="error"]:has-text("did not work")')
-    assert page.is_enabled("#find")
+    page.wait_for_selector("#find:enabled")
     page.close()
     served.close()
 
