@@ -307,8 +307,9 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
 
 
 def painting(gaussians: Gaussians, camera: Camera) -> Tensor:
-    """[N] bool: the Gaussians that some pixel of a view shows. Drawn alone they look the same.
+    """[N] bool: the Gaussians that some pixel of a view shows.
 
+    Drawn alone they look the same but for 1e-4, the light that those take which only end a pixel's.
     A view of a large scene shows few of them, so what is large for each need not be made for all.
     """
     ones = gaussians.means.new_ones(camera.height, camera.width, 1)
