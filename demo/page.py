@@ -119,7 +119,7 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
     ) as page:
         gr.Markdown(f"# {TITLE}\nType words, see where they are.", elem_id="head")
         # Outside of the tabs: inside one it would sleep while that is hidden.
-        # A secret of its own at each start would make what an earlier one left there unreadable.
+        # With another secret at each start, as gradio has it, an earlier one's could not be read.
         key = gr.BrowserState("", storage_key="langsplat-build", secret="langsplat")
         with gr.Tabs(selected="explore") as tabs:
             with gr.Tab("Explore", id="explore"):
@@ -152,7 +152,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         ssr_mode=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(shelf.downloads)],
-        head=f"<script>{_script('order.js')}</script>",
+        head=f"<script>{_script('order.js')}</script>",  # before gradio asks for anything
         footer_links=["api", "settings"],
         theme=gr.themes.Default(
             primary_hue="indigo",
