@@ -1616,6 +1616,23 @@ def _add_labels(part, parts, weights, seen, present, sums):
             target[present[j]] += total
 
 
+def _listed(
+    gaussians: Sequence[Tensor],  # means, quats, scales, opacities
+    viewmat: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    rules: tuple[float, ...],
+) -> tuple[_Frame, np.ndarray]:
+    """A view without colors, and which of its splats some tile lists, in their order."""
+    means = gaussians[0].detach().numpy()
+    colors = np.empty((len(means), 0), means.dtype)
+    frame = see(gaussians, colors, viewmat, K, width, height, rules)
+    listed = np.zeros(len(frame.splats), bool)
+    listed[frame.members] = True
+    return frame, np.flatnonzero(listed)
+
+
 def lift_labels(
     gaussians: Sequence[Tensor],  # means, quats, scales, opacities
     viewmat: Tensor,  # [4, 4]
@@ -1630,23 +1647,18 @@ def lift_labels(
     A view sees few of a large scene's Gaussians and few of all labels, so only these have weights.
     """
     height, width = labels.shape[:2]
-    means = gaussians[0].detach().numpy()
-    colors = np.empty((len(means), 0), means.dtype)  # none is drawn
-    frame = see(gaussians, colors, viewmat, K, width, height, rules)
-    drawn = np.zeros(len(means), bool)
-    drawn[frame.members] = True
-    splats = np.flatnonzero(drawn)
+    frame, splats = _listed(gaussians, viewmat, K, width, height, rules)
     seen = frame.index[splats].astype(np.int64) - first
     wanted = (seen >= 0) & (seen < len(sums))
     splats, seen = splats[wanted], seen[wanted]
-    owners = np.full(len(means), -1, np.int32)
+    owners = np.full(len(frame.splats), -1, np.int32)
     owners[splats] = np.arange(len(splats))
     numbers = labels.numpy().astype(np.int64)
     present = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=sums.shape[1] + 1)[1:])
     # The extra last place is where -1, no label, points to, and so is the extra last sum.
     columns = np.full(sums.shape[1] + 1, len(present), np.int32)
     columns[present] = np.arange(len(present))
-    weights = np.zeros((frame.parts, len(seen), len(present) + 1), means.dtype)
+    weights = np.zeros((frame.parts, len(seen), len(present) + 1), frame.splats.dtype)
     tiles = frame.starts, frame.members, frame.columns, frame.size, frame.rules
     _in_threads(_add_weights, frame.parts, frame.splats, owners, *tiles, columns[numbers], weights)
     _in_threads(_add_labels, frame.parts, weights, seen, present, sums.numpy())
@@ -1740,21 +1752,16 @@ def find_heaviest(
 
     A view sees few of a large scene's Gaussians, so only of these the codes are brought together.
     """
-    levels, means = len(rows), gaussians[0].detach().numpy()
-    colors = np.empty((len(means), 0), means.dtype)  # none is drawn
-    frame = see(gaussians, colors, viewmat, K, width, height, rules)
-    drawn = np.zeros(len(means), bool)
-    drawn[frame.members] = True
-    splats = np.flatnonzero(drawn)
-    owners = np.empty(len(means), np.int32)
+    frame, splats = _listed(gaussians, viewmat, K, width, height, rules)
+    owners = np.empty(len(frame.splats), np.int32)
     owners[splats] = np.arange(len(splats))
     seen = torch.from_numpy(frame.index[splats]).long()
     rows, codes, described = rows[:, seen], codes[:, seen], described[:, seen]
     last = torch.full_like(described, words, dtype=torch.int32)
     places = torch.cat([rows.int(), last[..., None]], dim=2)
-    places += (words + 1) * torch.arange(levels, dtype=torch.int32)[:, None, None]
+    places += (words + 1) * torch.arange(len(rows), dtype=torch.int32)[:, None, None]
     values = torch.cat([codes, described.to(codes)[..., None]], dim=2).to(gaussians[0])
-    labels = np.empty((levels, height, width), np.int32)
+    labels = np.empty((len(rows), height, width), np.int32)
     _in_threads(
         _find_heaviest,
         frame.parts,

@@ -21,7 +21,6 @@ import json
 import math
 import os
 import re
-import shutil
 import threading
 import warnings
 import zipfile
@@ -54,6 +53,7 @@ from langsplat.scene import (
     Gaussians,
     LanguageField,
     Scene,
+    beside,
     check_destination,
     check_name,
     check_not_here,
@@ -1286,10 +1286,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
             f"Two views are called {twice!r} up to the first dot, which is all the official code "
             "looks at: rename the photos and build the scene again."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.urandom(4).hex()}")
-    partial.mkdir()
-    try:
+    with beside(out) as partial:
         write_ply(scene.gaussians, partial / "point_cloud/iteration_30000/point_cloud.ply")
         _write_cameras(scene.cameras, stems, partial / "cameras.json")
         settings = "sh_degree=3, source_path='', model_path='', images='images', resolution=1"
@@ -1307,9 +1304,6 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         if out.exists():
             out.rmdir()
         os.rename(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return out
 
 

@@ -17,13 +17,14 @@ A scene on disk is a folder, which is also what a Hub repository of a scene hold
 Opening a scene reads tensors and JSON only: it can never run code.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -400,10 +401,7 @@ def save_scene(
         _scene_of(tensors, metadata)
     except ValueError as error:  # a good scene must not be replaced by this
         raise ValueError(f"Once saved, the scene could not be opened again. {error}") from None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
-    partial.mkdir()
-    try:
+    with beside(folder) as partial:
         write_tensors(tensors, partial / SCENE_FILE, metadata)
         if preview is not None:
             (partial / PREVIEW_FILE).write_bytes(preview)
@@ -422,10 +420,20 @@ def save_scene(
             shutil.rmtree(retired)
         else:
             os.rename(partial, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """A new hidden folder beside `folder`, to be renamed to it once all is there; else it goes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
+    partial.mkdir()  # as open to others as any: temporary names would be closed
+    try:
+        yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return folder
 
 
 def check_destination(folder: Path) -> None:
