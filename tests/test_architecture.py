@@ -106,6 +106,10 @@ def run_tool(*command: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_programs_that_use_the_library_see_its_types() -> None:
+    assert (ROOT / "langsplat/py.typed").is_file()  # PEP 561
+
+
 def test_ruff_finds_nothing() -> None:
     run_tool("ruff", "check", ".")
 
