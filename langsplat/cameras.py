@@ -33,12 +33,14 @@ def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
     """The world-to-camera matrix of a camera at `position` that looks at `target`.
 
     Args:
-        position, target, up: [3] in the world; `up` need not be perpendicular to the view.
+        position, target, up: [3] in the world, of any number type; arrays and lists will do. `up`
+            need not be perpendicular to the view.
     Returns:
         [4, 4], OpenCV axes; `up` points up in the picture.
     Raises:
         ValueError: the view direction is zero or parallel to `up`.
     """
+    position, target, up = _alike(position, target, up)
     forward = target - position
     right = torch.linalg.cross(forward, up)
     if float(right.norm()) <= 1e-6 * float(forward.norm()) * float(up.norm()):
@@ -65,7 +67,7 @@ def orbit_camera(
     """A camera on a sphere around `center`, looking at it.
 
     Args:
-        center, up: [3] in the world.
+        center, up: [3] in the world, of any number type; arrays and lists will do.
         radius: world units, > 0; where the scene's own cameras stand.
         yaw: degrees around `up`.
         pitch: degrees above the centre; held within -89 ... 89.
@@ -80,6 +82,7 @@ def orbit_camera(
     if not (radius > 0 and distance > 0):
         raise ValueError("The camera's distance from the centre must be positive.")
     pitch = min(max(pitch, -MAX_PITCH), MAX_PITCH)
+    center, up = _alike(center, up)
     up, east, north = _orbit_axes(up)
     flat = math.cos(math.radians(yaw)) * east + math.sin(math.radians(yaw)) * north
     offset = math.cos(math.radians(pitch)) * flat + math.sin(math.radians(pitch)) * up
@@ -91,10 +94,16 @@ def orbit_camera(
 
 def yaw_pitch_of(camera: Camera, center: Tensor, up: Tensor) -> tuple[float, float]:
     """The yaw in (-180, 180] and pitch, in degrees, at which an orbit passes through `camera`."""
+    center, up = _alike(center, up)
     up, east, north = _orbit_axes(up)
-    offset = F.normalize(camera.position.to(up) - center.to(up), dim=0)
+    offset = F.normalize(camera.position.to(up) - center, dim=0)
     pitch = math.degrees(math.asin(min(max(float(offset @ up), -1.0), 1.0)))
     return math.degrees(math.atan2(float(offset @ north), float(offset @ east))), pitch
+
+
+def _alike(*vectors: Tensor) -> Tensor:
+    """Vectors [3], also arrays and lists, as rows of one floating type on the CPU."""
+    return 1.0 * torch.stack([torch.as_tensor(vector).cpu() for vector in vectors])
 
 
 def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -101,7 +101,8 @@ def rasterize(
     """Draw Gaussians from C cameras (3D Gaussian Splatting, Kerbl et al. 2023, section 4).
 
     Differentiable in means, quats, scales, opacities, colors and background. A Gaussian with a
-    number that is not finite is left out and gets no gradient.
+    number that is not finite is left out and gets no gradient. On the CPU cameras get none, and
+    those that ask for one are refused.
 
     Args:
         means: [N, 3] world units.
@@ -118,8 +119,8 @@ def rasterize(
     Returns:
         image [C, H, W, D] and alpha [C, H, W, 1] in [0, 1].
     Raises:
-        ValueError: shapes or types do not fit each other, the picture is empty or too large, or
-            the backend cannot be used.
+        ValueError: shapes or types do not fit each other, the picture is empty or too large, the
+            backend cannot be used, or it is numba and a camera asks for a gradient.
     """
     n, cameras, channels = means.shape[0] if means.ndim else 0, len(viewmats), colors.shape[-1:]
     if viewmats.ndim == Ks.ndim == 2:
@@ -149,6 +150,12 @@ def rasterize(
             background = background.expand(cameras, *background.shape)
         _check("background", background, (cameras, *channels))
     draw = _backend(backend, means.device)
+    asking = torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad)
+    if asking and not means.is_cuda:  # what colors alone would give is a small and wrong part of it
+        raise ValueError(
+            "On the CPU a camera gets no gradient: give viewmats and Ks without requires_grad, as "
+            "Camera.detached() has them, or optimise cameras on a GPU."
+        )
     gaussians = _finite(means, quats, scales, opacities, colors)
     if len(gaussians[0]) == 0:
         # Sums of nothing: zeros that are still part of the graph.
@@ -191,7 +198,7 @@ def render(
     background: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Draw a scene from one camera.
+    """Draw a scene from one camera; differentiable as `rasterize` is.
 
     Args:
         gaussians: on the device to draw on.
@@ -301,7 +308,7 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
     with torch.inference_mode(False), torch.enable_grad():
         still = gaussians.detached()
         colors = still.means.new_zeros(len(still), image.shape[2], requires_grad=True)
-        rendered, _ = render(still, camera, colors, backend=backend)
+        rendered, _ = render(still, camera.detached(), colors, backend=backend)
         (lifted,) = torch.autograd.grad(rendered, colors, image.detach().to(rendered))
     return lifted
 

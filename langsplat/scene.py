@@ -48,6 +48,11 @@ NEAR = 0.01  # the near plane, as gsplat's
 
 
 def _check(name: str, tensor: Tensor, shape: Sequence[int | None], why: str = "") -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(
+            f"{name} must be a torch tensor, got {type(tensor).__name__}: convert it with "
+            "torch.as_tensor(..., dtype=torch.float32)."
+        )
     good = tensor.ndim == len(shape) and all(
         want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
     )
@@ -118,6 +123,10 @@ class Camera:
         viewmat, K = (t.to(device, non_blocking=later) for t in (self.viewmat, self.K))
         return replace(self, viewmat=viewmat, K=K)
 
+    def detached(self) -> "Camera":
+        """The same numbers, detached from any autograd graph."""
+        return replace(self, viewmat=self.viewmat.detach(), K=self.K.detach())
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
@@ -141,9 +150,9 @@ class Gaussians:
     near: float = NEAR
 
     def __post_init__(self) -> None:
-        n = self.means.shape[0] if self.means.ndim else 0
-        as_means = f" with N = {n} as in means"
         _check("means", self.means, (None, 3))
+        n = len(self.means)
+        as_means = f" with N = {n} as in means"
         _check("quats", self.quats, (n, 4), f" (wxyz){as_means}")
         _check("scales", self.scales, (n, 3), as_means)
         _check("opacities", self.opacities, (n,), as_means)

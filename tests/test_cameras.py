@@ -40,6 +40,17 @@ def test_look_at_puts_the_target_on_the_axis_and_up_towards_the_top_of_the_pictu
     assert abs((rotation @ UP)[0]) < 1e-6
 
 
+def test_places_of_any_number_type_place_the_same_camera():
+    want = orbit_camera(CENTER, UP, 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0)
+    up = torch.tensor([0, 0, 1])
+    for center in (CENTER, CENTER.double(), CENTER.numpy(), CENTER.tolist()):
+        camera = orbit_camera(center, up, 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0)
+        torch.testing.assert_close(camera.viewmat, want.viewmat)
+        viewmat = look_at(want.position.double(), center, up)
+        torch.testing.assert_close(viewmat.float(), want.viewmat, atol=1e-6, rtol=0)
+        assert yaw_pitch_of(camera, center, up) == pytest.approx((30, 20), abs=1e-3)
+
+
 def test_look_at_refuses_a_view_along_up_with_a_sentence():
     with pytest.raises(ValueError, match="not along its own up"):
         look_at(CENTER + UP, CENTER, UP)

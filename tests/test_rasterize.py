@@ -241,6 +241,20 @@ def test_lift_is_the_transpose_of_render(backend: str, channels: int) -> None:
     torch.testing.assert_close(weights.sum(), alpha.sum())
 
 
+@pytest.mark.parametrize("asks", ["viewmat", "K"])
+def test_a_camera_that_asks_the_cpu_for_a_gradient_gets_no_wrong_one(asks: str) -> None:
+    gaussians, camera = as_scene(scene())
+    posed = replace(camera, **{asks: getattr(camera, asks).clone().requires_grad_()})
+    for values in (None, torch.rand(len(gaussians), 5)):
+        with pytest.raises(ValueError, match=r"a camera gets no gradient: .*Camera\.detached\(\)"):
+            render(gaussians, posed, values)
+    image, _ = render(gaussians, camera)
+    with torch.no_grad():
+        assert torch.equal(render(gaussians, posed)[0], image)
+    assert torch.equal(render(gaussians, posed.detached())[0], image)
+    assert torch.equal(lift(gaussians, posed, image), lift(gaussians, camera, image))
+
+
 def test_lifting_needs_no_gradients_around_it() -> None:
     gaussians, camera = as_scene(scene())
     picture = torch.rand(HEIGHT, WIDTH, 2)

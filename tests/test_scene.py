@@ -395,6 +395,10 @@ def test_shapes_are_checked_in_the_words_of_the_field() -> None:
     scene = small_scene()
     with pytest.raises(ValueError, match=r"quats must be \[5, 4\] \(wxyz\).*got \[5, 3\]"):
         replace(scene.gaussians, quats=torch.zeros(5, 3))
+    with pytest.raises(ValueError, match="means must be a torch tensor, got ndarray: convert it"):
+        replace(scene.gaussians, means=np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="up must be a torch tensor, got tuple"):
+        replace(scene, up=(0.0, 0.0, 1.0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bases"):
         replace(scene.gaussians, sh=torch.zeros(5, 5, 3))
     with pytest.raises(ValueError, match="pixels"):
