@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TextIO, overload
 
@@ -28,7 +29,7 @@ from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_MARK, WORK_SUFFIX
 from langsplat.cameras import world_frame
 from langsplat.capture import LOADING, READING, Capture, is_made_here, load_capture, may_be_read
 from langsplat.codec import CODECS
-from langsplat.encoders import Encoder, bundled_name, is_file, load_encoder
+from langsplat.encoders import Encoder, bundled_name, check_list, is_file, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
 from langsplat.language import LIFTING, LanguageTraining, fit_language, level_notes
 from langsplat.masks import Segmenter, load_segmenter
@@ -103,9 +104,12 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", writable(self.name))
-        object.__setattr__(self, "examples", tuple(map(writable, self.examples)))
+        object.__setattr__(self, "examples", tuple(map(writable, check_list(self.examples))))
         for spec in (self.segmenter, self.encoder):
             check_name(spec, "rename the file")
+        for name in ("max_side", "codewords", "seed"):
+            if not isinstance(getattr(self, name), Integral):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}.")
         if not 64 <= self.max_side <= 4096:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
         if not 1 <= self.codewords <= 4096:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,10 +76,15 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
     return _load_open_clip(spec, model, weights, torch.device(device))
 
 
-def check_list(texts: Sequence[str]) -> None:
-    """Raise ValueError for one text where several are expected: its letters would be taken."""
+def check_list(texts: Iterable[str]) -> list[str]:
+    """The texts as a list; ValueError for one text, whose letters would be taken, or no text."""
     if isinstance(texts, str):
         raise ValueError("Give a list of texts, not a string: its letters would be the texts.")
+    several = list(texts)
+    for text in several:
+        if not isinstance(text, str):
+            raise ValueError(f"Give a list of texts: one of them is of type {type(text).__name__}.")
+    return several
 
 
 def check_spec(spec: str) -> None:
@@ -153,9 +158,9 @@ class OpenClipEncoder:
         """Texts -> [T, E] float32, unit length; capitals and extra spaces make no difference.
 
         Raises:
-            ValueError: a string in place of a list of them.
+            ValueError: a string in place of a list of them, or something else in it.
         """
-        check_list(texts)
+        texts = check_list(texts)
         if len(texts) == 0:
             return torch.zeros(0, self.dim, device=self._device)
         return self._texts(texts)
@@ -286,6 +291,11 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
         ways = [get_pretrained_cfg(model, known) for known in tags]
         alike = [key for key in ("mean", "std") if len({str(way.get(key)) for way in ways}) == 1]
         tag = {key: ways[0].get(key) for key in alike}
+    elif "/" in weights or "." in weights:  # as in no tag
+        raise ValueError(
+            f"There is no file {Path(weights).absolute()}, which {spec} would mean here: give the "
+            "path of a weights file, or go to the folder in which the scene was described."
+        )
     else:
         near = get_close_matches(weights, tags, n=5, cutoff=0.3) or tags[:5]
         raise ValueError(

@@ -35,7 +35,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -565,7 +565,8 @@ class SceneQuery:
             pixel answers, however little of it described Gaussians paint (0.5 where they paint
             nothing), and latents are decoded pixel by pixel, at the length that they blend to.
     Raises:
-        ValueError: the scene has no language field, or one that is damaged or of another encoder.
+        ValueError: the scene has no language field, or one that is damaged or of another encoder;
+            the encoder does not make of texts what `Encoder` says.
     """
 
     def __init__(
@@ -605,6 +606,8 @@ class SceneQuery:
         self._field = replace(field, codes=codes)
         self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
+        if not bool((negatives.float().norm(dim=1) < 1.01).all()):  # never normalised, or NaN
+            raise self._no_embeddings()
         given = scene, self._field, negatives, _ANY_SUPPORT if as_published else MIN_SUPPORT
         self._scores: _Scores
         if isinstance(field.codec, Autoencoder):
@@ -629,11 +632,11 @@ class SceneQuery:
             ValueError: an empty or endless text, an unknown level, a threshold outside [0, 1], a
                 picture of more than 10 million pixels.
         """
-        return self.ask_all([text], camera, threshold=threshold, level=level)[0]
+        return self.ask_all([check_text(text)], camera, threshold=threshold, level=level)[0]
 
     def ask_all(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         camera: Camera,
         *,
         threshold: float = 0.5,
@@ -647,8 +650,7 @@ class SceneQuery:
             ValueError: as `ask` does.
         """
         began = time.perf_counter()
-        check_list(texts)
-        texts, threshold = [check_text(text) for text in texts], float(threshold)
+        texts, threshold = [check_text(text) for text in check_list(texts)], float(threshold)
         check_mask(threshold, level, self._field.levels)
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
         view = self._view(camera)
@@ -678,18 +680,19 @@ class SceneQuery:
 
     def render(self, camera: Camera) -> np.ndarray:
         """The picture from `camera`, uint8 [H, W, 3]."""
-        return render_rgb(self.scene, camera)
+        return render_rgb(replace(self.scene, gaussians=self._gaussians), camera)
 
-    def relevancy(self, texts: Sequence[str], camera: Camera) -> Tensor:
+    def relevancy(self, texts: Iterable[str], camera: Camera) -> Tensor:
         """The pixel relevancy of several texts in one view, as it is before any smoothing.
 
         Returns:
             [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half (but
             see `as_published`).
         Raises:
-            ValueError: a string in place of a list; a picture of more than 10 million pixels.
+            ValueError: a string in place of a list, or what is no text in it; a picture of more
+                than 10 million pixels.
         """
-        check_list(texts)
+        texts = check_list(texts)
         view, out = self._view(camera), self._maps(len(texts), camera)
         done = 0
         for some, asked in self._batches(texts):
@@ -712,9 +715,9 @@ class SceneQuery:
         self._see(view, self._scores.ask(self._texts(texts)), maps)
         return maps
 
-    def gaussian_relevancy(self, texts: Sequence[str]) -> Tensor:
+    def gaussian_relevancy(self, texts: Iterable[str]) -> Tensor:
         """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
-        check_list(texts)
+        texts = check_list(texts)
         none = torch.zeros(0, *self._field.mass.shape, device=self._field.codes.device)
         rated = (self._rate(asked, len(some)) for some, asked in self._batches(texts))
         return torch.cat([none, *rated])
@@ -796,11 +799,20 @@ class SceneQuery:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             on = self._field.codes.device
-            rows = self.encoder.encode_texts(new).to(on, non_blocking=on.type == "cuda")
+            rows = self.encoder.encode_texts(new)
+            if not isinstance(rows, Tensor) or rows.shape != (len(new), self.encoder.dim):
+                raise self._no_embeddings()
+            rows = rows.detach().to(on, non_blocking=on.type == "cuda")
             fresh = dict(zip(new, rows, strict=True))
             self._embeddings = fresh if len(known) + len(new) > _KEPT_TEXTS else known | fresh
             known = known | fresh
         return torch.stack([known[text] for text in texts])
+
+    def _no_embeddings(self) -> ValueError:
+        return ValueError(
+            f"The encoder {self.encoder.name!r} must make of T texts a tensor [T, "
+            f"{self.encoder.dim}] of vectors of length 1: correct its encode_texts."
+        )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
         """Some texts at a time, each time with what Gaussians and pixels are compared with."""
@@ -822,6 +834,7 @@ class SceneQuery:
             )
         if not bool(camera.viewmat.isfinite().all() and camera.K.isfinite().all()):
             raise ValueError("The camera's viewmat or K is not finite: correct its numbers.")
+        camera = camera.detached()
         key = b"".join(
             [
                 camera.viewmat.cpu().numpy().tobytes(),
@@ -939,7 +952,7 @@ def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def render_rgb(scene: Scene, camera: Camera) -> np.ndarray:
     """The picture of a scene from `camera`, uint8 [H, W, 3], on black."""
-    image, _ = render(scene.gaussians, camera.to(scene.gaussians.device))
+    image, _ = render(scene.gaussians, camera.detached())
     return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
 
 
@@ -1004,9 +1017,16 @@ def save_answer(answer: Answer, rgb: np.ndarray, folder: Path | str) -> list[Pat
     The mask is 255 inside and 0 outside. relevancy.npz holds `relevancy` [H, W] and
     `gaussian_relevancy` [N], both float32 and of the level that answered.
 
+    Args:
+        rgb: uint8 [H, W, 3], the picture that `SceneQuery.render` draws by the same camera.
     Raises:
-        ValueError: the picture is of another size.
+        ValueError: the picture is of another size, or no such array.
     """
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape[2:] != (3,):
+        raise ValueError(
+            "The picture must be an array [H, W, 3] of uint8: take the one that SceneQuery.render "
+            "or render_rgb draws."
+        )
     if rgb.shape[:2] != answer.relevancy.shape:
         raise ValueError(
             f"The picture has {rgb.shape[1]}x{rgb.shape[0]} pixels, the answer "

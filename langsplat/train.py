@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,8 @@ class TrainConfig:
 
 
 def _check_whole(name: str, value: int, low: int, high: int) -> None:
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
 

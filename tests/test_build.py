@@ -613,6 +613,17 @@ def test_a_build_refused_late_keeps_what_the_next_goes_on_with(tmp_path: Path) -
     assert (work.folder / "capture.npz").is_file()
 
 
+def test_one_example_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(ValueError, match="Give a list of texts, not a string"):
+        BuildConfig(examples="red mug")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["max_side", "codewords", "seed", "iterations", "max_gaussians"])
+def test_numbers_that_are_not_whole_are_refused_before_anything_is_done(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number, got 200\.0"):
+        BuildConfig(**{name: 2e2})
+
+
 def test_the_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])

@@ -195,6 +195,10 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         ("open_clip:local-dir:x/y", "no model 'local-dir:x'"),
         ("open_clip:hf-hub:someone/x", "no model 'hf-hub:someone'"),
         (f"open_clip:ViT-B-16/{300 * 'x'}", "neither a file nor weights"),
+        (
+            "open_clip:ViT-B-16/w/clip.pt",
+            r"There is no file /.*/w/clip\.pt, .* scene was described",
+        ),
         ("open_clip:ViT-B-16/x\0", "neither a file nor weights"),
     ],
 )

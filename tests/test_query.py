@@ -130,9 +130,24 @@ def test_a_scene_in_training_answers_as_it_is(kind: str) -> None:
     leaves = {name: getattr(scene.gaussians, name).clone().requires_grad_() for name in names}
     language = replace(scene.language, codes=scene.language.codes.clone().requires_grad_())
     trained = replace(scene, gaussians=replace(scene.gaussians, **leaves), language=language)
-    got = SceneQuery(trained, TableEncoder()).ask("left ball", scene.cameras[0])
-    np.testing.assert_array_equal(got.by_level, want.by_level)
-    np.testing.assert_array_equal(got.gaussian_relevancy, want.gaussian_relevancy)
+    camera = scene.cameras[0]
+    posed = replace(camera, viewmat=camera.viewmat.clone().requires_grad_())  # poses, too
+    engine = SceneQuery(trained, TableEncoder())
+    for got in (engine.ask("left ball", camera), engine.ask("left ball", posed)):
+        np.testing.assert_array_equal(got.by_level, want.by_level)
+        np.testing.assert_array_equal(got.gaussian_relevancy, want.gaussian_relevancy)
+    np.testing.assert_array_equal(engine.render(posed), render_rgb(scene, camera))
+
+
+def test_a_scene_of_half_floats_is_asked_and_drawn() -> None:
+    scene = asked_scene()
+    names = ("means", "quats", "scales", "opacities", "sh")
+    halves = {name: getattr(scene.gaussians, name).half() for name in names}
+    engine = SceneQuery(
+        replace(scene, gaussians=replace(scene.gaussians, **halves)), TableEncoder()
+    )
+    answer = engine.ask("left ball", scene.cameras[0])
+    assert answer.found and engine.render(scene.cameras[0]).shape == (*answer.mask.shape, 3)
 
 
 @on_devices
@@ -437,7 +452,13 @@ def test_a_slip_in_python_is_told_in_a_sentence(engine: SceneQuery, tmp_path: Pa
         lambda: engine.relevancy("mug", camera),
         lambda: engine.gaussian_relevancy("mug"),
     ):
-        with pytest.raises(ValueError, match="Give a list of texts"):
+        with pytest.raises(ValueError, match="Give a list of texts, not a string"):
+            ask()
+    for ask in (
+        lambda: engine.relevancy([3], camera),  # type: ignore[list-item]
+        lambda: engine.gaussian_relevancy(["mug", 3]),  # type: ignore[list-item]
+    ):
+        with pytest.raises(ValueError, match="one of them is of type int"):
             ask()
     with pytest.raises(ValueError, match="is a text, not a Camera"):
         engine.ask(camera, "mug")  # type: ignore[arg-type]
@@ -446,7 +467,45 @@ def test_a_slip_in_python_is_told_in_a_sentence(engine: SceneQuery, tmp_path: Pa
     answer = engine.ask("left ball", camera)
     with pytest.raises(ValueError, match="draw it by the same camera"):
         save_answer(answer, engine.render(camera.resized(20)), tmp_path)
+    drawn, _ = render(engine.scene.gaussians, camera)
+    for picture in (drawn, drawn.numpy(), engine.render(camera)[..., 0]):
+        with pytest.raises(ValueError, match=r"must be an array .* of uint8: take the one"):
+            save_answer(answer, picture, tmp_path)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda rows: rows.numpy(),
+        lambda rows: rows[:, :3],
+        lambda rows: rows[:1],
+        lambda rows: 5 * rows,
+        lambda rows: rows * torch.nan,
+    ],
+)
+def test_an_encoder_of_ones_own_that_makes_other_things_of_texts_is_refused(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[torch.Tensor], object]
+) -> None:
+    encode = TableEncoder.encode_texts
+    monkeypatch.setattr(TableEncoder, "encode_texts", lambda *given: spoil(encode(*given)))
+    with pytest.raises(ValueError, match=r"'table' must make of T texts a tensor \[T, 8\]"):
+        SceneQuery(asked_scene(), TableEncoder())
+
+
+@pytest.mark.parametrize("kind", ["codebook", "autoencoder"])
+def test_an_encoder_of_ones_own_may_leave_gradients_on(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    scene, encode = (
+        asked_scene() if kind == "codebook" else latent_scene(),
+        TableEncoder.encode_texts,
+    )
+    want = SceneQuery(scene, TableEncoder()).ask("left ball", scene.cameras[0])
+    leaves = lambda *given: encode(*given).requires_grad_()  # noqa: E731
+    monkeypatch.setattr(TableEncoder, "encode_texts", leaves)
+    got = SceneQuery(scene, TableEncoder()).ask("left ball", scene.cameras[0])
+    np.testing.assert_array_equal(got.by_level, want.by_level)
 
 
 def test_another_encoders_scene_and_a_scene_without_words_are_refused() -> None:
@@ -773,6 +832,12 @@ def test_what_was_used_again_stays_before_what_is_newer() -> None:
     for key, made in ((1, "one"), (2, "two"), (1, "anew"), (3, "three")):
         recent.get(key, lambda made=made: made)  # type: ignore[misc]
     assert recent.get(1, lambda: "anew") == "one" and recent.get(2, lambda: "anew") == "anew"
+
+
+def test_texts_may_come_one_after_the_other(engine: SceneQuery) -> None:
+    camera, texts = engine.scene.cameras[0], ["left ball", "both"]
+    assert torch.equal(engine.relevancy(iter(texts), camera), engine.relevancy(texts, camera))
+    assert torch.equal(engine.gaussian_relevancy(iter(texts)), engine.gaussian_relevancy(texts))
 
 
 def test_no_texts_have_no_scores(engine: SceneQuery) -> None:

@@ -440,6 +440,8 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(capture: Capture) -> No
         fit_gaussians(replace(capture, images=[], cameras=()), SMALL)
     with pytest.raises(ValueError, match="max_gaussians must be between"):
         replace(SMALL, max_gaussians=0)
+    with pytest.raises(ValueError, match=r"max_gaussians must be a whole number, got 300\.0"):
+        replace(SMALL, max_gaussians=3e2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no photo to train on"):
         replace(SMALL, holdout_every=1)
     camera = replace(capture.cameras[0], viewmat=torch.full((4, 4), math.nan))
