@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--segmenter", help="bundled, or sam_vit_h|l|b, then :<preset>, :<file> or :<preset>/<file>"
     )
-    build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag>")
+    build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag or weights file>")
     build.add_argument("--codec", help="codebook (default), or the paper's autoencoder")
     build.add_argument("--language", help="lift (default), or train it too: quick, paper")
     build.add_argument("--codewords", type=int, help="size of each level's codebook; default: 256")
@@ -480,7 +480,7 @@ def _doctor(args: argparse.Namespace) -> int:
             ("Camera positions", lambda: _package("pycolmap", "on the CPU")),
             ("Training, rendering", _rasterizer),
             ("Segments", lambda: _package("scikit-image", "for the bundled segmenter; or SAM")),
-            ("Descriptions", lambda: _package("open_clip_torch", "with the bundled encoder")),
+            ("Descriptions", lambda: _package("open_clip_torch", _describing())),
             ("Queries", lambda: "the encoder that the scene was described with"),
         ):
             print(f"  {stage:<20} {_said(check)}")
@@ -592,11 +592,21 @@ def _hub_cache(pattern: str) -> list[Path]:
 def _bundled_encoder() -> str:
     from langsplat.hub import bundled_scenes
 
-    files = list(BUNDLED_ENCODER.glob("*.safetensors"))
+    files = _bundled_files()
     scenes = ", ".join(bundled_scenes()) or "none"
-    if len(files) < 2:  # one for pictures, one for texts
+    if not files:
         return f"missing from {BUNDLED_ENCODER}: use a whole checkout. Bundled scenes: {scenes}"
     return f"{_size(*files)}. Bundled scenes: {scenes}"
+
+
+def _bundled_files() -> list[Path]:
+    """The bundled encoder's weights, one file for pictures and one for texts; empty without it."""
+    files = list(BUNDLED_ENCODER.glob("*.safetensors"))
+    return files if len(files) > 1 else []
+
+
+def _describing() -> str:
+    return "with the bundled encoder" if _bundled_files() else "with an encoder named by --encoder"
 
 
 def _open_clip() -> str:

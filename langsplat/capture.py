@@ -591,8 +591,13 @@ def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float64], NDArray[
     Returns:
         poses in the natural order of their names, points [P, 3] and their colors [P, 3].
     Raises:
-        ValueError: it is damaged, or has a lens that is not supported.
+        ValueError: there is none, it is damaged, or has a lens that is not supported.
     """
+    if not holds_colmap(folder):
+        raise ValueError(
+            f"There is no COLMAP model in {folder}: give the folder that holds its cameras and "
+            "images (.bin or .txt), usually sparse/0."
+        )
     try:
         if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
             lenses = _cameras_bin((folder / "cameras.bin").read_bytes())
@@ -951,6 +956,8 @@ def _read_transforms(path: Path) -> _Model:
         lens = _json_lens(settings, size, path.name)
         views.append(_View(photo, name, lens, _json_pose(frame, path.name)))
     present, notes = _existing(views, names, path.name, lost)
+    if masked := sum(bool(frame.get("mask_path")) for frame in frames):
+        notes.append(f"The masks of {masked} photos are not used: what they hide is built as well.")
     points, colors = _no_points()
     cloud = content.get("ply_file_path")
     if isinstance(cloud, str):

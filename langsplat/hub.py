@@ -37,7 +37,7 @@ def bundled_scenes() -> dict[str, Path]:
     }
 
 
-def find_scene(spec: str, *, progress: Progress = silent) -> Path:
+def find_scene(spec: Path | str, *, progress: Progress = silent) -> Path:
     """The folder of the scene that `spec` names, fetched from the Hub if need be.
 
     Args:
@@ -46,7 +46,7 @@ def find_scene(spec: str, *, progress: Progress = silent) -> Path:
     Raises:
         ValueError: it is none of them, another file, or cannot be fetched.
     """
-    bundled = bundled_scenes()
+    spec, bundled = str(spec), bundled_scenes()
     if spec in bundled:
         return bundled[spec]
     path = Path(spec)

@@ -332,6 +332,9 @@ def usable(gaussians: Gaussians) -> Tensor:
 def read_ply(path: Path | str) -> Gaussians:
     """A point_cloud.ply of Inria's code: N activated Gaussians, not all of which need be finite.
 
+    They are drawn with the near plane of that code, 0.2; what nerfstudio or gsplat wrote was
+    trained with 0.01: dataclasses.replace(gaussians, near=0.01).
+
     Raises:
         ValueError: it is no PLY, it ends too early, or it has other properties.
     """
@@ -381,7 +384,7 @@ def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
     header += [f"property float {name}" for name in names]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    g = gaussians.to("cpu")
+    g = gaussians.detached().to("cpu")
     try:
         with partial.open("wb") as file:
             file.write("\n".join([*header, "end_header\n"]).encode())
@@ -394,8 +397,8 @@ def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
                     torch.zeros_like(part.means),
                     harmonics[:, 0],
                     harmonics[:, 1:].transpose(1, 2).flatten(1),
-                    # 0 and 1 have no logit.
-                    part.opacities.clamp(1e-6, 1 - 1e-6).logit()[:, None],
+                    # 0 and 1 have no logit, and a half float next to 1 is 1.
+                    part.opacities.float().clamp(1e-6, 1 - 1e-6).logit()[:, None],
                     part.scales.log(),
                     F.normalize(part.quats, dim=1),
                 ]
@@ -823,19 +826,21 @@ def _same(part: str, name: str) -> bool:
     )
 
 
-def find_official(folders: Sequence[Path | str]) -> Found:
+def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
     """Look through the folders of an official project: model folders, data, autoencoder.
 
     Three level runs make a scene (with their autoencoder, or with LangSplatV2's codebooks). Where
     there is none, a model without language and the features of the preprocessing do.
 
     Args:
-        folders: each is searched six folders deep; pictures' folders and hidden ones are not.
+        folders: one or several, each searched six folders deep; pictures' folders and hidden ones
+            are not.
     Raises:
         ValueError: a folder is not there, there are several scenes, a checkpoint is damaged or of
             another stage than its place says, or what is there makes no scene.
     """
-    roots = [Path(folder).absolute() for folder in folders]
+    several = [folders] if isinstance(folders, Path | str) else folders
+    roots = [Path(folder).absolute() for folder in several]
     for root in roots:
         if not root.is_dir():
             what = f"{root} is a file" if root.exists() else f"There is no folder {root}"

@@ -551,6 +551,15 @@ def test_an_angle_of_the_height_and_a_size_other_than_the_photos_are_heard(tmp_p
     torch.testing.assert_close(K, torch.tensor([[64.0, 0, 32], [0, 60, 24], [0, 0, 1]]))
 
 
+def test_masks_beside_photos_are_said_to_be_unused(tmp_path):
+    content = json.loads((transforms(tmp_path) / "transforms.json").read_text())
+    for frame in content["frames"][:3]:
+        frame["mask_path"] = frame["file_path"]
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    notes = ["The masks of 3 photos are not used: what they hide is built as well."]
+    assert load_capture(tmp_path).notes == notes
+
+
 def test_matrices_of_three_rows_or_with_a_scale_are_the_same_cameras(tmp_path):
     folder = transforms(tmp_path)
     plain = load_capture(folder).cameras

@@ -68,6 +68,15 @@ def test_the_doctor_never_raises(tmp_path, monkeypatch, capsys):
     assert said.count("could not be checked (RuntimeError: the disk is on fire)") >= 7
 
 
+def test_the_doctor_counts_on_the_bundled_encoder_only_where_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "_network", lambda: "")
+    assert command.main(["doctor"]) == 0 and "with the bundled enc" in capsys.readouterr().out
+    monkeypatch.setattr(command, "BUNDLED_ENCODER", tmp_path)
+    assert command.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "missing from" in said and "with an encoder named by --encoder" in said
+
+
 def test_the_doctor_looks_where_the_encoders_look():
     from open_clip.pretrained import get_pretrained_cfg
 

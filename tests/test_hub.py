@@ -310,7 +310,9 @@ def test_only_the_file_of_a_scene_stands_for_its_folder(tmp_path, monkeypatch):
     for file in ("jane/garden", f"f/{SCENE_FILE}", "f/notes.txt", "f/backup.safetensors"):
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).touch()
-    assert find_scene("f") == find_scene(f"f/{SCENE_FILE}") == Path("f")
+    assert find_scene("f") == find_scene(f"f/{SCENE_FILE}") == find_scene(Path("f")) == Path("f")
+    with pytest.raises(ValueError, match="There is no scene 'f/g/h': give a scene's folder"):
+        find_scene(Path("f/g/h"))
     for spec in ("f/notes.txt", "f/backup.safetensors", "jane/garden"):
         with pytest.raises(ValueError, match=f"{spec} is no scene: give the folder of a scene"):
             find_scene(spec)

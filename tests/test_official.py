@@ -271,6 +271,10 @@ def test_low_degrees_are_filled_up_and_certain_opacities_stay_finite(tmp_path):
     assert back.sh.shape == (4, 16, 3) and bool(usable(back).all())
     assert torch.equal(back.sh[:, :4], flat.sh) and not back.sh[:, 4:].any()
     assert torch.allclose(back.opacities, flat.opacities, atol=1e-5)
+    leaves = {name: getattr(flat, name).clone().requires_grad_() for name in ("means", "sh")}
+    trained = replace(flat, **leaves, opacities=flat.opacities.half())
+    back = read_ply(write_ply(trained, tmp_path / "c.ply"))
+    assert torch.equal(back.means, flat.means) and bool((back.opacities < 1).all())
 
 
 def test_a_ply_without_gaussians_is_refused(tmp_path):
@@ -352,6 +356,8 @@ def test_cameras_of_colmap_and_of_cameras_json_agree_and_look_through_the_middle
         assert torch.allclose(a.viewmat, b.viewmat, atol=1e-5)
         assert torch.allclose(a.K, torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]]))
         assert torch.equal(a.K, b.K)
+    with pytest.raises(ValueError, match=r"no COLMAP model in .* usually sparse/0"):
+        colmap_cameras(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"img_name": "a"}]', "[" * 9000])
@@ -847,8 +853,8 @@ def test_runs_are_found_through_links_and_in_folders_given_one_by_one(tmp_path):
     found = find_official([*(root / f"output/teatime_{k}" for k in (3, 1, 2)), root / "data"])
     assert list(found.runs) == [0, 1, 2] and found.name == "teatime"
     assert found.colmap == root / "data/sparse/0"
-    again = find_official([root])
-    assert again.runs == found.runs
+    for again in (find_official([root]), find_official(root), find_official(str(root))):
+        assert again.runs == found.runs
 
 
 def test_a_missing_level_is_said_and_does_not_answer(tmp_path):
