@@ -51,6 +51,7 @@ from langsplat.train import split_views
 STAGE = "Evaluate"
 MOST_INDICES = 1 << 20  # of a rendered world's labels
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
+LONGEST_LATENT = 1.01  # of official renders: blends of unit latents, and rounding
 SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
 # Of the queries of a scene's own labels 65 to 79 % reach an IoU of 0.25 at their best level, of
 # another scene's 4 to 7 % (the bundled and the held-out worlds asked with each other's labels, by a
@@ -372,38 +373,74 @@ def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool
     the left), and rows are filled between every other crossing.
 
     Args:
-        corners: [P, 2] x, y in pixels, P >= 1; parts outside the picture are cut off (of an edge
-            that crosses the border OpenCV may draw the rest a pixel beside ours).
+        corners: [P, 2] x, y in pixels, P >= 1; parts outside the picture are cut off.
         width, height: of the picture.
     Returns:
         [H, W] bool.
     """
     end = np.asarray(corners, dtype=np.float64).reshape(-1, 2).astype(np.int64)
     start = np.roll(end, 1, axis=0)
+    # The ends of what is seen of each edge, and of which anything is.
+    first, last, seen = start.copy(), end.copy(), np.ones(len(end), dtype=bool)
+    beyond = ((end < 0) | (end >= [width, height])).any(axis=1)
+    whole = ~(beyond | np.roll(beyond, 1))
+    for cut in np.flatnonzero(~whole):
+        first[cut], last[cut], seen[cut] = _inside(start[cut], end[cut], width, height)
     painted = np.zeros((height, width), dtype=bool)
-    x, y = _outline(start, end)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    painted[y[inside], x[inside]] = True
+    x, y = _outline(first[seen], last[seen])
+    painted[y, x] = True
 
-    # Every edge from its upper corner down to the row before its lower one.
+    # Every edge from its upper corner down to the row before its lower one, on the line through the
+    # ends of what is seen: those are whole pixels, so that it is not quite the edge. One of which
+    # no more than a row is seen stays as it is.
+    level = first[:, 1] == last[:, 1]
+    first[level], last[level] = start[level], end[level]
     slanted = start[:, 1] != end[:, 1]
     down = (start[:, 1] < end[:, 1])[slanted, None]
-    top = np.where(down, start[slanted], end[slanted])
-    bottom = np.where(down, end[slanted], start[slanted])
-    rows = bottom[:, 1] - top[:, 1]
-    run = (bottom[:, 0] - top[:, 0]) << _FRACTION
-    slope = np.sign(run) * (np.abs(run) // rows)
-    edge, step = _counted(rows)
+    top, upper = np.where(down, (start[slanted], first[slanted]), (end[slanted], last[slanted]))
+    bottom, lower = np.where(down, (end[slanted], last[slanted]), (start[slanted], first[slanted]))
+    run = (lower[:, 0] - upper[:, 0]) << _FRACTION
+    slope = np.sign(run) * (np.abs(run) // (lower[:, 1] - upper[:, 1]))
+    edge, step = _counted(bottom[:, 1] - top[:, 1])
     y = top[edge, 1] + step
-    x = (top[edge, 0] << _FRACTION) + step * slope[edge]
+    # To the nearest pixel; but where an edge was cut, to that on the left of it.
+    half = whole[slanted][edge].astype(np.int64) << _FRACTION - 1
+    x = (upper[edge, 0] << _FRACTION) + (y - upper[edge, 1]) * slope[edge] + half
     order = np.lexsort((x, y))
-    y, x = y[order], x[order] + (1 << _FRACTION - 1) >> _FRACTION  # to the nearest pixel
+    y, x = y[order], x[order] >> _FRACTION
     y, left, right = y[::2], x[::2].clip(0), x[1::2].clip(max=width - 1)
     drawn = (y >= 0) & (y < height) & (left <= right)
     ends = np.zeros((height, width + 1), dtype=np.int32)
     np.add.at(ends, (y[drawn], left[drawn]), 1)
     np.add.at(ends, (y[drawn], right[drawn] + 1), -1)
     return painted | (ends[:, :-1].cumsum(axis=1) > 0)
+
+
+def _inside(
+    start: np.ndarray, end: np.ndarray, width: int, height: int
+) -> tuple[list[int], list[int], bool]:
+    """The ends x, y of what a picture shows of an edge, and whether it shows any of it.
+
+    Rounded as by OpenCV's clipLine: cut at the upper and lower border first, then at the others.
+    """
+    a, b = ([int(v) for v in point] for point in (start, end))
+    borders = width - 1, height - 1
+
+    def side(point: list[int], axis: int) -> int:
+        return (point[axis] > borders[axis]) - (point[axis] < 0)
+
+    if any(side(a, axis) * side(b, axis) > 0 for axis in (0, 1)):
+        return a, b, False
+    for axis in (1, 0):
+        if side(a, axis) * side(b, axis) > 0:
+            return a, b, False
+        for point, other in ((a, b), (b, a)):
+            if outside := side(point, axis):
+                border = borders[axis] if outside > 0 else 0
+                across = (border - point[axis]) * (other[1 - axis] - point[1 - axis])
+                point[1 - axis] += int(across / (other[axis] - point[axis]))
+                point[axis] = border
+    return a, b, True
 
 
 def _outline(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -976,7 +1013,14 @@ class OfficialRenders:
             )
         if not np.isfinite(latents).all():
             raise ValueError(f"{file} has values that are not finite: train that level again.")
-        return latents.astype(np.float32)
+        latents = latents.astype(np.float32)
+        longest = float(np.linalg.norm(latents, axis=2).max())
+        if longest > LONGEST_LATENT:
+            raise ValueError(
+                f"{file} has a pixel of length {longest:.2f}, and codes blend to 1 at most, so it "
+                "seems to hold colors: render that level again with --include_feature."
+            )
+        return latents
 
 
 def _numbered_renders(run: Path) -> list[Path]:

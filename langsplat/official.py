@@ -24,6 +24,7 @@ import re
 import threading
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -548,6 +549,11 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
 def stem_of(name: str) -> str:
     """What the official code calls a photo's features: its name up to the first dot."""
     return Path(name).name.split(".")[0]
+
+
+def _twice(stems: Sequence[str]) -> str | None:
+    """The first that is there more than once."""
+    return next((stem for stem, count in Counter(stems).items() if count > 1), None)
 
 
 def read_features(
@@ -1213,6 +1219,11 @@ def _lifted(
             f"{folder} has no features of {cameras[0].name or 'the cameras'} ({len(cameras)} "
             "views): give the features of the same photos."
         )
+    if twice := _twice([stem_of(camera.name) for camera in seen]):
+        raise ValueError(
+            f"Two photos are called {twice!r} up to the first dot, so {folder} has the features of "
+            "one of them only: rename them, and run COLMAP and LangSplat's preprocess.py again."
+        )
     if len(seen) < len(cameras):
         notes.append(f"{len(cameras) - len(seen)} of {len(cameras)} views have no features.")
     views, small = [], []
@@ -1285,8 +1296,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         what = "exists and is not empty" if out.is_dir() else "is a file"
         raise ValueError(f"{out} {what}: choose a new folder for the files.")
     stems = [stem_of(camera.name) or f"{index:05d}" for index, camera in enumerate(scene.cameras)]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
+    if twice := _twice(stems):
         raise ValueError(
             f"Two views are called {twice!r} up to the first dot, which is all the official code "
             "looks at: rename the photos and build the scene again."

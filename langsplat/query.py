@@ -562,8 +562,9 @@ class SceneQuery:
         near_things: hold "the handle of the mug" to the mug (see above); False compares the text
             with features and nothing else, as the papers do.
         as_published: relevancies as the official evaluators compute them, for comparisons: every
-            pixel answers, however little of it described Gaussians paint (0.5 where they paint
-            nothing), and latents are decoded pixel by pixel, at the length that they blend to.
+            pixel answers, however little of it described Gaussians paint (where they paint nothing
+            codewords give 0.5, an autoencoder what its decoder makes of zeros), and latents are
+            decoded pixel by pixel, at the length that they blend to.
     Raises:
         ValueError: the scene has no language field, or one that is damaged or of another encoder;
             the encoder does not make of texts what `Encoder` says.

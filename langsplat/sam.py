@@ -315,7 +315,7 @@ def _generator_class() -> type:
     """SAM's automatic mask generator with levels; made at first use because its import is slow."""
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.utils import amg
-    from torchvision.ops import nms
+    from torchvision.ops import box_area, nms
 
     # Boxes of different levels are moved this far apart, so that the stock filters, which compare
     # all boxes they get, never compare those of two levels.
@@ -342,7 +342,7 @@ def _generator_class() -> type:
         @torch.no_grad()
         def levels_of(self, image: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
             """For each level: masks [M, H, W] bool and scores [M], in the generator's order."""
-            data = self._generate_masks(image)
+            data = self._of_all_crops(image)
             out = []
             for level in range(LEVEL_COUNT):
                 rows = np.flatnonzero(np.asarray(data["levels"]) == level)
@@ -353,14 +353,34 @@ def _generator_class() -> type:
                         amg.rle_to_mask(data["rles"][row]), self.smallest
                     )
                     masks[k], tidy[k] = cleaned, not specks
-                scores = np.asarray(data["iou_preds"])[rows] * np.nan_to_num(
-                    np.asarray(data["stability_score"])[rows]
+                # Multiplied in double precision, as the published code does.
+                quality, stability = (
+                    np.asarray(data[key])[rows].astype(np.float64)
+                    for key in ("iou_preds", "stability_score")
                 )
+                scores = quality * np.nan_to_num(stability)
                 # Cleaning may have made two masks alike: those that needed none are preferred.
                 boxes = amg.batched_mask_to_box(torch.from_numpy(masks)).float().reshape(-1, 4)
                 order = nms(boxes, torch.from_numpy(tidy).float(), self.box_nms_thresh).numpy()
                 out.append((masks[order], scores[order]))
             return out
+
+        def _of_all_crops(self, image: np.ndarray) -> Any:
+            """What all crops found; of masks alike those of smaller crops.
+
+            The stock code's batched_nms returns more than 1000 boxes on a CPU with those of equal
+            score, which are all of one size of crops, in no order. Masks are painted in this order.
+            """
+            size = image.shape[:2]
+            data = amg.MaskData()
+            crops = amg.generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+            for crop_box, layer in zip(*crops, strict=True):
+                data.cat(self._process_crop(image, crop_box, layer, size))
+            boxes = data["boxes"].float()
+            scores = (1 / box_area(data["crop_boxes"])).to(boxes)
+            data.filter(nms(boxes, scores, self.crop_nms_thresh))
+            data.to_numpy()
+            return data
 
         def _process_crop(self, *args: Any) -> Any:
             data = super()._process_crop(*args)

@@ -555,7 +555,7 @@ def official_run(folder: Path, names: list[str], seed: int) -> tuple[Path, Path]
         for index in range(len(names)):
             coarse = rng.normal(size=(4, 5, 3)).repeat(9, axis=0).repeat(10, axis=1)
             latents = (coarse + rng.normal(0, 0.3, coarse.shape))[:HEIGHT, :WIDTH]
-            np.save(renders / f"{index:05d}.npy", (latents / 3).astype(np.float32))
+            np.save(renders / f"{index:05d}.npy", (latents / 6).astype(np.float32))
     cameras = [
         {"id": id, "img_name": name, "width": WIDTH, "height": HEIGHT, "position": [0, 0, 0],
          "rotation": np.eye(3).tolist(), "fx": 40.0, "fy": 40.0}
@@ -671,6 +671,7 @@ def test_official_renders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         (good[..., :2], r"case_2.*should be \[H, W, 3\]"),
         (np.where(good == good.max(), np.nan, good), "not finite"),
         (good[:-1], "differ in size"),
+        (np.abs(good) / np.abs(good).max(), "case_2.* length 1.*seems to hold colors: render that"),
     ):
         np.save(file, array)
         with pytest.raises(ValueError, match=sentence):

@@ -673,6 +673,18 @@ def test_features_of_another_encoder_are_refused_before_they_are_lifted(tmp_path
         import_official(find_official([root]), tmp_path / "scene")
 
 
+def test_photos_that_share_a_file_of_features_are_refused(tmp_path, monkeypatch):
+    root = tmp_path / "teatime"
+    files.write_ply(root / "output/rgb/point_cloud.ply")
+    files.write_colmap(root / "sparse/0")
+    files.write_features(root / "language_features", EMBEDDINGS)
+    monkeypatch.delattr("langsplat.official.fit_language")
+    poses = root / "sparse/0/images.bin"
+    poses.write_bytes(poses.read_bytes().replace(b"frame_00002.jpg", b"frame_00001.png"))
+    with pytest.raises(ValueError, match=r"Two photos are called 'frame_00001' up to the first d"):
+        import_official(find_official([root]), tmp_path / "scene")
+
+
 def test_a_level_without_masks_is_told_and_the_others_answer(tmp_path):
     root = tmp_path / "teatime"
     files.write_ply(root / "output/rgb/point_cloud.ply")

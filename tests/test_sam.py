@@ -148,6 +148,36 @@ def test_levels_do_not_suppress_each_other():
     assert all(np.array_equal(ids == 0, MUG) for ids in segments)
 
 
+class Dots(Scripted):
+    """Every point gets a small square of its own, at all levels or at the first alone."""
+
+    def __init__(self, levels: list[float]) -> None:
+        super().__init__([])
+        self.levels = torch.tensor(levels)
+
+    def predict_torch(
+        self, points: torch.Tensor, labels: torch.Tensor, **options: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        x, y = points[:, 0].T[..., None]
+        columns, rows = (torch.arange(length) for length in self.size[::-1])
+        square = ((y - rows).abs() < 2)[..., None] & ((x - columns).abs() < 2)[:, None]
+        logits = torch.where(square, 9.0, -9.0)[:, None].expand(-1, 3, -1, -1)
+        quality = 0.8 + 0.002 * ((37 * x + 91 * y) % 100)
+        return logits, quality.float() * self.levels, None
+
+
+def test_masks_of_other_levels_do_not_change_the_order_in_which_one_is_painted():
+    """Of more than 1000 boxes torchvision's batched_nms returns those of equal score anyhow."""
+    settings = replace(PLAIN, points_per_side=14, points_per_batch=196, crop_layers=1)
+    alone, together = (
+        SamSegmenter("dots", Dots(levels), settings).segments_and_masks(coordinates())
+        for levels in ([1.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    )
+    assert 334 < len(alone[1][0]) <= 1000
+    assert np.array_equal(together[0][0], alone[0][0])
+    assert np.array_equal(together[1][0], alone[1][0])
+
+
 def test_crops_of_the_picture_find_things_and_stay_in_place():
     tiny = box(60, 42, 66, 48)  # the grid of the whole picture has no point on it
     objects = [([DOOR] * 3, [0.9] * 3), ([tiny] * 3, [0.9] * 3)]
@@ -191,6 +221,7 @@ def test_masks_that_are_unsure_of_their_pixels_or_of_themselves_go():
         (narrow, 1.0, 0.7, True),  # 400 / 460 = 0.87
         (narrow, 0.8, 0.7, False),  # times 0.8 = 0.696
         (narrow, 0.81, 0.7, True),
+        (core, 0.9, 0.89999997, True),  # scores of single precision would be equal to it
         (core, 0.7, 0.0, False),
         (core, 0.71, 0.0, True),
     ):
