@@ -809,8 +809,9 @@ def test_names_of_any_bytes_find_their_views_and_are_written(
     name = os.fsdecode(b"caf\xe9")  # as archives of old programs unpack it
     thing = LabelledObject.of(name, np.ones((HEIGHT, WIDTH), dtype=bool))
     labels = Labels(name, (LabelledFrame(f"{name}.jpg", WIDTH, HEIGHT, (thing,)),))
-    maps = Maps(["images/caf?.jpg"], [{name: random_map(np.random.default_rng(0))}])
-    report = evaluate(maps, labels)  # scenes have "?" for what is not UTF-8
+    answers = [{name: random_map(np.random.default_rng(0))}]
+    evaluate(Maps([f"images/{name}.jpg"], answers), labels)
+    report = evaluate(Maps(["images/caf?.jpg"], answers), labels)  # as scenes have it
     write_lerf_labels(labels, tmp_path / "labels")
     assert read_labels(tmp_path / "labels").frames[0].queries == ["caf?"]
     monkeypatch.setattr("langsplat.evaluate.evaluate", lambda *args, **options: report)

@@ -873,8 +873,12 @@ def test_a_missing_level_is_said_and_does_not_answer(tmp_path):
     root = v2_runs(tmp_path / "project")
     files.write_colmap(root / "sparse/0")
     shutil.rmtree(root / "output/teatime_1")
+    (root / "chkpnt3_langfeat_1.pth").touch()
     found = find_official([root])
-    assert found.missed == ["level 1 (subpart): queries will not answer at it"]
+    assert found.missed == [
+        "level 1 (subpart): queries will not answer at it",
+        "project/chkpnt3_langfeat_1.pth is of Occam's LGS, which is not read here",
+    ]
     folder = import_official(found, tmp_path / "scene")
     assert load_scene(folder).language.mass.sum(dim=1).tolist() == [0, 200, 200]
     assert_answers(folder)
