@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from langsplat.progress import interrupt, prepare_process
+from langsplat.progress import interrupt, plain, prepare_process
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
         if args.scene:
             shelf.add_first(args.scene, terminal_progress())
     except (ValueError, OSError) as error:
-        print(f"app.py: {error}", file=sys.stderr)
+        print(f"app.py: {plain(str(error))}", file=sys.stderr)
         return 2
     builder = Builder(shelf)
     # The renderer compiles itself at the very first start: begin before a visitor asks.
@@ -127,7 +127,10 @@ def _try_address(host: str, port: int) -> None:
     """OSError if the port (0: any) is taken, or the host is no address of this machine."""
     with socket.socket() as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        door.bind((host, port))
+        try:
+            door.bind((host, port))
+        except TypeError:  # of too many letters, or of such as no host's name can have
+            raise OSError("that is no name of a host") from None
 
 
 def _port(text: str) -> int:

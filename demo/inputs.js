@@ -87,9 +87,10 @@
     try { history.replaceState(history.state, "", `?${shown}${location.hash}`); } catch {} // not in every frame
   };
   // A page that has lost its server is loaded anew by gradio: what it was asked then is asked again.
-  window.keepWords = (text) => {
+  // Not more than can be asked: every request carries the address, and servers take no endless one.
+  window.keepWords = (text, most) => {
     const shown = new URLSearchParams(location.search);
-    if (text?.trim()) shown.set("q", text);
+    if (text?.trim() && text.length <= most) shown.set("q", text);
     window.showAddress(String(shown));
   };
 
@@ -108,9 +109,31 @@
       picture.querySelector(".icon-button-wrapper button")?.click();
   });
 
+  // Gradio removes a file after an hour: what is gone is written again, and downloaded then. Its link is
+  // made for the click, and out of the page when it is clicked again.
+  let offered, missed;
+  document.addEventListener("click", async (event) => {
+    const link = event.target;
+    offered = link.closest?.(".downloads button") ?? offered;
+    if (!link.matches?.('body > a[download][href*="/file="]')) return;
+    const button = offered;
+    event.preventDefault();
+    const { ok } = await fetch(link.href, { method: "HEAD" }).catch(() => ({}));
+    if (ok) return link.click();
+    missed = button;
+    document.querySelector("#again").click();
+  }, true);
+  window.download = () => {
+    missed?.click();
+    missed = undefined;
+  };
+
   // A button that is busy cannot have the focus: it gets it back.
+  const busy = "#find, #fetch, #start, .downloads button";
   let pressed;
-  document.addEventListener("click", (event) => (pressed = event.target.closest?.("#find, #fetch, #start")), true);
+  document.addEventListener("click", (event) => {
+    if (event.isTrusted) pressed = event.target.closest?.(busy);
+  }, true);
   new MutationObserver(() => {
     if (!pressed || pressed.disabled || document.activeElement !== document.body) return;
     pressed.focus({ preventScroll: true });

@@ -34,7 +34,7 @@ from demo.handlers import (
     visit_at,
 )
 from demo.viewer import legend, point_payload, status
-from langsplat.query import Answer, heat, overlay
+from langsplat.query import MAX_QUERY, Answer, heat, overlay
 from langsplat.scene import LEVELS
 
 TITLE = "LangSplat - ask a 3D scene"
@@ -69,9 +69,29 @@ _FAILED = """() => [
     {text: "That did not work: try again.", kind: "error"}
 ]"""
 _OPENS = "(...given) => (window.leaveView(), window.sceneOpens(), given)"  # of inputs.js
-_ASKS = "(visit, text, ...given) => (window.keepWords?.(text), [visit, text, ...given])"
+_ASKS = f"""(visit, text, ...given) =>
+    (window.keepWords?.(text, {MAX_QUERY}), [visit, text, ...given])"""
 _VIEW = "(visit, ...shown) => [visit, ...window.viewAsked(shown)]"
 _ADDRESS = "(address) => window.showAddress(address)"
+# Where no other scene could be opened, the list names the one that is open.
+_STAYS = """(address) => [
+    new URLSearchParams(address).get("scene") ?? {__type__: "update"}
+]"""
+# A page that has lost its server is loaded anew by gradio: the photos chosen stay, if they are
+# still there.
+_KEEP_PHOTOS = """(photos) => {
+    try { sessionStorage.setItem("langsplat-photos", JSON.stringify(photos ?? [])); } catch {}
+}"""
+_KEPT_PHOTOS = """async () => {
+    const same = {__type__: "update"};
+    let kept = [];
+    try { kept = JSON.parse(sessionStorage.getItem("langsplat-photos")) ?? []; } catch {}
+    if (!kept.length) return [same, same];
+    const {ok} = await fetch(kept[0].url, {method: "HEAD"}).catch(() => ({}));
+    if (ok) return [kept, same];
+    sessionStorage.removeItem("langsplat-photos");
+    return [same, {text: "LOST", kind: "none"}];
+}""".replace("LOST", "The photos chosen before are no longer on the server: choose them again.")
 # Once taken it is gone: what opens no other scene ends in the same step, and offers none.
 _TEXT = "(offered, now) => [window.textToShow(offered, now), null]"
 _NO_BUILD = "none"  # in place of a key: the browser keeps nothing that is empty
@@ -79,16 +99,22 @@ _FORGOTTEN = (
     "The build you had started is over, and how it ended is no longer known here: if its scene is "
     "not in the list, start it again."
 )
+_STARTING = """() => [
+    {__type__: "update", value: "Starting ...", interactive: false},
+    {text: "Starting ...", kind: "busy"}
+]"""
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """
 ### What you see
 
-A scene made of 3D Gaussians, trained from photos, in which every Gaussian also carries what the
-image regions it belongs to *mean*. Words are turned into the same space, so a scene can be asked
-for things nobody labelled ([LangSplat, CVPR 2024](https://arxiv.org/abs/2312.16084)).
+A scene made of 3D Gaussians: many thousand soft, colored blobs in space, placed so that together
+they look like the photos. Every Gaussian also carries what the image regions it belongs to *mean*.
+Words are turned into the same space, so a scene can be asked for things nobody labelled
+([LangSplat, CVPR 2024](https://arxiv.org/abs/2312.16084)).
 
-- **Picture**: the scene rendered from the viewpoint you chose.
+- **Picture**: the scene rendered from the viewpoint you chose: that of a photo (*View*), or any
+  around the middle of the scene. *Yaw* goes around it, *pitch* up and down.
 - **Relevancy**: how well your words fit every pixel, from 0 to 1. At 0.5 they fit as well as plain
   words such as "object" or "texture" do; the mask is what lies above the threshold. The scale is
   absolute: something that is not there nearly always gives an empty mask. Ask for one thing at a
@@ -159,9 +185,18 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ).set(body_text_color_subdued="*neutral_500"),  # of the default's, light is too faint
+        ).set(  # of the default's, these are too faint to be read by all
+            body_text_color_subdued="*neutral_500",
+            input_placeholder_color="*neutral_500",
+            input_placeholder_color_dark="*neutral_400",
+            button_primary_background_fill="*primary_600",
+            button_primary_background_fill_hover="*primary_700",
+        ),
         css_paths=_HERE / "style.css",
     )
+    # A browser has six connections to a host. Gradio's heartbeat would hold one for each open page:
+    # with six of them none is answered. All it is for are the visits of pages that were closed.
+    page.config["connect_heartbeat"] = False
     return address
 
 
@@ -264,6 +299,7 @@ class Explore:
             self.mask_file = _download("Mask PNG", "mask-file")
             self.overlay_file = _download("Overlay PNG", "overlay-file")
             self.scores_file = _download("Scores NPZ", "scores-file")
+        self.again = gr.Button(visible="hidden", elem_id="again")  # pressed by inputs.js
 
     # ------------------------------------------------------------------ events
     # Every action is a chain of plain functions: move (a new visit and its picture), answer, offer
@@ -289,7 +325,7 @@ class Explore:
             moved = trigger(move, [self.visit, *inputs], self.moved, **shown)
             _say_if_failed(moved, self.find, self.line)
             if move in (self.arrive, self.open):
-                self._offer_text_after(moved)
+                self._show_names_after(moved)
             self._answer_after(moved)
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
@@ -326,6 +362,10 @@ class Explore:
         for trigger in (self.threshold.release, self.level.select, self.display.input):
             self._answer_after(trigger(legend, self.threshold, self.legend, **judged))
 
+        looking = self.again.click(None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)
+        again = self._answer_after(looking)
+        again.then(None, None, None, js="() => window.download()", **_PRIVATE)
+
         fetching = [self.fetch.click, self.repo.submit]
         gr.on(fetching, None, None, [self.fetch, self.hub_line], js=_FETCHING, **_PRIVATE)
         fetched = gr.on(
@@ -347,25 +387,31 @@ class Explore:
         shown = {"js": _OPENS} | self._shown | _LAST | _LANE
         opened = trigger(self.open_if_new, given, self.moved, **shown)
         _say_if_failed(opened, self.find, self.line)
-        self._offer_text_after(opened)
+        self._show_names_after(opened)
         self._answer_after(opened)
+
+    def _show_names_after(self, opened: Any) -> None:
+        """The scene's text into the field, or the list back to the scene that is open."""
+        opened.failure(None, self.address, self.scene, js=_STAYS, **_PRIVATE)
+        self._offer_text_after(opened)
 
     def _offer_text_after(self, opened: Any) -> None:
         """Put the text that was asked into the field, unless the visitor has typed meanwhile."""
         given, shown = [self.offered, self.text], [self.text, self.offered]
         opened.then(None, given, shown, js=_TEXT, **_PRIVATE)
 
-    def _answer_after(self, event: Any) -> None:
+    def _answer_after(self, event: Any) -> Any:
         judging = [self.visit, *self._judging]
         shown = self._shown | _LAST | _LANE
         answered = event.then(self.answer, judging, self._answered, **shown)
         _say_if_failed(answered, self.find, self.line)
-        self._offer_after(answered)
+        return self._offer_after(answered)
 
-    def _offer_after(self, event: Any) -> None:
+    def _offer_after(self, event: Any) -> Any:
         event.then(None, self.address, None, js=_ADDRESS, **_PRIVATE)
         judging, hidden = [self.visit, *self._judging], {"show_progress": "hidden"}
-        event.then(self.offer, judging, self._files, **hidden, **_LAST, **_LANE, **_PRIVATE)
+        shown = hidden | _LAST | _LANE | _PRIVATE
+        return event.then(self.offer, judging, self._files, **shown)
 
     @property
     def _judging(self) -> list[Any]:
@@ -658,11 +704,17 @@ class NewScene:
             "concurrency_limit": 8,
             **_PRIVATE,
         }
-        self.start.click(self.begin, [self.photos, self.name], **followed)
+        shown = [self.start, self.monitor]
+        self.start.click(None, None, shown, js=_STARTING, **_PRIVATE)  # a second click is none
+        begun = self.start.click(self.begin, [self.photos, self.name], **followed)
+        _say_if_failed(begun, self.start, self.monitor)
         page.load(self.come_back, key, **followed)
         self.explore.open_after(self.built.change, self.built)
         # What is said of earlier photos is not true of these.
-        self.photos.change(None, None, self.monitor, js="() => ({})", **_PRIVATE)
+        chosen = [self.photos.upload, self.photos.delete, self.photos.clear]
+        gr.on(chosen, None, None, self.monitor, js="() => ({})", **_PRIVATE)
+        self.photos.change(None, self.photos, None, js=_KEEP_PHOTOS, **_PRIVATE)
+        page.load(None, None, [self.photos, self.monitor], js=_KEPT_PHOTOS, **_PRIVATE)
         self.stop.click(None, None, self.stop, js=_STOPPING, **_PRIVATE)
         self.stop.click(
             self.builder.stop, key, None, show_progress="hidden", queue=False, **_PRIVATE
@@ -827,8 +879,9 @@ def point_view() -> gr.HTML:
     return gr.HTML(
         {},
         html_template='<div class="points-plot" role="img"></div><p class="points-twin"></p>',
-        js_on_load=_script("points.js"),
-        head=f'<script src="/gradio_api/file={_PLOTLY_JS.as_posix()}"></script>',
+        js_on_load=_script("points.js").replace(
+            "PLOTLY_JS", f"/gradio_api/file={_PLOTLY_JS.as_posix()}"
+        ),
         apply_default_css=False,
         elem_id="points",
     )

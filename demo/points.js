@@ -4,6 +4,7 @@ const twin = element.querySelector(".points-twin");
 
 const SHADES = 216; // in the palette, 6 each of red, green and blue
 let drawn = null; // the scene that is on the screen
+let failed = false; // to load what draws
 
 const bytes = (text) => Uint8Array.from(atob(text), (ch) => ch.charCodeAt(0));
 
@@ -51,10 +52,8 @@ function draw() {
   if (!value || !value.places) return;
   twin.textContent = value.twin;
   plot.setAttribute("aria-label", value.twin);
-  if (typeof Plotly === "undefined") {
-    twin.textContent = "The 3D view could not be loaded. " + value.twin;
-    return;
-  }
+  if (failed) twin.textContent = `The 3D view could not be loaded: reload the page. ${value.twin}`;
+  if (typeof Plotly === "undefined") return; // not yet
   const [x, y, z] = axes(value);
   const axis = (i) => ({ visible: false, range: [value.low[i], value.low[i] + value.size] });
   const vector = ([x, y, z]) => ({ x, y, z });
@@ -93,3 +92,11 @@ function later() {
 
 watch("value", later);
 draw();
+const script = document.createElement("script");
+script.src = "PLOTLY_JS";
+script.onload = draw;
+script.onerror = () => {
+  failed = true;
+  draw();
+};
+document.head.append(script);

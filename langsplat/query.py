@@ -884,6 +884,8 @@ def check_text(text: str) -> str:
     """The query, trimmed; ValueError in words when it names nothing, or too much, to look for."""
     if not isinstance(text, str):
         raise ValueError(f"A query is a text, not a {type(text).__name__}.")
+    # Marks of direction would turn the sentences that quote the text around, too.
+    text = re.sub("[\u202a-\u202e\u2066-\u2069]", "", text)
     text = writable(" ".join(text.split()))
     if not text:
         raise ValueError("Type what to look for, for example the name of a thing you can see.")

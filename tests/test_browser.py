@@ -10,6 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import numpy as np
 import pytest
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demo.handlers import Builder, Shelf, View
@@ -71,6 +72,29 @@ def visit(
     return page, outside, errors
 
 
+# The least contrast of the words that are seen, and of those that say what a field is for.
+FAINTEST = """theme => {
+  document.body.classList.toggle("dark", theme === "dark");
+  const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
+  const light = (rgb) => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => {
+    const part = rgb[i] / 255;
+    return sum + share * (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const behind = (e) => {
+    const rgba = numbers(getComputedStyle(e).backgroundColor);
+    return rgba.length < 4 || !e.parentElement ? rgba : behind(e.parentElement);
+  };
+  const contrast = (e, part) => {
+    const both = [numbers(getComputedStyle(e, part).color), behind(e)].map(light);
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+  };
+  const words = document.querySelectorAll("h1, h3, p, button, label, span, option");
+  const seen = [...words].filter((e) => e.checkVisibility() && e.innerText.trim() && !e.disabled);
+  const field = document.querySelector("#text input, #text textarea");
+  return Math.min(...seen.map((e) => contrast(e)), contrast(field, "::placeholder"));
+}"""
+
+
 def turn_points(page: "playwright.Page") -> list[float]:
     """Drag the 3D view; where its camera stands afterwards."""
     before = page.evaluate(EYE)
@@ -115,12 +139,22 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
         assert max(mask.size) == 640
         inside = np.asarray(mask.convert("L")) > 127
     assert 0 < inside.mean() < 1
+    for kept in Path(get_upload_folder()).rglob(download.value.suggested_filename):
+        kept.unlink()  # as gradio does after an hour
+    page.focus("#mask-file")
+    with page.expect_download() as again:
+        page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "mask-file"
+    assert Path(again.value.path()).read_bytes() == path.read_bytes()
 
     assert page.evaluate(EYE) == pytest.approx(turned, abs=1e-6), "new colors keep the camera"
 
     page.fill("#text textarea, #text input", "")
     page.click("#find")
     page.wait_for_selector('.status-text[data-kind="error"]:has-text("Type what to look for")')
+    page.fill(TEXT, 70_000 * "x")  # which no address has room for
+    page.click("#find")
+    page.wait_for_selector('.status-text[data-kind="error"]:has-text("at most 200 characters")')
     assert errors == []
     assert outside == []
     page.close()
@@ -211,6 +245,8 @@ def test_a_phone_shows_one_column_without_sideways_scrolling_for_fingers(
     rows = "new Set([...document.querySelectorAll('#display label')].map(e => e.offsetTop)).size"
     assert page.evaluate(rows) == 1, "the displays to choose from stand in one row"
     assert page.locator("footer .divider:visible").count() == 0
+    for theme in ("light", "dark"):
+        page.wait_for_function(f"theme => ({FAINTEST})(theme) >= 4.5", arg=theme)  # colors fade in
     assert outside == []
     page.close()
 
@@ -375,6 +411,9 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     ask("yellow")
     page.wait_for_selector('#line .status-text[data-kind="error"]:has-text("did not work")')
     page.wait_for_selector("#find:enabled")
+    monkeypatch.setattr(shelf, "picture", None)
+    choose("balls")
+    page.wait_for_function("scene => scene.value === 'other'", arg=scene.element_handle())
     page.close()
     served.close()
 
@@ -410,6 +449,7 @@ def test_what_is_asked_as_the_stream_of_answers_ends_is_answered(
     page.locator(TEXT).fill("globe")
     page.locator(TEXT).press("Enter")
     page.wait_for_selector('#found img[alt*="“globe”"]', state="attached")
+    page.wait_for_selector(".points-twin:has-text('could not be loaded: reload the page')")
     page.close()
 
 
@@ -425,7 +465,7 @@ print(json.dumps({"scene": out}))
 
 
 def test_a_build_goes_on_while_its_page_is_gone_and_opens_at_its_end(
-    browser: "playwright.Browser", tmp_path: Path
+    browser: "playwright.Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = shelf_of_balls(tmp_path)
     (tmp_path / "build.py").write_text(BUILD)
@@ -443,11 +483,15 @@ def test_a_build_goes_on_while_its_page_is_gone_and_opens_at_its_end(
     page.get_by_role("tab", name="New scene").click()
     page.set_input_files("#photos input[type=file]", photos(tmp_path / "in", 8))
     page.locator("#photos tr").nth(7).wait_for()
-    page.click("#start")
+    begin, begun = builder.start, []
+    monkeypatch.setattr(builder, "start", lambda *given: begun.append(given) or begin(*given))
+    page.dblclick("#start")
     page.wait_for_selector('#build .status-text:has-text("Train, 1 of 4")')
-    page.reload()
+    assert len(begun) == 1, "the second click is none"
+    page.reload()  # as gradio does after a lost connection
     page.wait_for_selector(FOUND)
     look(page)
+    assert page.locator("#photos tr").count() == 8
     assert page.inner_text("#start") == "Building ..."
 
     stranger = browser.new_context().new_page()

@@ -1028,8 +1028,11 @@ def test_a_build_goes_on_without_its_page_and_is_found_again(tmp_path: Path) -> 
     assert list(builder.follow(key)) == [last], "told again to a page that comes after the end"
 
 
-def test_a_build_that_is_known_no_longer_is_said_to_be_over(tmp_path: Path) -> None:
-    shelf = shelf_of_balls(tmp_path)
+def test_a_build_that_is_known_no_longer_is_said_to_be_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, forgotten = shelf_of_balls(tmp_path), []
+    monkeypatch.setattr("demo.page.forget_broken_uploads", lambda: forgotten.append("uploads"))
     with gr.Blocks() as page:
         key, tabs, explore = gr.BrowserState(""), gr.Tabs(), Explore(shelf)
         new_scene = NewScene(Builder(shelf), explore)
@@ -1038,6 +1041,7 @@ def test_a_build_that_is_known_no_longer_is_said_to_be_over(tmp_path: Path) -> N
     assert "start it again" in told[new_scene.monitor]["text"]
     for nothing in ("", told[key]):
         assert list(new_scene.come_back(nothing)) == [{key: told[key]}]
+    assert forgotten == 3 * ["uploads"], "each time a page comes"
 
 
 def test_what_a_browser_keeps_can_be_read_after_a_new_start(
@@ -1108,6 +1112,11 @@ def test_a_build_stopped_before_its_process_runs_does_not_run(
 
 def test_the_visits_that_are_kept_are_bounded(served: gr.Blocks) -> None:
     assert served.state_holder.capacity == MOST_PAGES
+
+
+def test_an_open_page_holds_none_of_the_six_connections_of_its_browser(address: str) -> None:
+    with urllib.request.urlopen(f"{address}config") as response:
+        assert json.load(response)["connect_heartbeat"] is False
 
 
 def test_exactly_three_endpoints_are_public(address: str) -> None:
@@ -1213,6 +1222,7 @@ def test_a_gpu_that_is_not_there_ends_the_app_with_one_sentence(
         (["--port", "99999"], "a port lies between 1 and 65535"),
         (["--port", "x"], "a port lies between 1 and 65535"),
         (["--host", "::1"], "::1 is no IPv4 address: choose another"),
+        (["--host", "é" * 70], "é .that is no name of a host.: choose another"),
         (["--host", "203.0.113.9"], "no page at 203.0.113.9 .Cannot assign requested address"),
         (["--port", "{taken}"], "no page at 127.0.0.1, port .* .Address already in use.: choose"),
     ],
@@ -1244,9 +1254,11 @@ def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
 def test_a_damaged_scene_ends_the_app_with_one_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "scene.safetensors").write_bytes(b"{}")
-    assert app.main(["--scene", str(tmp_path), "--results", str(tmp_path / "r")]) == 2
-    assert "not a readable scene" in capsys.readouterr().err
+    folder = tmp_path / "a\x1b[2Jb"  # which would clear the terminal
+    folder.mkdir()
+    (folder / "scene.safetensors").write_bytes(b"{}")
+    assert app.main(["--scene", str(folder), "--results", str(tmp_path / "r")]) == 2
+    assert "app.py: a\\x1b[2Jb is not a readable scene" in capsys.readouterr().err
 
 
 def test_the_app_opens_a_scene_of_the_hub_and_leaves_nothing_behind(tmp_path: Path) -> None:

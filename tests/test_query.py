@@ -437,6 +437,7 @@ def test_an_endless_query_is_refused_with_its_length(engine: SceneQuery) -> None
     assert check_text("x" * 200) == "x" * 200
     assert check_text("  the   red\nmug ") == "the red mug"
     assert check_text("la\udcffmp") == "la?mp", "bytes of a terminal that are no text"
+    assert check_text("red \u202e mug\u2066") == "red mug", "no marks that turn sentences around"
 
 
 def test_a_notebook_shows_what_was_found_and_no_numbers_by_the_thousand(engine: SceneQuery) -> None:
