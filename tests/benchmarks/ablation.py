@@ -460,21 +460,21 @@ def run(device: str = "cpu") -> list[Row]:
 def write(tables: Mapping[str, Sequence[Result]], about: Mapping[str, str]) -> None:
     """docs/ablation.md."""
     lines = [
-        "# The paper's ablation, re-run",
+        "# The paper's ablation, repeated",
         "",
-        "Levels, and how a Gaussian stores what it means: on rendered worlds, whose labels are",
-        "exact, in the layout of LERF-OVS, on frames that no training saw; profile",
-        f"`{PROFILE}`, means over queries. Every row renders, decodes and scores. By",
-        f"`python -m tests.benchmarks ablation`, which wrote this page on {today()}, on",
+        "Compared are the three levels, and ways to store what a Gaussian means, on rendered",
+        "worlds with exact labels in the layout of LERF-OVS, on frames that no training saw;",
+        f"profile `{PROFILE}`, means over queries. Every row renders, decodes and scores. Written",
+        f"by `python -m tests.benchmarks ablation` on {today()}, on",
         f"{machine('cpu')}.",
         "",
         "The *ideal encoder* gives every text a direction of its own, and a true segment the mean",
-        "of the texts that mean it: what is left of the error is the field's alone. The others are",
-        "the bundled segmenter's and encoder's, on the scene's own renders.",
+        "of the texts that mean it, so all errors are the language field's. The other tables use",
+        "the bundled segmenter and encoder, on the scene's own renders.",
         "",
-        "Seconds and memory are those of making codes of segments that are there (codec, lifting,",
-        "training); memory is the peak above what was in use before. *Numbers* are what a Gaussian",
-        f"stores, all levels together. A codebook has {CODEWORDS} codewords a level; a Gaussian",
+        "Seconds and memory are for making codes from ready segments (codec, lifting, training);",
+        "memory is the peak above what was in use before. *Numbers* is how many a Gaussian stores",
+        f"at all levels together. A codebook has {CODEWORDS} codewords per level; a Gaussian",
         f"keeps {KEPT} of them.",
     ]
     for name, table in tables.items():

@@ -342,18 +342,18 @@ def _write(
     lines = [
         "# What the bundled parts understand",
         "",
-        "Bundled segmenter, bundled encoder, codebook lifting, on views that no training saw; by",
-        f"`python -m tests.benchmarks accuracy`, which wrote this page on {today()}, on",
-        f"{machine('cpu')}. Texts that name a part of a",
-        "thing are held to that thing where it is found, and there the part's own word counts as",
-        "much as the whole text (`langsplat.query`); what the papers do, texts compared with",
-        "features and nothing else, stands beside it.",
+        "Bundled segmenter, bundled encoder, codebook lifting, on views that no training saw.",
+        f"Written by `python -m tests.benchmarks accuracy` on {today()}, on",
+        f"{machine('cpu')}. If a text names a part of a",
+        "thing and the thing is found, the part is held to it, and near it the part's own word",
+        "counts as much as the whole text (`langsplat.query`). Other rows have what the papers do:",
+        "texts compared with features and nothing else.",
         "",
-        "Asked for are things, things by their color where most of what is seen of them has it,",
-        "and parts that somebody would ask for: not those seen smaller than "
+        "Asked for are things, things by their color if most of what is seen of them has it, and",
+        "parts that somebody would ask for: not those that fill less than "
         f"1/{1 / PART_SHARE:.0f} of",
-        f"the view, nor a thing's {', '.join(sorted(PLAIN))}. What all labels give,",
-        "the tiniest parts too, is in the rows of all texts; the last of them are what",
+        f"the view, nor a thing's {', '.join(sorted(PLAIN))}. The rows of all",
+        "texts include every label, even the tiniest parts; the last of them are what",
         "`python -m langsplat eval` prints.",
         "",
         "| | value | bar |",
@@ -367,9 +367,10 @@ def _write(
         by_word[word].append(hit)
     lines += ["", "## Other names: hits of views", ""]
     lines += [
-        "Written down before training, in no caption. WordNet, which does supply words to the"
+        "These were written down before training and are in no caption. WordNet, which supplies",
+        "words to the training, knows a third of them as names of their kind.",
+        "",
     ]
-    lines += ["training, knows a third of them as names of their kind.", ""]
     lines.append(", ".join(f"{w} {sum(h)}/{len(h)}" for w, h in sorted(by_word.items())))
     false: dict[str, int] = defaultdict(int)
     for word, found in absent:
@@ -378,7 +379,7 @@ def _write(
     lines += ["", "## Absent things that were found, and in how many views", ""]
     lines.append(", ".join(f"{word} {n}" for n, word in wrong) or "None.")
     lines += ["", f"## The {WORST} worst queries", ""]
-    lines += ["Their largest view each: labelled outline white, answer red.", ""]
+    lines += ["Each in its largest view: the labelled outline is white, the answer red.", ""]
     lines += [f"![The worst queries]({MISSES.name})", "", *worst]
     tables = (
         ("Bundled scenes", report),
