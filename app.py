@@ -19,22 +19,21 @@ from langsplat.progress import interrupt, plain, prepare_process
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve the page until interrupted; the exit code is 2 after a mistake in the arguments, and
-    130 after an interruption before it was up."""
+    """Serve the page until interrupted.
+
+    The exit code is 2 after an error in the arguments, 130 after an interruption during start-up.
+    """
     args = _parser().parse_args(argv)
     if ":" in args.host:
-        print(f"app.py: {args.host} is no IPv4 address: choose another --host.", file=sys.stderr)
-        return 2
+        return _refuse(f"{args.host} is not an IPv4 address: choose another --host.")
     try:
         _try_address(args.host, args.port or 0)
     except OSError as error:
         where = f"{args.host}, port {args.port}" if args.port else args.host
-        print(
-            f"app.py: There can be no page at {where} ({error.strerror or error}): choose another "
-            "--port or --host.",
-            file=sys.stderr,
+        return _refuse(
+            f"The page cannot be served at {where} ({error.strerror or error}): choose another "
+            "--port or --host."
         )
-        return 2
     print("LangSplat is starting ...", flush=True)
     signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -50,7 +49,7 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
     prepare_process()
     if "gradio" not in sys.modules:
         sys.meta_path.insert(0, WithoutStubs())
-        # What visitors upload and see goes at the end: gradio leaves it if a page is still open.
+        # So that visitors' files are removed at the end: gradio leaves them if a page is open.
         os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch / "gradio"))
     # Imported here so that --help and mistyped flags answer at once.
     from demo.handlers import Builder, Shelf
@@ -61,35 +60,30 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
     try:
         device = drawing_device(args.device)
     except ValueError as error:
-        print(f"app.py: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     if device == "cpu" and args.device == "auto" and available_backends()["gsplat"] == "ok":
-        print("The GPU is left alone: gsplat's kernels are not compiled yet, which takes minutes.")
+        print("The GPU is not used: gsplat's kernels are not compiled yet, which takes minutes.")
         print("Compile them once with --device cuda.", flush=True)
     try:
         shelf = Shelf(args.results or scratch, device=device)
     except OSError as error:
-        print(
-            f"app.py: {args.results} cannot be used ({error.strerror or error}): choose "
-            "another folder for --results.",
-            file=sys.stderr,
+        return _refuse(
+            f"{args.results} cannot be used ({error.strerror or error}): choose another folder for "
+            "--results."
         )
-        return 2
     try:
         if args.scene:
             shelf.add_first(args.scene, terminal_progress())
     except (ValueError, OSError) as error:
-        print(f"app.py: {plain(str(error))}", file=sys.stderr)
-        return 2
+        return _refuse(plain(str(error)))
     builder = Builder(shelf)
-    # The renderer compiles itself at the very first start: begin before a visitor asks.
+    # At the very first start the renderer is compiled: begin before a visitor asks.
     threading.Thread(target=shelf.warm_up, daemon=True).start()
     page = build_app(shelf, builder)
     try:
         address = serve(page, shelf, host=args.host, port=args.port)
     except OSError as error:
-        print(f"app.py: {error} Choose another --port.", file=sys.stderr)
-        return 2
+        return _refuse(f"{error} Choose another --port.")
     print(f"LangSplat is ready at {address}", flush=True)
     try:
         page.block_thread()
@@ -98,8 +92,13 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
     return 0
 
 
+def _refuse(sentence: str) -> int:
+    print(f"app.py: {sentence}", file=sys.stderr)
+    return 2
+
+
 class WithoutStubs(MetaPathFinder):
-    """Leaves out the type stubs that gradio compares, and writes, whenever it is imported.
+    """Keeps gradio from comparing, and writing, type stubs whenever it is imported.
 
     They are for editors, and take half of the import: 2 of 4 seconds.
     """
@@ -124,7 +123,7 @@ class WithoutStubs(MetaPathFinder):
 
 
 def _try_address(host: str, port: int) -> None:
-    """OSError if the port (0: any) is taken, or the host is no address of this machine."""
+    """Raise OSError if the port (0: any) is taken, or the host is no address of this machine."""
     with socket.socket() as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         try:

@@ -1,7 +1,7 @@
-"""What the page does, without the page: scenes to choose from, views, answers, files, builds.
+"""What the page does, without its layout: scenes to choose from, views, answers, files, builds.
 
-Plain functions and classes over `langsplat`; nothing here imports gradio, so all of it is called
-directly by the tests. Errors for visitors are ValueErrors of one sentence.
+Plain functions and classes over `langsplat`; nothing here imports gradio, so the tests can call all
+of it directly. Errors for visitors are ValueErrors of one sentence.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from demo.viewer import Cloud, cloud_of
-from langsplat import WORK_SUFFIX
+from langsplat import SCENE_FILE, WORK_SUFFIX
 from langsplat.build import STAGES
 from langsplat.cameras import orbit_camera, yaw_pitch_of
 from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES
@@ -39,11 +39,12 @@ from langsplat.query import (
     Answer,
     Recent,
     SceneQuery,
+    check_mask,
     check_text,
     render_rgb,
     save_answer,
 )
-from langsplat.scene import LEVELS, SCENE_FILE, Camera, Scene, load_scene
+from langsplat.scene import LEVELS, Camera, Scene, load_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_SIDE = 640  # pixels of a rendered view
@@ -84,10 +85,10 @@ class Visit:
     """All that is kept for one visitor.
 
     Args:
-        scene: the name of the one that is open; empty before any is.
-        view: from where.
+        scene: the name of the open scene; empty if none is open yet.
+        view: where the visitor looks from.
         text: the last words asked, as typed.
-        asked: whether the visitor asked, rather than the page by itself.
+        asked: whether the visitor asked them, rather than the page itself.
     """
 
     scene: str = ""
@@ -97,7 +98,7 @@ class Visit:
 
 
 def camera_of(scene: Scene, view: View) -> Camera:
-    """The camera of a view, its picture 640 pixels on the long side.
+    """The camera of a view, with a picture of 640 pixels on the long side.
 
     Raises:
         ValueError: there is no training view of that number.
@@ -128,12 +129,12 @@ def camera_of(scene: Scene, view: View) -> Camera:
 
 
 def start_of(scene: Scene) -> View:
-    """Where a visit begins: the scene's start view, or an orbit where it has no views."""
+    """Where a visit begins: the scene's start view, or an orbit if it has no views."""
     return View(scene.start_view) if scene.cameras else View(None, yaw=30.0, pitch=20.0)
 
 
 def orbit_of(scene: Scene, view: View) -> View:
-    """The orbit nearest to a view, so that the sliders go on from where the visitor stands."""
+    """The orbit nearest to a view, so that the sliders continue from there."""
     if view.index is None or not scene.cameras:
         return replace(view, index=None)
     camera = scene.cameras[view.index]
@@ -153,7 +154,7 @@ def lowest_pitch(scene: Scene) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """A scene that is open. If it cannot be asked `engine` is None, and `why_silent` says why."""
+    """An open scene. If it cannot be asked, `engine` is None and `why_silent` says why."""
 
     name: str
     scene: Scene
@@ -167,15 +168,15 @@ class Room:
 
 
 class Shelf:
-    """The scenes a visitor may choose from, shared by all visitors; safe between threads.
+    """The scenes a visitor may choose from, shared by all visitors; thread-safe.
 
-    Scenes, pictures and answers stay in small bounded caches. Only names in the list are ever
+    Scenes, pictures and answers are kept in small bounded caches. Only names in the list can be
     opened: a name is looked up, never used as a path.
 
     Args:
         results: folder for what visitors make (scenes they build, files to download).
         bundled: name -> folder of the scenes listed from the start; None: those that ship.
-        load: gives the encoder a scene names.
+        load: loads the encoder that a scene names.
         device: where scenes are drawn and asked, "cpu" or "cuda".
     """
 
@@ -186,23 +187,23 @@ class Shelf:
         load: Callable[[str], Encoder] = load_encoder,
         device: str = "cpu",
     ) -> None:
-        self.results = results = results.resolve()  # a build's process has its own working folder
+        self.results = results = results.resolve()  # builds run in another working folder
         self.device = device
         self.downloads = results / "downloads"
         self._load = load
-        self._lock = threading.Lock()  # of what is listed; nobody waits in it for an answer
+        self._lock = threading.Lock()  # of the lists below; held only for moments
         self._folders: dict[str, Path] = {}
         self._encoders: Recent[Encoder] = Recent(math.inf)
         self._rooms: Recent[Room] = Recent(_KEPT_SCENES)
         self._pictures: Recent[np.ndarray] = Recent(_KEPT_ANSWERS)
         self._answers: Recent[Answer] = Recent(_KEPT_ANSWERS)
-        self._ready: Recent[None] = Recent(_KEPT_SCENES)  # the scenes that are warm
+        self._ready: Recent[None] = Recent(_KEPT_SCENES)  # the scenes that are warmed up
         self.downloads.mkdir(parents=True, exist_ok=True)
-        # Those of an earlier start go as new ones come.
+        # Folders of an earlier start are removed as new ones are added.
         self._files = sorted(self.downloads.iterdir(), key=lambda folder: folder.stat().st_mtime)
         for name, folder in (bundled_scenes() if bundled is None else bundled).items():
             self.add(folder, name)
-        # Hidden ones were being written when an earlier start ended.
+        # Hidden ones were not finished when an earlier server ended.
         for file in sorted(results.glob(f"scenes/[!.]*/{SCENE_FILE}")):
             self.add(file.parent)
 
@@ -227,10 +228,10 @@ class Shelf:
             return name
 
     def add_first(self, spec: str, progress: Progress = silent) -> str:
-        """List and check the scene of `--scene`: a listed name, a scene's folder, or user/name.
+        """List and open the scene of `--scene`: a listed name, a scene's folder, or user/name.
 
         Raises:
-            ValueError: it is none of them, or cannot be opened.
+            ValueError: it is none of these, or cannot be opened.
         """
         if spec in self._folders:
             folder, name = self._folders[spec], spec
@@ -245,7 +246,7 @@ class Shelf:
         """Fetch a scene from the Hub and list it under its repository's name.
 
         Raises:
-            ValueError: not a repository's name, no such repository, no network, not a scene.
+            ValueError: it is not a repository's name or not a scene, or cannot be fetched.
         """
         repo_id = repo_id.strip().removeprefix("https://huggingface.co/").strip("/")
         if not is_repo_id(repo_id):
@@ -254,15 +255,15 @@ class Shelf:
         _load_listed(repo_id, folder)
         with self._lock:
             listed = self._folders.get(repo_id, folder)
-        # A newer commit stands beside the one that others are looking at.
+        # A newer commit is listed beside the one that others are looking at.
         newer = listed.resolve() != folder.resolve()
         return self.add(folder, f"{repo_id}@{folder.name[:7]}" if newer else repo_id)
 
     def room(self, name: str) -> Room:
-        """The opened scene.
+        """The listed scene of that name, opened.
 
         Raises:
-            ValueError: the list does not hold that name, or the scene cannot be read.
+            ValueError: the name is not in the list, or the scene cannot be read.
         """
         with self._lock:
             folder = self._folders.get(name)
@@ -290,8 +291,7 @@ class Shelf:
         text = check_text(text)
         if level not in (AUTO, *LEVELS):
             raise ValueError(f"The level must be one of {', '.join((AUTO, *LEVELS))}.")
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"The threshold must lie between 0 and 1, got {threshold}.")
+        check_mask(threshold, None)
         room = self.room(name)
         camera = camera_of(room.scene, view)
         if room.engine is None:
@@ -306,12 +306,12 @@ class Shelf:
         return replace(found, threshold=threshold)
 
     def files(self, answer: Answer, rgb: np.ndarray, where: str = "") -> dict[str, Path]:
-        """Write an answer's files and return them by name; old ones go when there are many.
+        """Write an answer's files and return them by name; if there are many, old ones are removed.
 
-        Their names begin with `where`, if given, and with what was asked: a folder of downloads
-        then tells them apart.
+        If `where` is given their names begin with it and with what was asked, so that they can be
+        told apart in a folder of downloads.
         """
-        self.downloads.mkdir(parents=True, exist_ok=True)  # systems tidy up temporary folders
+        self.downloads.mkdir(parents=True, exist_ok=True)  # systems clean up temporary folders
         folder = Path(tempfile.mkdtemp(dir=self.downloads))
         with self._lock:
             self._files.append(folder)
@@ -325,28 +325,28 @@ class Shelf:
         return {path.name: path.rename(folder / f"{stem}-{path.name}") for path in paths}
 
     def warm_up(self) -> None:
-        """Open the first scene and answer its first example, so that a visitor finds it done."""
+        """Open the first scene and answer its first example before a visitor comes."""
         try:
             scene = self.room(self.default).scene  # which draws its first picture
             if scene.examples:
                 self.answer(self.default, start_of(scene), scene.examples[0])
         except ValueError:
-            pass  # the page says it to whoever comes
+            pass  # the page reports it to whoever opens the scene
 
     def _open(self, name: str, folder: Path) -> Room:
         scene = _load_listed(name, folder)
         cloud = cloud_of(scene)
         try:
             return self._furnish(name, scene.to(self.device), cloud)
-        except torch.OutOfMemoryError:  # of the GPU: the CPU can have it
+        except torch.OutOfMemoryError:  # on the GPU: use the CPU
             return self._furnish(name, scene, cloud)
 
     def _furnish(self, name: str, scene: Scene, cloud: Cloud) -> Room:
         def draw() -> None:
-            with contextlib.suppress(ValueError):  # said to whoever asks for the picture
+            with contextlib.suppress(ValueError):  # reported to whoever asks for the picture
                 self._draw(name, scene, start_of(scene))
 
-        # The first picture needs no encoder: it is drawn while that is loaded.
+        # The first picture needs no encoder, so it is drawn while that is loaded.
         threading.Thread(target=draw, daemon=True).start()
         if scene.language is None:
             why_silent = "This scene has no words in it yet: build it again to ask it questions."
@@ -363,7 +363,7 @@ class Shelf:
 
 
 def _load_listed(name: str, folder: Path) -> Scene:
-    """The scene in `folder`; errors speak of its name, not of where the server keeps it."""
+    """The scene in `folder`; errors give its name, not where the server keeps it."""
     try:
         return load_scene(folder)
     except ValueError as error:
@@ -381,10 +381,10 @@ def _unused(name: str, taken: Container[str]) -> str:
 
 
 def visit_at(shelf: Shelf, given: Mapping[str, str]) -> tuple[Visit, str]:
-    """The visit that an address asks for, and what to say of it, if something is not to be had.
+    """The visit that an address asks for, and a note if it asks for something that does not exist.
 
     `given` are the fields of the address: `scene`, `from` (see `address_of`) and `q`, the words.
-    Anybody may have written them: scenes are looked up in the list, words are checked when asked.
+    They are untrusted: scenes are looked up in the list, words are checked when they are asked.
 
     Raises:
         ValueError: the scene cannot be read, or there is none.
@@ -405,7 +405,7 @@ def visit_at(shelf: Shelf, given: Mapping[str, str]) -> tuple[Visit, str]:
 
 
 def _view_at(room: Room, place: str) -> View | None:
-    """The view that `address_of` has written so; None if there is none."""
+    """The view that `address_of` writes as `place`; None if there is none."""
     if re.fullmatch(r"[0-9]{1,9}", place):
         return View(int(place)) if int(place) < len(room.scene.cameras) else None
     try:
@@ -417,17 +417,18 @@ def _view_at(room: Room, place: str) -> View | None:
 
 
 def address_of(scene: Scene, visit: Visit) -> str:
-    """What the page's address says of a visit, after its "?".
+    """The fields of a visit in the page's address, after its "?".
 
-    `from` is the number of a training view or an orbit's yaw, pitch and distance; what the page
-    shows by itself is left out.
+    `from` is the number of a training view, or an orbit's yaw, pitch and distance; what the page
+    shows by default is left out.
     """
     view, given = visit.view, {"scene": visit.scene}
     if view != start_of(scene):
         orbit = f"{view.yaw:g},{view.pitch:g},{view.distance:g}"
         given["from"] = orbit if view.index is None else str(view.index)
-    with contextlib.suppress(ValueError):  # words that cannot be asked are not passed on
-        given |= {"q": check_text(visit.text)} if visit.asked else {}
+    if visit.asked:
+        with contextlib.suppress(ValueError):  # words that cannot be asked are left out
+            given["q"] = check_text(visit.text)
     return urlencode(given, safe=",/")
 
 
@@ -435,7 +436,7 @@ def address_of(scene: Scene, visit: Visit) -> str:
 
 
 def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
-    """The scenes one may ask: name, number of views, Gaussians, example queries."""
+    """The scenes that can be asked: name, number of views and Gaussians, example queries."""
     listed: list[dict[str, Any]] = []
     for name in shelf.names:
         try:
@@ -459,10 +460,16 @@ def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class BuildStatus:
-    """How a build stands. `scene` is set once, at the end; `share` is of the current stage.
+    """The state of a build.
 
-    `note` is what the stage says beside its progress, at the end what was left out; `stopping`
-    that somebody has stopped the build, which takes a moment.
+    Args:
+        text: the sentence to show.
+        kind: as for `viewer.status`; "busy" until the build is over.
+        share: of the current stage, 0 to 1.
+        log: the last lines on earlier stages.
+        scene: the name of the new scene, once it is done.
+        note: the current stage's note; at the end, what was left out.
+        stopping: somebody has stopped the build, which takes a moment.
     """
 
     text: str
@@ -475,9 +482,9 @@ class BuildStatus:
 
 
 def check_photos(paths: Sequence[str]) -> None:
-    """Refuse uploads that cannot become a scene, before any work: ValueError with the remedy."""
+    """Raise ValueError, with the remedy, for uploads that cannot become a scene."""
     files = [Path(path) for path in paths]
-    if not all(file.exists() for file in files):  # systems tidy up temporary folders
+    if not all(file.exists() for file in files):  # systems clean up temporary folders
         raise ValueError("Some of the photos are no longer on the server: choose them again.")
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     if zips and len(files) > 1:
@@ -523,14 +530,14 @@ def _is_photo(name: str) -> bool:
 
 
 class Builder:
-    """Turns photos into a scene in a child process, one at a time.
+    """Builds scenes from photos, each in a child process, one at a time.
 
-    A build belongs to whoever knows its key, not to the page that started it: it goes on when
-    nobody follows it, and can be followed by several pages, also after its end.
+    A build belongs to whoever knows its key, not to the page that started it: it continues if
+    nobody follows it, and several pages can follow it, even after its end.
 
     Args:
-        shelf: where the new scene is listed; its `results` folder receives it.
-        command: starts a build; the arguments PATH --out DIR --name=NAME follow.
+        shelf: where new scenes are listed; they are written to its `results` folder.
+        command: the command of a build; PATH --out DIR --name=NAME are appended.
     """
 
     def __init__(
@@ -540,11 +547,11 @@ class Builder:
     ) -> None:
         self._shelf = shelf
         self._command = list(command)
-        self._lock = threading.Lock()  # of who builds
-        self._build: _Build | None = None  # that runs, or ran last
+        self._lock = threading.Lock()  # held to start a build
+        self._build: _Build | None = None  # the one that runs, or ran last
 
     def start(self, paths: Sequence[str], name: str = "") -> str:
-        """Begin to build a scene from uploaded photos or a zip; returns the build's key.
+        """Start building a scene from uploaded photos or a zip; returns the build's key.
 
         Raises:
             ValueError: the uploads cannot be used, or another build is running.
@@ -561,9 +568,9 @@ class Builder:
         return build.key
 
     def follow(self, key: str) -> Iterator[BuildStatus]:
-        """The reports of the build with this key, about twice a second, up to its last.
+        """The reports of the build with this key, about twice a second, until it is over.
 
-        No report if there is no such build. Closing the iterator does not change the build.
+        There are none if there is no such build. Closing the iterator does not affect the build.
         """
         build = self._of(key)
         report: BuildStatus | None = None
@@ -572,13 +579,13 @@ class Builder:
             yield report
 
     def stop(self, key: str) -> None:
-        """End the build with this key, if it runs, and all its processes; its reports say so."""
+        """Stop the build with this key, if it runs, and all its processes; its reports say so."""
         build = self._of(key)
         if build is not None:
             build.stop()
 
     def close(self) -> None:
-        """End the build that runs, if any, and wait until what it left is gone."""
+        """Stop the running build, if any, and wait until its files are removed."""
         if self._build is not None:
             self._build.stop()
             self._build.thread.join()
@@ -588,7 +595,7 @@ class Builder:
         return build if build is not None and build.key == key else None
 
     def _report(self, build: "_Build", paths: Sequence[str], name: str) -> BuildStatus:
-        """All of a build, in its thread; returns its last report."""
+        """Run a build, in its own thread; returns its last report."""
         try:
             scenes = self._shelf.results / "scenes"
             scenes.mkdir(parents=True, exist_ok=True)
@@ -607,14 +614,14 @@ class Builder:
             )
 
     def _run(self, build: "_Build", source: Path, out: Path, title: str) -> BuildStatus:
-        # In one word with its option, as a name may begin with a dash.
+        # One argument with its option, because a name may begin with a dash.
         words = [*self._command, str(source), "--out", str(out), f"--name={title or out.name}"]
         with subprocess.Popen(
             [*words, "--progress", "json"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # so that SfM's worker can be ended with it
+            start_new_session=True,  # so that SfM's child can be ended with it
         ) as child:
             try:
                 build.begin(child)
@@ -624,11 +631,11 @@ class Builder:
                 _wait(child, 5.0)
                 if not build.stopped:
                     raise ValueError(str(error).replace(str(source), "The upload")) from None
-                shutil.rmtree(out, ignore_errors=True)  # if it was just done
+                shutil.rmtree(out, ignore_errors=True)  # in case it was just finished
                 return BuildStatus("Stopped. Nothing of this build was kept.", "none")
             finally:
                 _end(child)
-                # What an unfinished build leaves for going on later is of no use here.
+                # Builds are not resumed here, so what an unfinished one leaves is of no use.
                 shutil.rmtree(out.with_name(out.name + WORK_SUFFIX), ignore_errors=True)
         listed, note = self._shelf.add(out), build.report.note
         text = f"Done: {listed} is in the list of scenes. {note}".strip()
@@ -636,12 +643,12 @@ class Builder:
 
 
 class _Build:
-    """A build that runs in a thread of its own, or has run.
+    """A build that runs in its own thread, or has run.
 
     Args:
-        work: does it and returns its last report; `tell` gives the others.
+        work: does the build and returns its last report; the others go through `tell`.
     Attributes:
-        key: known to whoever started it.
+        key: the secret of whoever started it.
         report: the latest.
         stopped: whether somebody has stopped it.
     """
@@ -670,14 +677,14 @@ class _Build:
     def wait(self, seen: BuildStatus | None) -> BuildStatus:
         """The report after `seen`, or `seen` again after half a second.
 
-        The pause is a point at which a reader who has left can be noticed.
+        The repetition lets the caller notice that its reader has left.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.report is not seen, timeout=0.5)
             return self.report
 
     def begin(self, child: "subprocess.Popen[str]") -> None:
-        """Its process has been started: end it if the build was stopped before."""
+        """Take over the started process, and end it if the build has been stopped already."""
         with self._changed:
             self._child = child
         if self.stopped:
@@ -711,7 +718,7 @@ def _listen(child: "subprocess.Popen[str]", build: _Build) -> None:
     """Pass on what a build's JSON lines report, until they say where the scene is.
 
     Raises:
-        ValueError: the build's own error, or one that says it ended without a word.
+        ValueError: with the build's own error, or if it ended without one.
     """
     assert child.stdout is not None
     log: list[str] = []
@@ -748,13 +755,13 @@ def _span(seconds: float) -> str:
 
 
 def _wait(child: "subprocess.Popen[str]", patience: float) -> None:
-    """Give a process that has said its last word the time to leave by itself."""
+    """Give a process some seconds to exit by itself."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(patience)
 
 
 def _end(child: "subprocess.Popen[str]") -> None:
-    """Ask a build to stop, insist after five seconds, and end what it may have left running."""
+    """Ask a build to stop, kill it after five seconds, and kill what it may have left running."""
     if child.poll() is None:
         child.terminate()
         _wait(child, 5.0)

@@ -1,18 +1,18 @@
-// What the visitor enters, on its way to the server and on the page.
+// Corrections to how gradio handles the visitor's input.
 //
-// Sliders tell the server of a value when the pointer lets go of them, and of any value when their
-// number field is clicked or left. Here keys and the wheel tell it too, and a field tells only what
-// was entered there, held within the slider's range: a click into it, or the way past it with Tab,
-// moves nothing. Besides: Tab passes lists by, Enter chooses in them, a key that is held asks once, and
-// the arrows have names for those who do not see them.
+// gradio's sliders send a value when the pointer releases them, and whatever their number field holds
+// when it is clicked or left. Here keys and the wheel send values, too, and a field sends only what
+// was entered in it, clamped to the slider's range: clicking into it, or passing it with Tab, sends
+// nothing. Also: Tab does not open lists, Enter chooses in them, a key that is held down sends once,
+// and the arrow buttons have names for screen readers.
 () => {
   const ranges = 'input[data-testid="range-input"]';
   const numbers = 'input[data-testid="number-input"]';
   const keys = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
-  const entered = new Set(); // fields with something the server has not been told
-  const before = new WeakMap(); // what stood in a field when it was entered
+  const entered = new Set(); // fields whose value has not been sent yet
+  const before = new WeakMap(); // a field's value when it got the focus
   let turning;
-  let wanted; // the sliders of a view as the visitor left them: that of the photos, or an orbit's three
+  let wanted; // a view's sliders as the visitor set them: the one of the photos, or an orbit's three
 
   const on = (type, selector, handle) =>
     document.addEventListener(type, (event) => event.target.matches?.(selector) && handle(event, event.target), true);
@@ -21,8 +21,8 @@
     if (!entered.delete(input)) event.stopPropagation();
   };
 
-  // Where a slider asked for a view, an earlier one may still be on its way, and set its own: what the
-  // visitor entered is sent, and stands again once its picture is there.
+  // When a slider asks for a view, the answer for an earlier one may still arrive and move the sliders:
+  // what the visitor entered is sent anyway, and restored once its picture is shown.
   const views = "#photo, .orbit", rangesIn = (place) => [...place.querySelectorAll(ranges)];
   const enter = (event, input) => {
     const shared = (range) => range.closest(".block").contains(input);
@@ -30,7 +30,7 @@
     wanted = { place, values: rangesIn(place).map((range) => Number(shared(range) ? input.value : range.value)) };
   };
   on("input", `:is(${views}) input`, enter);
-  on("pointerdown", `:is(${views}) ${ranges}`, enter); // where it is already, perhaps
+  on("pointerdown", `:is(${views}) ${ranges}`, enter); // a click may leave the value as it is
   const restore = () => {
     const asked = wanted;
     if (asked) rangesIn(asked.place).forEach((range, place) => {
@@ -44,7 +44,7 @@
     restore();
     if (keys.includes(event.key)) enter(event, input);
   });
-  // A value that had to wait for the one before it may come when the visitor has gone elsewhere: it is left.
+  // A value that had to wait for the previous one may come when the visitor has moved elsewhere: drop it.
   window.viewAsked = (shown) => {
     const asked = restore(), left = asked?.length !== shown.length - 1;
     return left ? [...shown.slice(0, -1), true] : [...asked, false];
@@ -58,8 +58,8 @@
     if (more === undefined ? seen.endsWith(`, view ${value}`) : seen.includes(", orbit at ")) restore();
   }).observe(document.querySelector("#picture"), { subtree: true, childList: true, attributeFilter: ["alt"] });
 
-  // A scene that opens, or an example, brings a text for the field: not over what was typed since it was
-  // asked for, nor over what was typed and not asked yet.
+  // Opening a scene, or choosing an example, offers a text for the field. It must not overwrite what was
+  // typed since then, nor what was typed but not asked yet.
   const typed = { at: 0, sent: 0, opened: 0 };
   const now = () => performance.now();
   document.addEventListener("input", (event) => event.target.closest?.("#text") && (typed.at = now()), true);
@@ -73,12 +73,12 @@
   window.sceneOpens = () => (typed.opened = now());
   window.textToShow = (offered, shown) => {
     const own = typed.at > Math.min(typed.opened, typed.sent);
-    const early = !typed.opened && !typed.at; // before this script was here
+    const early = !typed.opened && !typed.at; // typed before this script was loaded
     return offered === null || (shown && (own || early)) ? shown : offered;
   };
 
-  // The address says what is looked at: a reload keeps it, and a link shows it to others. Fields that
-  // are not of the scene stay: gradio has its own.
+  // The address says what is shown: a reload keeps it, and a link shows it to others. Other fields are
+  // kept: gradio has its own.
   window.showAddress = (address) => {
     if (!address) return;
     const all = new URLSearchParams(location.search), own = new URLSearchParams(address);
@@ -86,15 +86,15 @@
     const shown = String(all).replaceAll("%2C", ",").replaceAll("%2F", "/");
     try { history.replaceState(history.state, "", `?${shown}${location.hash}`); } catch {} // not in every frame
   };
-  // A page that has lost its server is loaded anew by gradio: what it was asked then is asked again.
-  // Not more than can be asked: every request carries the address, and servers take no endless one.
+  // gradio reloads a page that has lost its server: what was asked meanwhile is then asked again. Nothing
+  // longer than a query may be: every request carries the address, and servers limit its length.
   window.keepWords = (text, most) => {
     const shown = new URLSearchParams(location.search);
     if (text?.trim() && text.length <= most) shown.set("q", text);
     window.showAddress(String(shown));
   };
 
-  // On a small screen the answer is below the question: it comes into sight.
+  // On a small screen the answer is below the question: scroll to it.
   const asked = (event) => {
     if (!matchMedia("(max-width: 700px), (max-height: 500px)").matches) return;
     if (event.target.closest?.("#find, #examples button") || (event.key === "Enter" && event.target.closest?.("#text")))
@@ -102,15 +102,15 @@
   };
   for (const type of ["click", "keydown"]) document.addEventListener(type, asked);
 
-  // A picture is a button to gradio, which does nothing: it is shown large, and small again.
+  // gradio makes a picture a button that does nothing: let it toggle full screen.
   document.addEventListener("click", (event) => {
     const picture = event.target.closest?.("#picture, #found");
     if (picture && event.target.matches("img, button:has(> .image-frame)"))
       picture.querySelector(".icon-button-wrapper button")?.click();
   });
 
-  // Gradio removes a file after an hour: what is gone is written again, and downloaded then. Its link is
-  // made for the click, and out of the page when it is clicked again.
+  // gradio removes a file after an hour: write it again then, and download that. The link is one that
+  // gradio makes for the click; it is no longer in the page when it is clicked again here.
   let offered, missed;
   document.addEventListener("click", async (event) => {
     const link = event.target;
@@ -128,7 +128,7 @@
     missed = undefined;
   };
 
-  // A button that is busy cannot have the focus: it gets it back.
+  // A busy button is disabled and loses the focus: give it back afterwards.
   const busy = "#find, #fetch, #start, .downloads button";
   let pressed;
   document.addEventListener("click", (event) => {
@@ -140,14 +140,14 @@
     pressed = undefined;
   }).observe(document.body, { subtree: true, attributeFilter: ["disabled"] });
 
-  // A key that is held asks once: thirty times a second would fill the server's queue.
+  // A key that is held down sends once: thirty times a second would fill the server's queue.
   on("keydown", "button, #ask :is(textarea, input), #hub :is(textarea, input)", (event) => {
     if (event.key !== "Enter" || !event.repeat) return;
     event.preventDefault();
     event.stopPropagation();
   });
 
-  // A list would open as Tab passes it by, and stay open; and tells of a choice only by the pointer.
+  // A list would open when Tab passes it, and stay open; and it reports only choices by the pointer.
   on("keydown", '[role="combobox"]', (event, input) => {
     if (event.key === "Tab") event.stopPropagation();
     const option = event.key === "Enter" && document.getElementById(input.getAttribute("aria-activedescendant"));

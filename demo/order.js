@@ -1,27 +1,27 @@
-// What gradio asks and is told, kept in the order of what was done.
+// Keeps gradio's requests and answers in the order of the visitor's actions.
 //
-// Every action is a request of its own ("join"), and one stream brings the answers to all. Requests of
-// one breath travel side by side and may change places; an answer that is here before its request has
-// returned is put aside, and shown over ones that were given later; and what is asked just as the stream
-// ends waits for its answer in a stream that is over. So here requests go one after another, messages
-// wait for those on their way, and the stream goes on while there is something to answer.
+// Every action is a request of its own ("join"), and one stream brings the answers to all of them. Three
+// things can go wrong: requests sent at the same time may overtake each other; an answer that arrives
+// before its request has returned is put aside, and later shown over newer ones; and a request made just
+// as the stream ends waits for its answer in a stream that is over. So here requests are sent one after
+// another, messages wait for requests in progress, and the stream continues while answers are due.
 (() => {
   const plain = window.fetch;
-  const unanswered = new Set(); // the events asked
-  let asked = Promise.resolve(); // and handed to gradio, all so far
+  const unanswered = new Set(); // ids of the events asked
+  let asked = Promise.resolve(); // settles when all requests so far have been handed to gradio
 
   const join = (where, how) => {
     const response = asked.then(() => plain(where, how));
     const known = async () => {
       const { event_id } = await (await response).clone().json();
       if (event_id) unanswered.add(event_id);
-      await new Promise((resolve) => setTimeout(resolve, 5)); // gradio takes it up
+      await new Promise((resolve) => setTimeout(resolve, 5)); // gradio registers the event
     };
-    asked = known().catch(() => {}); // refused, or no connection: nothing to wait for
+    asked = known().catch(() => {}); // refused, or no connection: there is nothing to wait for
     return response;
   };
 
-  // The messages of a stream, each as it came: "data: {...}\n\n".
+  // The messages of a stream, unchanged: "data: {...}\n\n".
   async function* messages(response) {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ; ) {

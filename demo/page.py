@@ -1,4 +1,4 @@
-"""The page: what stands where, and which event calls what. Computes nothing itself."""
+"""The page: its layout, and the handlers that its events call. Computes nothing itself."""
 
 import contextlib
 import html
@@ -39,18 +39,18 @@ from langsplat.scene import LEVELS
 
 TITLE = "LangSplat - ask a 3D scene"
 THRESHOLD = 0.5
-MOST_PAGES = 500  # whose visit is kept; each takes some 370 kB, and gradio never forgets one
+MOST_PAGES = 500  # whose visits are kept; each takes some 370 kB, and gradio would keep them all
 OVERLAY, HEAT, MASK = "Overlay", "Heat", "Mask"
 
-_KEPT_SECONDS = 3600  # of what visitors upload and see, as files
+_KEPT_SECONDS = 3600  # how long the files that visitors upload and see are kept
 _HERE = Path(__file__).parent
 _PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-# Everything that renders shares one lane: two renders at once would only slow each other down.
+# Everything that renders shares one queue: two renders at once would only slow each other down.
 _LANE: dict[str, Any] = {"concurrency_id": "render", "concurrency_limit": 1}
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 
-# Said in the browser at once, before the server has a turn to.
+# Shown in the browser at once, before the server can answer.
 _BUSY = """() => [
     {__type__: "update", value: "Looking ...", interactive: false},
     {text: "Looking ...", kind: "busy"}
@@ -63,7 +63,7 @@ _FETCHING = """() => [
     {__type__: "update", value: "Fetching ...", interactive: false},
     {text: "Fetching ...", kind: "busy"}
 ]"""
-# Said where a step has failed, or the server was too busy to take it: nothing waits for ever.
+# Shown if a step has failed, or the server was too busy to take it, so that nothing waits for ever.
 _FAILED = """() => [
     {__type__: "update", value: "LABEL", interactive: true},
     {text: "That did not work: try again.", kind: "error"}
@@ -73,12 +73,11 @@ _ASKS = f"""(visit, text, ...given) =>
     (window.keepWords?.(text, {MAX_QUERY}), [visit, text, ...given])"""
 _VIEW = "(visit, ...shown) => [visit, ...window.viewAsked(shown)]"
 _ADDRESS = "(address) => window.showAddress(address)"
-# Where no other scene could be opened, the list names the one that is open.
+# If a scene could not be opened, the list shows the open one again.
 _STAYS = """(address) => [
     new URLSearchParams(address).get("scene") ?? {__type__: "update"}
 ]"""
-# A page that has lost its server is loaded anew by gradio: the photos chosen stay, if they are
-# still there.
+# gradio reloads a page that has lost its server: chosen photos stay if the server still has them.
 _KEEP_PHOTOS = """(photos) => {
     try { sessionStorage.setItem("langsplat-photos", JSON.stringify(photos ?? [])); } catch {}
 }"""
@@ -92,9 +91,9 @@ _KEPT_PHOTOS = """async () => {
     sessionStorage.removeItem("langsplat-photos");
     return [same, {text: "LOST", kind: "none"}];
 }""".replace("LOST", "The photos chosen before are no longer on the server: choose them again.")
-# Once taken it is gone: what opens no other scene ends in the same step, and offers none.
+# The offer is cleared once it is taken, since steps that open no other scene end here, too.
 _TEXT = "(offered, now) => [window.textToShow(offered, now), null]"
-_NO_BUILD = "none"  # in place of a key: the browser keeps nothing that is empty
+_NO_BUILD = "none"  # in place of a key: the browser does not store empty values
 _FORGOTTEN = (
     "The build you had started is over, and how it ended is no longer known here: if its scene is "
     "not in the list, start it again."
@@ -108,17 +107,17 @@ _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: f
 _ABOUT = """
 ### What you see
 
-A scene made of 3D Gaussians: many thousand soft, colored blobs in space, placed so that together
+A scene made of 3D Gaussians: thousands of soft, colored blobs in space, placed so that together
 they look like the photos. Every Gaussian also carries what the image regions it belongs to *mean*.
-Words are turned into the same space, so a scene can be asked for things nobody labelled
+Words are mapped to the same space, so a scene can be asked for things nobody labelled
 ([LangSplat, CVPR 2024](https://arxiv.org/abs/2312.16084)).
 
 - **Picture**: the scene rendered from the viewpoint you chose: that of a photo (*View*), or any
   around the middle of the scene. *Yaw* goes around it, *pitch* up and down.
 - **Relevancy**: how well your words fit every pixel, from 0 to 1. At 0.5 they fit as well as plain
-  words such as "object" or "texture" do; the mask is what lies above the threshold. The scale is
-  absolute: something that is not there nearly always gives an empty mask. Ask for one thing at a
-  time.
+  words such as "object" or "texture" do; the mask is where the relevancy exceeds the threshold. The
+  scale is absolute: something that is not there nearly always gives an empty mask. Ask for one
+  thing at a time.
 - **Points**: the same answer in 3D, each Gaussian scored by itself. Drag to turn, scroll to zoom.
 
 Each answer comes from one of three levels: *subpart*, *part* or *whole*. "auto" takes the one that
@@ -128,12 +127,12 @@ fits best.
 
 The bundled scenes and the bundled encoder need no download and no network. The bundled encoder is
 small: it knows some 80 kinds of things, their parts and colors, in English only. Scenes built with
-a larger encoder need its weights at hand.
+a larger encoder need its weights on this machine.
 
 ### From a script
 
-`/scenes`, `/render` and `/query` are named endpoints: see *Use via API* at the foot of this page,
-where it is wide.
+`/scenes`, `/render` and `/query` are named endpoints: see *Use via API* at the foot of this page
+(shown on wide screens).
 """
 
 
@@ -144,8 +143,8 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, delete_cache=(600, _KEPT_SECONDS), fill_width=True
     ) as page:
         gr.Markdown(f"# {TITLE}\nType words, see where they are.", elem_id="head")
-        # Outside of the tabs: inside one it would sleep while that is hidden.
-        # With another secret at each start, as gradio has it, an earlier one's could not be read.
+        # Outside of the tabs: inside one it would be inactive while that is hidden. The secret is
+        # fixed because with gradio's, new at each start, an earlier server's key could not be read.
         key = gr.BrowserState("", storage_key="langsplat-build", secret="langsplat")
         with gr.Tabs(selected="explore") as tabs:
             with gr.Tab("Explore", id="explore"):
@@ -161,7 +160,7 @@ def build_app(shelf: Shelf, builder: Builder) -> gr.Blocks:
 
 
 def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
-    """Start serving in the background; returns the address.
+    """Start serving the page in the background; returns its address.
 
     Raises:
         OSError: the port is taken.
@@ -178,14 +177,14 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         ssr_mode=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(shelf.downloads)],
-        head=f"<script>{_script('order.js')}</script>",  # before gradio asks for anything
+        head=f"<script>{_script('order.js')}</script>",  # before gradio's first request
         footer_links=["api", "settings"],
         theme=gr.themes.Default(
             primary_hue="indigo",
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ).set(  # of the default's, these are too faint to be read by all
+        ).set(  # the defaults are too faint for some readers
             body_text_color_subdued="*neutral_500",
             input_placeholder_color="*neutral_500",
             input_placeholder_color_dark="*neutral_400",
@@ -214,7 +213,7 @@ class Explore:
                 shelf.names,
                 value=shelf.default or None,
                 label="Scene",
-                filterable=False,  # or a phone shows its keyboard, and what is typed is appended
+                filterable=False,  # else a phone shows its keyboard, and what is typed is appended
                 scale=2,
                 min_width=200,
             )
@@ -227,10 +226,10 @@ class Explore:
                 elem_id="text",
             )
             self.find = gr.Button("Find", variant="primary", scale=1, min_width=110, elem_id="find")
-        # Not in the row, where hidden ones would ask for their width.
-        self.offered = gr.Textbox(visible=False)  # a text for the field, if it is still free
-        self.address = gr.Textbox(visible=False)  # what the browser's says of the visit
-        self.left = gr.Checkbox(visible=False)  # a slider's value came too late to count
+        # Not in the row, where even hidden components take up width.
+        self.offered = gr.Textbox(visible=False)  # a text for the field, unless it was edited
+        self.address = gr.Textbox(visible=False)  # the visit's part of the browser's address
+        self.left = gr.Checkbox(visible=False)  # whether a slider's value came too late to count
         self.examples = gr.Dataset(
             components=[self.text], samples=[["..."]], label="Try", elem_id="examples"
         )
@@ -284,7 +283,7 @@ class Explore:
                 value=OVERLAY,
                 label="Show",
                 scale=2,
-                min_width=270,  # or they wrap; on a phone the level is below
+                min_width=270,  # else they wrap; on a phone the level is below
                 elem_id="display",
             )
             self.level = gr.Dropdown(
@@ -303,13 +302,13 @@ class Explore:
 
     # ------------------------------------------------------------------ events
     # Every action is a chain of plain functions: move (a new visit and its picture), answer, offer
-    # (the files). Not one generator: the browser drops some updates of generators that yield
-    # faster than it draws. Words alone move nothing: they are taken up and answered in one step,
-    # because every step costs two requests, which take longer than the answer.
+    # (the files). Not one generator, because the browser drops updates of generators that yield
+    # faster than it draws. Words do not move the visit, so they are taken and answered in one step:
+    # every step costs two requests, which take longer than the answer.
     #
-    # All that a visitor does counts, also while an earlier one is on its way; of a slider's values,
-    # of answers and of files the last does. `once`, the default, drops what the browser is told
-    # before it has taken in the end of the one before.
+    # Every action of a visitor counts, even while an earlier one is in progress; only the last of a
+    # slider's values, of answers and of files does. gradio's default, `once`, would drop actions
+    # until the browser has seen the end of the one before.
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events: each moves the visit, then answers, then offers the files."""
@@ -342,7 +341,7 @@ class Explore:
         asking = [self.find.click, self.text.submit, self.examples.click]
         gr.on(asking, None, None, [self.find, self.line], js=_BUSY, **_PRIVATE)
         opening = [self.line, *self._files]
-        # Not `input`: lists send that too when they are only passed by, and twice for a choice.
+        # Not `input`: lists also send that when the focus only passes them, and twice per choice.
         self.scene.select(None, None, opening, js=_OPENING, **_PRIVATE)
         on(page.load, self.arrive)
         on(self.scene.select, self.open, self.scene, js=_OPENS)
@@ -382,7 +381,7 @@ class Explore:
         self.open_after(fetched.then, self.scene)
 
     def open_after(self, trigger: Callable[..., Any], name: Any) -> None:
-        """After what triggers, open the scene that the component `name` names, if it is another."""
+        """On `trigger`, open the scene that the component `name` names, if it is another one."""
         given = [self.visit, name]
         shown = {"js": _OPENS} | self._shown | _LAST | _LANE
         opened = trigger(self.open_if_new, given, self.moved, **shown)
@@ -396,7 +395,7 @@ class Explore:
         self._offer_text_after(opened)
 
     def _offer_text_after(self, opened: Any) -> None:
-        """Put the text that was asked into the field, unless the visitor has typed meanwhile."""
+        """Put the text that was asked into the field, unless the visitor has typed in it since."""
         given, shown = [self.offered, self.text], [self.text, self.offered]
         opened.then(None, given, shown, js=_TEXT, **_PRIVATE)
 
@@ -429,7 +428,7 @@ class Explore:
 
     @property
     def _shown(self) -> dict[str, Any]:
-        # Minimal: the full animation is drawn on the cores that a small machine renders with.
+        # Minimal, because the full animation uses cores that a small machine renders with.
         shown = [self.picture, self.found]
         return {"show_progress": "minimal", "show_progress_on": shown, **_PRIVATE}
 
@@ -442,7 +441,7 @@ class Explore:
         ]
 
     def arrive(self, visit: Visit, request: gr.Request | None = None) -> Updates:
-        """A visitor comes: to what the address asks for, or to the first scene."""
+        """A visitor arrives: show what the address asks for, or the first scene."""
         if not self.shelf.default:
             return self._said("There is no scene here yet: build one in New scene.", "none")
         return self._open(visit, dict(request.query_params) if request else {})
@@ -459,10 +458,10 @@ class Explore:
         except ValueError as error:
             said = self._refused(earlier, error)
             if earlier.scene:
-                return said | {self.scene: earlier.scene}  # which stays open, and is answered
+                return said | {self.scene: earlier.scene}  # it stays open, and is answered
             name = given.get("scene", "")
             name = name if name in self.shelf.names else self.shelf.default
-            return said | {self.visit: Visit(name)}  # the answer says the same of it
+            return said | {self.visit: Visit(name)}  # the answer will report the same error
         if note:
             gr.Warning(html.escape(note), duration=20)
         return looked | {
@@ -479,7 +478,7 @@ class Explore:
         return self.open(visit, name)
 
     def ask(self, visit: Visit, text: str, level: str, threshold: float, display: str) -> Updates:
-        """Take up a question; the answer to it, or the reason why it cannot be asked."""
+        """Make a question the visit's, and answer it or say why it cannot be asked."""
         visit = replace(visit, text=text, asked=True)
         return {self.visit: visit} | self.answer(visit, level, threshold, display)
 
@@ -487,7 +486,7 @@ class Explore:
         return self.ask(visit, sample[0], *judging) | {self.offered: sample[0]}
 
     def go_to(self, visit: Visit, index: float) -> Updates:
-        """Look from the training view of that number; numbers wrap around."""
+        """Look from the training view of this number; numbers wrap around."""
         try:
             count = len(self.shelf.room(visit.scene).scene.cameras)
             return self._looked(replace(visit, view=View(int(index) % count)) if count else visit)
@@ -495,21 +494,23 @@ class Explore:
             return self._refused(visit, error)
 
     def slide_to(self, visit: Visit, index: float, left: bool = False) -> Updates:
-        """The same by the slider, which stays as the visitor set it."""
+        """The same for the slider, which stays as the visitor set it."""
         if left:
             return {self.visit: visit}
         moved = self.go_to(visit, index)
-        return moved | ({self.photo: self._named(moved[self.visit])} if self.photo in moved else {})
+        if self.photo in moved:
+            moved[self.photo] = self._named(moved[self.visit])
+        return moved
 
     def go_before(self, visit: Visit, shown: float = 0) -> Updates:
-        """To the view before; from an orbit, before the one the slider shows."""
+        """Look from the previous view; from an orbit, the one before the slider's."""
         return self.go_to(visit, (shown if visit.view.index is None else visit.view.index) - 1)
 
     def go_after(self, visit: Visit, shown: float = 0) -> Updates:
         return self.go_to(visit, (shown if visit.view.index is None else visit.view.index) + 1)
 
     def go_back(self, visit: Visit) -> Updates:
-        """To where the visit began."""
+        """Look from where the visit began."""
         try:
             scene = self.shelf.room(visit.scene).scene
             return self._looked(replace(visit, view=start_of(scene)))
@@ -533,12 +534,12 @@ class Explore:
     def answer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
         """The answer to the visit's question, from where it stands."""
         idle: Updates = {self.find: gr.Button("Find", interactive=True)}
-        # The files of the question before must not be taken for this one's.
+        # The previous question's files must not be mistaken for this one's.
         idle |= dict.fromkeys(self._files, _offer(None))
         if not visit.scene:
-            # A server that started again knows nothing of pages that were open before, and one
-            # that serves many forgets those unused for longest.
-            lost = "The server no longer knows this page, it may have started again: reload it."
+            # A restarted server does not know the pages that were open before, and one that serves
+            # many forgets the least recently used.
+            lost = "The server no longer knows this page, it may have been restarted: reload it."
             return idle | (self._said(lost, "error") if self.shelf.names else {})
         try:
             room = self.shelf.room(visit.scene)
@@ -568,7 +569,7 @@ class Explore:
         }
 
     def offer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
-        """The answer's files, each only where there is something in it."""
+        """Offer the answer's files; the mask only if it is not empty."""
         try:
             rgb = self.shelf.picture(visit.scene, visit.view)
             answer = self.shelf.answer(
@@ -585,7 +586,7 @@ class Explore:
         }
 
     def _looked(self, visit: Visit) -> Updates:
-        """The picture of a visit, and the sliders where its view is, to go on from there."""
+        """The picture of a visit, and the sliders set to its view, to continue from there."""
         room = self.shelf.room(visit.scene)
         orbit, last = orbit_of(room.scene, visit.view), len(room.scene.cameras) - 1
         return {
@@ -609,7 +610,7 @@ class Explore:
         }
 
     def _named(self, visit: Visit, **changes: Any) -> gr.Slider:
-        """The slider of the photos, with the name of the one seen, unless that is its number."""
+        """The photos' slider, labelled with the name of the one seen unless that is its number."""
         index = visit.view.index
         cameras = self.shelf.room(visit.scene).scene.cameras
         name = Path(cameras[index].name).stem if index is not None and cameras else ""
@@ -618,7 +619,7 @@ class Explore:
         return gr.Slider(label=f"View: {name}" if name else "View", **changes)
 
     def _refused(self, visit: Visit, error: ValueError) -> Updates:
-        """Why a move was not made; the line will tell the answer from where the visit still is."""
+        """Say why a move failed, in a toast as well: the line will answer from the old view."""
         if visit.scene:
             gr.Warning(html.escape(str(error)), duration=20)
         return self._said(str(error), "error")
@@ -631,7 +632,7 @@ class Explore:
         repo: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio finds it by its default
     ) -> Updates:
-        """Fetch a scene from the Hub, and put it into the list's field."""
+        """Fetch a scene from the Hub, and select it in the list."""
         idle: Updates = {self.fetch: gr.Button("Open", interactive=True)}
         try:
             name = self.shelf.fetch(
@@ -646,7 +647,7 @@ class Explore:
 
 
 def _say_if_failed(event: Any, button: gr.Button, line: Any) -> None:
-    """Where a step has failed, say so in its line, and free the button that waits for it."""
+    """If a step fails, say so in its line, and enable its button again."""
     failed = _FAILED.replace("LABEL", str(button.value))
     event.failure(None, None, [button, line], js=failed, **_PRIVATE)
 
@@ -654,22 +655,22 @@ def _say_if_failed(event: Any, button: gr.Button, line: Any) -> None:
 class NewScene:
     """The second tab: photos in, a scene out.
 
-    A build goes on without this page. The browser keeps its key, so that the page finds it again
-    when it is reloaded, as gradio does by itself after a lost connection.
+    A build continues without this page. The browser keeps its key, so that the page finds it again
+    when it is reloaded, which gradio does by itself after a lost connection.
     """
 
     def __init__(self, builder: Builder, explore: Explore) -> None:
         self.builder, self.explore = builder, explore
-        # The scene that it became. No gr.State: the first time that one is an output, set or not,
-        # the browser takes it for changed.
+        # The scene that was built. Not a gr.State: the first time one is an output, whether set or
+        # not, the browser takes it for changed.
         self.built = gr.Textbox(visible=False)
         gr.Markdown(
             f"Walk around one subject and take {MIN_PHOTOS} to {MOST_PHOTOS} photos; 20 to 60 "
             "sharp ones with plenty of overlap work best (HEIC: save them as JPEG first). On two "
-            "processor cores a build takes 10 to 20 minutes. It goes on when you leave this page: "
-            "come back with the same browser to see how it stands. The new scene answers to what "
-            "the bundled encoder knows: some 80 kinds of household things. Whoever can open this "
-            "page can see the scenes built on it.",
+            "processor cores a build takes 10 to 20 minutes. It continues if you leave this page: "
+            "come back with the same browser to see its progress. The new scene can be asked for "
+            "what the bundled encoder knows: some 80 kinds of household things. Everyone who can "
+            "open this page can see the scenes built on it.",
             elem_id="new-intro",
         )
         with gr.Row():
@@ -699,7 +700,7 @@ class NewScene:
                 *(self.monitor, self.start, self.stop),
             ],
             "show_progress": "hidden",
-            # Its own lane; a second visitor is told at once that a build is running.
+            # Its own queue: a second visitor is told at once that a build is running.
             "concurrency_id": "build",
             "concurrency_limit": 8,
             **_PRIVATE,
@@ -710,7 +711,7 @@ class NewScene:
         _say_if_failed(begun, self.start, self.monitor)
         page.load(self.come_back, key, **followed)
         self.explore.open_after(self.built.change, self.built)
-        # What is said of earlier photos is not true of these.
+        # What is shown about earlier photos is not true of these.
         chosen = [self.photos.upload, self.photos.delete, self.photos.clear]
         gr.on(chosen, None, None, self.monitor, js="() => ({})", **_PRIVATE)
         self.photos.change(None, self.photos, None, js=_KEEP_PHOTOS, **_PRIVATE)
@@ -721,7 +722,7 @@ class NewScene:
         )
 
     def begin(self, photos: list[str] | None, name: str) -> Iterator[Updates]:
-        """Start a build, and show how it stands until it is over."""
+        """Start a build, and show its progress until it is over."""
         try:
             key = self.builder.start(photos or [], name)
         except ValueError as error:
@@ -731,7 +732,7 @@ class NewScene:
         yield from self._watch(key)
 
     def come_back(self, key: str) -> Iterator[Updates]:
-        """The same for the build which an earlier page of this browser started, if it did."""
+        """Show the progress of a build that this browser started earlier, if there is one."""
         forget_broken_uploads()
         report = next(self.builder.follow(key), None)
         if report is None:
@@ -746,11 +747,11 @@ class NewScene:
         yield from self._watch(key)
 
     def _watch(self, key: str) -> Iterator[Updates]:
-        # Every update is complete: the browser may drop all but the last of a quick succession.
+        # Every update is complete: of a quick succession the browser may show only the last.
         for report in self.builder.follow(key):
             over = report.kind != "busy"
             shown = self._buttons(report) | {
-                self.key: _NO_BUILD if over else key,  # what was told at its end is not told again
+                self.key: _NO_BUILD if over else key,  # its end is reported only once
                 self.monitor: _monitored(report),
             }
             if report.kind == "error":
@@ -778,17 +779,18 @@ class NewScene:
 
 
 def forget_broken_uploads() -> None:
-    """Remove what had come of uploads that broke off: gradio keeps it for ever."""
+    """Remove the parts of uploads that broke off, which gradio would keep for ever."""
     folder = Path(get_upload_folder())
-    # One that a user chose for gradio may hold the files of other programs, too.
-    for part in folder.glob("tmp*") if folder.name == "gradio" else ():  # whole ones lie in folders
+    if folder.name != "gradio":  # chosen by the user: it may hold the files of other programs
+        return
+    for part in folder.glob("tmp*"):  # complete uploads lie in folders
         with contextlib.suppress(OSError):
             if part.is_file() and time.time() - part.stat().st_mtime > _KEPT_SECONDS:
                 part.unlink()
 
 
 def _endpoints(shelf: Shelf) -> None:
-    """`/scenes`, `/render` and `/query` for gradio_client, on components nobody sees."""
+    """`/scenes`, `/render` and `/query` for gradio_client, on hidden components."""
 
     def scenes() -> list[dict[str, Any]]:
         return list_scenes(shelf)
@@ -850,7 +852,7 @@ def _endpoints(shelf: Shelf) -> None:
 
 
 def _told(work: Callable[[], Any]) -> Any:
-    """The library's errors are sentences for the user: pass them on as such."""
+    """Run `work`; the library's errors are sentences for the user, so pass them on."""
     try:
         return work()
     except ValueError as error:
@@ -859,11 +861,11 @@ def _told(work: Callable[[], Any]) -> Any:
 
 # --------------------------------------------------------------------------- small parts
 # The gr.HTML components below have templates without values: JavaScript sets text as text, so
-# neither a query nor a stranger's scene can bring markup or code to the page.
+# neither a query nor a stranger's scene can inject markup or code into the page.
 
 
 def status_line(text: str, elem_id: str | None = None) -> gr.HTML:
-    """One sentence that screen readers announce; its value is `viewer.status(...)`."""
+    """A sentence that screen readers announce; its value is `viewer.status(...)`."""
     return gr.HTML(
         status(text, "busy"),
         html_template='<p class="status-text" role="status" aria-live="polite"></p>',
@@ -888,7 +890,7 @@ def point_view() -> gr.HTML:
 
 
 def build_monitor() -> gr.HTML:
-    """A build's sentence, progress bar and log; its value is a report's fields."""
+    """A build's sentence, progress bar and log; its value is as `_monitored` gives it."""
     return gr.HTML(
         {},
         html_template=(

@@ -1,4 +1,4 @@
-// The 3D point view. Positions arrive as 16-bit steps in a cube, colors as one byte a point.
+// The 3D point view. Positions arrive as 16-bit steps in a cube, colors as one byte per point.
 const plot = element.querySelector(".points-plot");
 const twin = element.querySelector(".points-twin");
 
@@ -18,7 +18,7 @@ function axes(value) {
   return out;
 }
 
-// The scene's own colors, muted where others have to stand out.
+// The scene's own colors, muted if others have to stand out.
 function palette(muted) {
   return Array.from({ length: SHADES }, (_, i) => {
     const parts = [Math.floor(i / 36), Math.floor(i / 6) % 6, i % 6].map((part) => part * 51);
@@ -34,10 +34,10 @@ function marker(value) {
   const shades = Float32Array.from(bytes(value.shades)), last = SHADES - 1;
   if (!value.scores)
     return { size: 2.4, color: shades, cmin: 0, cmax: last, colorscale: scale(palette(false), 0, last, last) };
-  // What is found has the relevancy's colors, behind the palette of all else.
+  // What is found has the colors of the relevancy, which follow the palette in the color scale.
   const scores = bytes(value.scores), end = SHADES + 255;
   const found = (i) => scores[i] >= value.cut;
-  // A few must not get lost among thousands, nor behind them.
+  // A few points must not get lost among thousands, or behind them.
   const count = scores.filter((_, i) => found(i)).length;
   const [large, small] = 0 < count && count < 200 ? [7, 1.5] : [4, 2];
   return {
@@ -61,7 +61,7 @@ function draw() {
     type: "scatter3d", mode: "markers", x, y, z, hoverinfo: "skip",
     marker: { opacity: 1, line: { width: 0 }, showscale: false, ...marker(value) },
   };
-  // New colors must not turn the view back: only another scene brings its own camera.
+  // New colors must not reset the view: only another scene brings its own camera.
   const camera = drawn === value.scene ? plot.layout.scene.camera
     : { eye: vector(value.eye), up: vector(value.up), center: { x: 0, y: 0, z: 0 } };
   drawn = value.scene;
@@ -81,8 +81,8 @@ function draw() {
   Plotly.react(plot, [trace], layout, config);
 }
 
-// A moment after the next frame: while Plotly draws, the browser shows nothing else, neither the
-// answer's words nor its picture.
+// Wait a moment after the next frame: while Plotly draws, the browser shows nothing else, neither
+// the answer's words nor its picture.
 let frame = 0, timer = 0;
 function later() {
   cancelAnimationFrame(frame);

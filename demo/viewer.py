@@ -1,7 +1,7 @@
-"""What the page draws besides pictures, as values: the 3D point view, the legend, the status line.
+"""Values for what the page draws besides pictures: the 3D point view, the legend, the status line.
 
-The point view gets positions as 16-bit steps in a cube and colors as one byte a point, and the same
-in words for those who cannot see a canvas.
+The point view gets positions as 16-bit steps in a cube, colors as one byte per point, and a
+description in words for those who cannot see a canvas.
 """
 
 import base64
@@ -16,7 +16,7 @@ from langsplat.rasterize import SH_C0
 from langsplat.scene import Scene
 
 MAX_POINTS = 20_000
-# 16 bits an axis: a step is far below a pixel, and half the bytes of float32 travel.
+# 16 bits per axis: a step is far below a pixel, and takes half the bytes of float32.
 _STEPS = 65_535
 _MIN_OPACITY = 0.25
 _SHADES = 6  # of each of red, green and blue in the palette
@@ -27,12 +27,12 @@ class Cloud:
     """The part of a scene that the point view shows.
 
     Attributes:
-        rows: [P] which Gaussians are shown, P <= MAX_POINTS.
+        rows: [P] the Gaussians that are shown, P <= MAX_POINTS.
         total: how many the scene has.
         low, size: [3] float and a length: the cube around the points, in world units.
         places: [P, 3] uint16, position in the cube.
         shades: [P] uint8, color in a palette of 6 x 6 x 6.
-        up, eye: [3] the scene's up, and where to look from first, in cube sides from its centre.
+        up, eye: [3] the scene's up, and the first viewpoint, in cube sides from the cube's centre.
     """
 
     rows: np.ndarray
@@ -85,7 +85,7 @@ def cloud_of(scene: Scene) -> Cloud:
 
 
 def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
-    """What the point view draws: the scene's own colors, and what of it an answer has found."""
+    """What the point view draws: points in the scene's own colors, and what an answer found."""
     payload = {
         "scene": name,
         "places": base64.b64encode(cloud.places.tobytes()).decode(),
@@ -99,7 +99,7 @@ def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, A
     if answer is None:
         return payload
     scores = np.clip(answer.gaussian_relevancy[cloud.rows], 0, 1)
-    # The bytes from `cut` on are those found: rounding must not find others.
+    # Bytes >= `cut` are the points found, and rounding must not change which these are.
     cut = math.floor(answer.threshold * 255) + 1
     levels, found = np.rint(scores * 255), scores > answer.threshold
     levels = np.where(found, np.maximum(levels, cut), np.minimum(levels, cut - 1)).astype(np.uint8)

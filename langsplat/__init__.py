@@ -1,24 +1,24 @@
-"""LangSplat made usable: words to places in a 3D scene of Gaussians."""
+"""LangSplat made usable: find words in a 3D scene of Gaussians."""
 
 from pathlib import Path
 
 __version__ = "0.1.0"
 
 SCENE_FILE = "scene.safetensors"
-"""What makes a folder, or a Hub repository, a scene."""
+"""The file that makes a folder, or a Hub repository, a scene."""
 
 PREVIEW_FILE = "preview.jpg"
-"""A picture of the scene beside it, which a folder or repository may have."""
+"""A picture of the scene, which may lie beside that file."""
 
 WORK_SUFFIX = ".build"
-"""Ends the name of the folder, beside a scene's, that holds a build's unfinished work."""
+"""The folder of an unfinished build is named like its scene's folder, with this appended."""
 
 WORK_MARK = "of.txt"
-"""In that folder: says of which photos it is."""
+"""The file in that folder that identifies the photos it was made from."""
 
 CAPTURE_FILE = "capture.npz"
-"""The photos and their cameras in that folder: from there on a stopped build goes on."""
+"""The photos and their cameras in that folder; once it exists, a stopped build can resume."""
 
 _CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 BUNDLED_SCENES, BUNDLED_ENCODER = _CHECKPOINTS / "scenes", _CHECKPOINTS / "encoder"
-"""What a checkout brings along, which needs no network."""
+"""What ships with a checkout and needs no network."""

@@ -1,7 +1,6 @@
 """`python -m langsplat build | describe | query | render | eval | import | export | doctor`.
 
-torch takes seconds to import, so every command imports what it needs by itself: `doctor` answers
-without it.
+torch takes seconds to import, so every command imports only what it needs; `doctor` needs no torch.
 """
 
 import argparse
@@ -25,44 +24,44 @@ if TYPE_CHECKING:
     from langsplat.query import SceneQuery
     from langsplat.scene import Camera, Scene
 
-_bar_drawn = threading.Event()  # on a line that is not ended yet
+_bar_drawn = threading.Event()  # the terminal's current line has a progress bar
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
-    The exit code is 0, 1 after an error that was said in one sentence, 2 after a mistyped option,
-    130 after an interruption.
+    The exit code is 0, or 1 after an error reported in a sentence, 2 after a mistyped option, 130
+    after an interruption.
     """
     args = _parser().parse_args(argv)
     _bar_drawn.clear()
     prepare_process()
     signal.signal(signal.SIGTERM, interrupt)
-    for stream in (sys.stdout, sys.stderr):  # file names may have what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # a terminal may be unable to show some file names
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         code: int = args.run(args)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever reads has read enough
+    except BrokenPipeError:  # the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ValueError as error:
         sentence = str(error)
-    except OSError as error:  # a disk that is full, a folder that is closed, or is a file
+    except OSError as error:  # a full disk, a folder without access, or a file in its place
         sentence = (
             f"{error.filename or 'A file'} cannot be used ({error.strerror or error}): choose "
             "another path, or check its permissions and the space left on the disk."
         )
-    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors, of a GPU or not
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError, on a GPU or not
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         whose, remedy = "The machine", "close other programs"
         if "CUDA" in str(error):
             whose, remedy = "The GPU", "use --device cpu"
         sentence = (
-            f"{whose} has not enough memory for this: take fewer or smaller pictures, fewer "
+            f"{whose} does not have enough memory for this: take fewer or smaller pictures, fewer "
             f"Gaussians, or {remedy}."
         )
     except KeyboardInterrupt:
@@ -80,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _bar() -> Progress:
-    """Progress for whoever runs the command: a bar, which an error must not be appended to."""
+    """Progress as a bar; `main` must start a new line before it prints an error."""
     show = terminal_progress()
 
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
@@ -92,7 +91,7 @@ def _bar() -> Progress:
 
 
 def _left_something(args: argparse.Namespace) -> bool:
-    """Whether a command that was stopped has left what the same command goes on with."""
+    """Whether a stopped command has left work that the same command can resume from."""
     if args.run not in (_build, _describe):
         return False
     out = args.out.absolute()
@@ -110,84 +109,74 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("build", help="photos or a posed capture become a scene")
     build.add_argument("path", metavar="PHOTOS_OR_CAPTURE", help="folder or zip")
-    build.add_argument(
-        "--out", required=True, type=Path, metavar="SCENE_DIR", help="folder of the new scene"
-    )
-    build.add_argument("--name", help="what the scene is called; default: as the photos' folder")
+    _add_out(build, "SCENE_DIR", "folder of the new scene")
+    build.add_argument("--name", help="name of the scene; default: that of the photos' folder")
     build.add_argument("--iterations", type=int, help="training steps; default: 3000")
-    build.add_argument("--max-gaussians", type=int, help="ceiling on their number; default: 30000")
+    build.add_argument("--max-gaussians", type=int, help="limit on their number; default: 30000")
     build.add_argument("--max-side", type=int, help="pixels of the photos' long side; default: 480")
     build.add_argument(
         "--segmenter", help="bundled, or sam_vit_h|l|b, then :<preset>, :<file> or :<preset>/<file>"
     )
     build.add_argument("--encoder", help="bundled, or open_clip:<model>/<tag or weights file>")
     build.add_argument("--codec", help="codebook (default), or the paper's autoencoder")
-    build.add_argument("--language", help="lift (default), or train it too: quick, paper")
+    build.add_argument("--language", help="lift (default), or train it as well: quick, paper")
     build.add_argument("--codewords", type=int, help="size of each level's codebook; default: 256")
-    build.add_argument("--holdout-every", type=int, help="keep every n-th photo out, and measure")
-    build.add_argument("--examples", nargs="*", help="example queries kept with the scene")
-    build.add_argument("--seed", type=int, help="the same one gives the same scene; default: 0")
+    build.add_argument("--holdout-every", type=int, help="hold out every n-th photo, and measure")
+    build.add_argument("--examples", nargs="*", help="example queries stored with the scene")
+    build.add_argument("--seed", type=int, help="the same seed gives the same scene; default: 0")
     _add_device(build, "where to work; default: a GPU if there is one")
     _add_progress(build)
     build.set_defaults(run=_build)
 
     describe = commands.add_parser(
-        "describe", help="give a scene words, new or other ones, from its own renders"
+        "describe", help="give a scene a new language field, from its own renders"
     )
     _add_scene(describe)
-    describe.add_argument(
-        "--out", required=True, type=Path, metavar="SCENE_DIR", help="may be the scene itself"
-    )
+    _add_out(describe, "SCENE_DIR", "may be the scene itself")
     for option in ("--segmenter", "--encoder", "--codec", "--language"):
         describe.add_argument(option, help="as in build")
     for option in ("--codewords", "--holdout-every", "--seed"):
         describe.add_argument(option, type=int, help="as in build")
-    describe.add_argument("--examples", nargs="*", help="example queries kept with the scene")
+    describe.add_argument("--examples", nargs="*", help="example queries stored with the scene")
     _add_device(describe, "where to work; default: a GPU if there is one")
     _add_progress(describe)
     describe.set_defaults(run=_describe)
 
-    query = commands.add_parser("query", help="where in a scene is this?")
+    query = commands.add_parser("query", help="find words in a view of a scene")
     _add_scene(query)
     query.add_argument("text", nargs="+", metavar="WORDS", help="what to look for")
     _add_view(query)
-    query.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder for pictures and scores"
-    )
+    _add_out(query, "DIR", "folder for pictures and scores")
     query.add_argument(
         "--threshold", type=float, default=0.5, help="of the mask, 0 to 1; default: %(default)s"
     )
-    query.add_argument("--level", help="subpart, part or whole; default: the best score")
+    query.add_argument("--level", help="subpart, part or whole; default: the one that scores best")
     _add_device(query)
     query.set_defaults(run=_query)
 
-    render = commands.add_parser("render", help="a picture of a scene")
+    render = commands.add_parser("render", help="draw a view of a scene")
     _add_scene(render)
     _add_view(render)
-    render.add_argument(
-        "--out", required=True, type=Path, metavar="IMAGE", help="file: .png, .jpg or .webp"
-    )
+    _add_out(render, "IMAGE", "file: .png, .jpg or .webp")
     _add_device(render)
     render.set_defaults(run=_render)
 
-    take = commands.add_parser("import", help="the official code's files become a scene")
+    take = commands.add_parser("import", help="make a scene from the official code's files")
     take.add_argument(
         "folders", nargs="+", type=Path, metavar="OFFICIAL_DIR", help="runs, data, autoencoder"
     )
-    take.add_argument(
-        "--out", required=True, type=Path, metavar="SCENE_DIR", help="folder of the new scene"
-    )
-    take.add_argument("--name", default="", help="what the scene is called")
-    take.add_argument("--encoder", help="what made the features; default: the paper's")
+    _add_out(take, "SCENE_DIR", "folder of the new scene")
+    take.add_argument("--name", default="", help="name of the scene")
+    take.add_argument("--encoder", help="the one that made the features; default: the paper's")
     take.set_defaults(run=_import)
 
-    give = commands.add_parser("export", help="a scene as the official code's files")
+    give = commands.add_parser("export", help="write a scene as the official code's files")
     _add_scene(give)
-    give.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    _add_out(give, "DIR", "a new folder")
     _add_device(give)
     give.set_defaults(run=_export)
 
-    evaluation = commands.add_parser("eval", help="how well a scene's answers fit labels")
+    evaluation = commands.add_parser("eval", help="compare a scene's answers with labels")
     evaluation.add_argument(
         "pairs", nargs="+", metavar="SCENE LABELS", help="scenes, each with its folder of labels"
     )
@@ -200,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_argument(
         "--near-things",
         action="store_true",
-        help="hold parts to their things, as queries do and the papers do not",
+        help="hold parts to their things, as `query` does and the papers do not",
     )
     evaluation.add_argument(
         "--autoencoder",
@@ -222,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(evaluation)
     evaluation.set_defaults(run=_eval)
 
-    doctor = commands.add_parser("doctor", help="what is here, and what each stage will use")
+    doctor = commands.add_parser("doctor", help="say what is installed and what each stage uses")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -236,6 +225,10 @@ def _add_view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="pixels; default: those of the view")
 
 
+def _add_out(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar=metavar, help=text)
+
+
 def _add_device(
     parser: argparse.ArgumentParser,
     text: str = "where to draw; default: a GPU whose kernels are compiled, or the CPU",
@@ -245,7 +238,7 @@ def _add_device(
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--progress", choices=("bar", "json"), default="bar", help="json: a line each, for programs"
+        "--progress", choices=("bar", "json"), default="bar", help="json: lines for programs"
     )
 
 
@@ -266,7 +259,7 @@ def _make(make: Callable[..., Path], source: Path | str, args: argparse.Namespac
     from langsplat.build import BuildConfig
     from langsplat.progress import json_progress
 
-    # Only what was typed: the defaults live in BuildConfig alone.
+    # Only what was typed, because BuildConfig has the defaults.
     names = {field.name for field in fields(BuildConfig)}
     typed = {k: v for k, v in vars(args).items() if k in names and v is not None}
     if "examples" in typed:
@@ -291,12 +284,12 @@ def _query(args: argparse.Namespace) -> int:
     camera = _view_of(scene, args)
     engine = _engine(args.scene, scene)
     with _said_if_slow(
-        "Getting ready: the very first time half a minute, as kernels are compiled."
+        "Getting ready: the very first time takes half a minute, as kernels are compiled."
     ):
         engine.warm_up(camera)
     answer = engine.ask(text, camera, threshold=args.threshold, level=args.level)
     files = save_answer(answer, engine.render(camera), args.out)
-    assert scene.language is not None  # else there would be no engine
+    assert scene.language is not None  # `_engine` has checked it
     print(scene.language.why_silent(args.level) or answer.sentence())
     print(f"In {args.out}: {', '.join(file.name for file in files)}")
     return 0
@@ -372,7 +365,7 @@ def _eval(args: argparse.Namespace) -> int:
             "--near-things is for pixels of scenes, not for 3d-selection or official renders: "
             "leave it out."
         )
-    labels = [read_labels(folder) for folder in folders]  # mistakes here cost no loading of models
+    labels = [read_labels(folder) for folder in folders]  # errors in these before loading models
     reports, progress = [], _bar()
     for number, scene in enumerate(scenes):
         source: SceneQuery | Renders
@@ -403,7 +396,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _said_if_slow(sentence: str) -> Iterator[None]:
-    """Say what takes so long, if it takes more than two seconds."""
+    """Print the sentence if the `with` block takes more than two seconds."""
     timer = threading.Timer(2.0, print, [sentence], {"file": sys.stderr, "flush": True})
     timer.start()
     try:
@@ -457,13 +450,13 @@ def _view_of(scene: "Scene", args: argparse.Namespace) -> "Camera":
 
 # ---------------------------------------------------------------------------- doctor
 
-# The paper's encoder, and where its weights come from. langsplat.official has the name too, but
-# would load torch.
+# The paper's encoder, and the repository of its weights. langsplat.official has the name, too, but
+# importing it would load torch.
 PAPER_ENCODER = ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K")
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    """Print what is here and what each stage will use; within two seconds, and it never raises."""
+    """Print what is here and what each stage will use, within two seconds and without raising."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
@@ -490,7 +483,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _said(check: Callable[[], str]) -> str:
     try:
         return check()
-    except Exception as error:  # whatever is broken here is what the user came to read about
+    except Exception as error:  # what is broken is what the user wants to read about
         return f"could not be checked ({type(error).__name__}: {error})"
 
 
@@ -523,7 +516,7 @@ def _processor() -> str:
 
 
 def _gpus() -> list[str]:
-    """Names of the CUDA devices, from the driver itself: torch would take seconds to ask."""
+    """Names of the CUDA devices, from the driver: importing torch would take seconds."""
     import ctypes
 
     try:
@@ -583,7 +576,7 @@ def _size(*paths: Path) -> str:
 
 
 def _hub_cache(pattern: str) -> list[Path]:
-    """Files of the Hub's cache, the newest snapshot of each repository last."""
+    """Files in the Hub's cache, sorted by path."""
     from huggingface_hub import constants
 
     return sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*--*/snapshots/*/{pattern}"))
@@ -623,10 +616,10 @@ def _sam() -> str:
     if _version("segment_anything") is None:
         return "segment-anything is missing: pip install segment-anything"
     found = {file.name: file for file in _hub_cache("**/sam_vit_?_*.pth")}
-    local = [file for folder in (".", "ckpts", "checkpoints") for file in
-             Path(folder).glob("sam_vit_?_*.pth")]  # fmt: skip
     here = [f"{name[:9]} ({_size(file)}, Hub's cache)" for name, file in found.items()]
-    here += [f"{file.name[:9]}:{file} ({_size(file)})" for file in local]
+    for folder in (".", "ckpts", "checkpoints"):
+        local = Path(folder).glob("sam_vit_?_*.pth")
+        here += [f"{file.name[:9]}:{file} ({_size(file)})" for file in local]
     if here:
         return "build --segmenter " + ", or ".join(here)
     return "none here; build --segmenter sam_vit_b fetches its own from the Hub"

@@ -1,23 +1,23 @@
-"""What a view keeps on the CPU, so that a new word costs one sparse product.
+"""What is kept of a view on the CPU, so that a new word costs one sparse product.
 
     weigh      one view and a codebook's codes -> its blending weights, a sparse matrix of pixels by
                Gaussians or codewords, and what does not depend on the words: 1 / |W S| and the best
                negative, at every level and pixel
-    score      codes and one number a codeword, level and word -> one a Gaussian, level and word
+    score      codes and a number per codeword, level and word -> one per Gaussian, level and word
     answer     weights and those numbers -> the words' relevancies at every level and pixel
     rate       those numbers -> the words' relevancies on the Gaussians themselves
     half_smooth  relevancies averaged with their box means
 
-A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept where one pixel of a block sees the
-owner: 16 numbers, as the square roots of the weights in 16 bits (a rounding of 1.5e-5 at
-weight 1, less below), and the owner's number. Owners are the Gaussians, or the codewords in which
-theirs add up, whichever a block has fewer of: neighbours mostly share their codewords. The rows of
-a block lie together, so that sums over them stay in registers. Nothing is as wide as a picture and
-as deep as a codebook: `weigh` goes block by block, adds what it draws to the block's weights of
-codewords, and measures those that occur there.
+A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept if a pixel of the block sees the
+owner: 16 numbers, the square roots of the weights in 16 bits (rounded by 1.5e-5 at weight 1, less
+below), and the owner's number. The owners in a block are its Gaussians or, if there are fewer of
+them, the codewords in which the Gaussians' weights add up: neighbours mostly share their codewords.
+The rows of a block are stored together, so that sums over them stay in registers. Nothing as wide
+as a picture and as deep as a codebook is ever built: `weigh` goes block by block, adds what it
+draws to the block's weights of codewords, and measures those that occur there.
 
-The inner loops run over whole rows and are written as vectors of 16 for LLVM, which splits them
-where the machine's are shorter.
+The inner loops run over whole rows and are written as vectors of 16 for LLVM, which splits them if
+the machine's are shorter.
 
 Letters: N Gaussians, L levels, V codewords of a level, T words, E entries of a code over all
 levels, R rows of weights. A place is a codeword's number over all levels, level * V + codeword; as
@@ -799,7 +799,7 @@ def _half_smooth(part, parts, maps, half, peaks):
 
 @dataclass(frozen=True, eq=False)
 class BlendingWeights:
-    """The blending weights of one view: how much of each pixel each owner paints."""
+    """The blending weights of one view: how much each owner contributes to each pixel."""
 
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
     owners: list[Array]  # for each part [R] uint32: a Gaussian, or N + a codeword's place
@@ -847,7 +847,7 @@ class Codes:
     lines: Array
 
     def score(self, per_codeword: Array) -> "Values":
-        """One number a codeword [L, V, T] -> one an owner of weights."""
+        """One number per codeword [L, V, T] -> one per owner of weights."""
         texts = per_codeword.shape[2]
         pitch = texts * self.levels + -texts * self.levels % THIN
         table = np.zeros((self.levels, self.words, pitch), np.float32)
@@ -863,7 +863,7 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """What every owner of weights scores for some words, at every level."""
+    """The score of every owner of weights for some words, at every level."""
 
     numbers: Array  # [N + L V, L T padded] float32, the words of a level side by side
     gaussians: int  # N
@@ -930,13 +930,13 @@ def weigh(
     codes: Codes,
     support: float,
 ) -> tuple[BlendingWeights, Array, Array]:
-    """The blending weights of a view, as the rasterizer has them, and what follows for its pixels.
+    """The blending weights of a view, as in the rasterizer, and what its pixels need for any words.
 
     Args:
-        support: the share of a pixel that coded Gaussians must paint.
+        support: the share of a pixel that Gaussians with codes must paint.
     Returns:
         The weights; 1 / |W S|, 0 without support; and the highest cosine with a negative. The last
-        two are [tiles, 16, L, 16] float32, of the pixels of each block, and for a W in the scale in
+        two are [tiles, 16, L, 16] float32, for the pixels of each block, with W in the scale in
         which the weights are kept.
     """
     nothing = np.empty((len(gaussians[0]), 0), np.float32)

@@ -1,11 +1,11 @@
-"""Queries on a GPU: what pixels score, in a few Triton kernels between two renders by gsplat.
+"""Queries on a GPU: scores of pixels, in a few Triton kernels between two renders by gsplat.
 
-A view of a codebook's scene needs, for each pixel, the length of its blended embedding. That is the
-length of a blended row of numbers, 64 for each level where there are 64 codewords (`roots`), and
-nobody needs the row itself: it is summed, tile by tile, by the tensor cores, and only its length is
-written. The table of a scene with an autoencoder is looked up in a single pass over the pixels.
+A view of a scene with a codebook needs the length of each pixel's blended embedding. That is the
+length of a blended row of numbers, 64 per level if there are 64 codewords (`roots`). The row itself
+is not needed: the tensor cores sum it, tile by tile, and only its length is written. The table of a
+scene with an autoencoder is looked up in a single pass over the pixels.
 
-Triton comes with torch's CUDA builds. Where TRITON_INTERPRET=1 was set before this is imported, the
+Triton comes with torch's CUDA builds. If TRITON_INTERPRET=1 is set before this is imported, the
 kernels run on the CPU, slowly, for tests.
 
 Letters: N Gaussians, H W pixels, L levels, V codewords, T texts, P negatives.
@@ -356,7 +356,7 @@ def _box_kernel(
 
 
 def score(rows: Tensor, codes: Tensor, per_codeword: Tensor, *, half: bool = False) -> Tensor:
-    """Codeword values [L, V, T] blended by codes [L, N, K] -> [N, L, T]."""
+    """Blend values of codewords [L, V, T] by codes [L, N, K] -> [N, L, T]."""
     levels, count, kept = rows.shape
     codewords, texts = per_codeword.shape[1:]
     dtype = torch.float16 if half else torch.float32
@@ -381,7 +381,7 @@ def score(rows: Tensor, codes: Tensor, per_codeword: Tensor, *, half: bool = Fal
 def roots(gram: Tensor) -> Tensor:
     """R [L, V, C] with gram [L, V, V] = R Rᵀ, so that blended weights W have |W S| = |W R|.
 
-    C is V, filled up to whole parts of COLUMNS. The columns are mixed at random, so that none is
+    C is V, rounded up to a multiple of COLUMNS. The columns are mixed at random, so that none is
     much longer than the others and rounding to half precision averages out.
     """
     values, vectors = torch.linalg.eigh(gram.double())
@@ -392,7 +392,7 @@ def roots(gram: Tensor) -> Tensor:
 
 
 def halves(values: Tensor) -> Tensor:
-    """Values [N, D] as two half precision numbers each, [N, 2, D filled up to a power of two]."""
+    """Values [N, D] as two half precision numbers each, [N, 2, D padded to a power of two]."""
     size = max(16, triton.next_power_of_2(values.shape[1]))
     values = F.pad(values, (0, size - values.shape[1]))
     high = values.half()
@@ -407,7 +407,7 @@ def view(
     support: float,
     rules: tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:
-    """What a frame of one camera gives for each pixel, whatever the texts.
+    """What the pixels of a frame, of one camera, need for any texts.
 
     Returns:
         1 / |W S| [L, H, W], 0 where not more than `support` is seen; and the best negative's
@@ -449,7 +449,7 @@ def view(
 
 
 def relevancy(dots: Tensor, inverse: Tensor, best: Tensor, sharpness: float, out: Tensor) -> None:
-    """Write to `out` [T, L, H, W] what texts score: dots [H, W, L T] over lengths, and the best.
+    """Write to `out` [T, L, H, W] the relevancy of texts from their dot products [H, W, L T].
 
     `inverse` and `best` are those of `view`.
     """
@@ -472,7 +472,7 @@ def place(image: Tensor, corners: Tensor, levels: int, support: float) -> tuple[
 
     Args:
         image: [H, W, 3 L + L], latents and what is seen of each level.
-        corners: [P, 6 (side + 1), side + 1], what a table says of the negatives.
+        corners: [P, 6 (side + 1), side + 1], the negatives' cosines at the corners of a table.
     Returns:
         [L, H, W, 2] in cells, the first -1 where not more than `support` is seen; [L, H, W].
     """
@@ -496,7 +496,7 @@ def place(image: Tensor, corners: Tensor, levels: int, support: float) -> tuple[
 
 
 def placed(places: Tensor, best: Tensor, corners: Tensor, sharpness: float, out: Tensor) -> None:
-    """Write to `out` [T, L, H, W] the relevancy of texts, of which a table says `corners`."""
+    """Write to `out` [T, L, H, W] the relevancy of texts with cosines `corners` in a table."""
     _placed_kernel[(triton.cdiv(best.numel(), _BLOCK),)](
         places,
         best,

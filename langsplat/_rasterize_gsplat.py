@@ -1,6 +1,6 @@
 """The CUDA backend: gsplat's kernels, called one after the other.
 
-What a view sees, a `Frame`, is made once and drawn with as many colors as are asked for.
+A `Frame` holds what a view sees; it is made once and can be drawn with any number of colors.
 
 Letters: N Gaussians, C cameras, D channels.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 TILE = 16  # pixels along a side
-AT_ONCE = 32  # channels: gsplat's kernel holds them in registers, and with more it runs out of them
+AT_ONCE = 32  # channels: gsplat's kernel holds them in registers, and runs out of them with more
 
 
 def problem() -> str | None:
@@ -31,7 +31,7 @@ def problem() -> str | None:
 
 
 def compiled() -> bool:
-    """Whether gsplat's kernels are there: they came with it, or were compiled here before."""
+    """Whether gsplat's kernels exist: they came with it, or were compiled here before."""
     if find_spec("gsplat.csrc") is not None:
         return True
     from torch.utils.cpp_extension import get_default_build_root
@@ -43,7 +43,7 @@ def compiled() -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What C cameras see: splats, and those of every tile from front to back."""
+    """What C cameras see: splats, and for every tile its splats from front to back."""
 
     width: int
     height: int
@@ -51,8 +51,8 @@ class Frame:
     means2d: Tensor  # [C, N, 2] pixels; arbitrary where a camera does not see the Gaussian
     conics: Tensor  # [C, N, 3]
     opacities: Tensor  # [C, N]
-    offsets: Tensor  # [C, rows, columns] of tiles: where each one's members begin
-    members: Tensor  # splats, tile after tile
+    offsets: Tensor  # [C, rows, columns] of tiles: where the members of each begin
+    members: Tensor  # numbers of splats, tile after tile
 
     @property
     def nbytes(self) -> int:
@@ -96,15 +96,15 @@ def see(
     rules: tuple[float, ...],
     tile: int = TILE,
 ) -> Frame:
-    """Project, sort, list; differentiable.
+    """Project the Gaussians and list the splats of each tile, sorted by depth; differentiable.
 
-    gsplat has the last three rules (alpha's cut and clamp, the stop) compiled in, equal to ours.
+    The last three rules (alpha's cut and clamp, the stop) are compiled into gsplat, equal to ours.
     """
     from gsplat import fully_fused_projection, isect_offset_encode, isect_tiles
 
     eps2d, near, far = rules[:3]
     columns, rows = math.ceil(width / tile), math.ceil(height / tile)
-    if len(means) == 0:  # gsplat would divide by their number, and end the process
+    if len(means) == 0:  # gsplat would divide by zero, which ends the process
         none, offsets = opacities.expand(len(viewmats), 0), Ks.new_zeros(len(Ks), rows, columns)
         splats = means.expand(len(viewmats), 0, 3)
         members = torch.zeros(0, dtype=torch.int32, device=means.device)

@@ -1,8 +1,8 @@
 """The CPU backend: a tiled rasterizer in numba, forward and backward.
 
-In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1] before any
-background. Beside it, colors come from spherical harmonics (`sh_to_rgb`), and labels of pixels are
-lifted to the Gaussians that paint them (`lift_labels`), and of many channels the heaviest is found
+In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1], without
+background. There are also colors from spherical harmonics (`sh_to_rgb`), lifting of pixels' labels
+to the Gaussians that paint them (`lift_labels`), and the heaviest of many channels
 (`find_heaviest`). The stages, each run by a few Python threads over disjoint parts of the work:
 
     project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside),
@@ -1138,11 +1138,11 @@ def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """The threads that help: kept, since starting them anew costs a millisecond a frame."""
+    """The helper threads: kept, because starting them costs a millisecond per frame."""
     return ThreadPoolExecutor(thread_name_prefix="rasterize")
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of them
+if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -1153,13 +1153,13 @@ _spare: dict[int, np.ndarray] = {}
 
 
 class _Block:
-    """Memory that becomes spare when the last array in it is gone."""
+    """Memory that becomes spare when the last array in it is deleted."""
 
     def __init__(self, memory: np.ndarray) -> None:
         self._memory = memory
         self.__array_interface__ = memory.__array_interface__
 
-    # A module's own names may be gone already, at the end of the program.
+    # Defaults, because at the end of the program a module's names may be gone already.
     def __del__(self, spare: dict[int, np.ndarray] = _spare, most: int = SPARE_BYTES) -> None:
         if self._memory.nbytes <= most:
             spare[id(self._memory)] = self._memory
@@ -1170,8 +1170,8 @@ class _Block:
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """Like `numpy.empty`, but aligned to a line of the cache, and in recycled memory.
 
-    Systems take large blocks back at once, and hand them out again page by page and zeroed: for
-    what a view keeps, that costs more than computing it, where large pages must be found first.
+    Systems take large blocks back at once, and hand them out again zeroed, page by page: for what
+    is kept of a view that costs more than computing it, if large pages must be found first.
     """
     kind, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else shape
     size = math.prod(shape) * kind.itemsize + LINE
@@ -1181,7 +1181,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 def _memory(size: int) -> np.ndarray:
-    """The smallest spare block that holds `size` bytes and is not far too large, or a new one."""
+    """The smallest spare block of `size` bytes or slightly more, or a new one."""
     sizes = [(memory.nbytes, key) for key, memory in list(_spare.items())]
     for _, key in sorted(one for one in sizes if size <= one[0] <= 1.25 * size):
         memory = _spare.pop(key, None)  # another thread may have been faster
@@ -1218,7 +1218,7 @@ class _Frame:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A frame, and the tensors it is of: known as long as they live and hold what they held."""
+    """A frame and the tensors it was made from; valid while these exist and are unchanged."""
 
     tensors: tuple[weakref.ref[Tensor], ...]
     content: list[int]
@@ -1240,8 +1240,8 @@ def _content_of(part, parts, arrays):
     return total
 
 
-# The last frame: a view is mostly drawn again at once, its colors, then its words; and many
-# channels are drawn three at a time. Threads replace it as a whole, so each sees one or another.
+# The last frame: a view is often drawn several times in a row, first its colors, then words, and
+# many channels three at a time. Threads replace it as a whole, so each sees a consistent one.
 _known: _Known | None = None
 
 
@@ -1254,11 +1254,11 @@ def see(
     height: int,
     rules: tuple[float, ...],
 ) -> _Frame:
-    """What a view sees. If only the colors differ from the last call, only they are done again."""
+    """What a view sees. If only the colors differ from the last call, the frame is reused."""
     global _known
     arrays = tuple(t.detach().contiguous().numpy() for t in gaussians)
     view, intrinsics = (t.detach().double().contiguous().numpy() for t in (viewmat, K))
-    still = not any(t.requires_grad for t in gaussians)  # what is trained is new every time
+    still = not any(t.requires_grad for t in gaussians)  # in training they change every time
     parts, content = torch.get_num_threads(), []
     if still:
         words = [np.array_split(array.reshape(-1).view(np.uint32), parts) for array in arrays]
@@ -1274,7 +1274,7 @@ def see(
     ):
         return known.frame.painted(colors)
     frame = _prepare(arrays, colors, view, intrinsics, width, height, rules)
-    # A Gaussian without a finite color is not in it, and might have one the next time.
+    # The frame leaves out Gaussians whose color is not finite, which may be finite the next time.
     if still and math.isfinite(float(colors.min(initial=0)) + float(colors.max(initial=0))):
         _known = _Known(tuple(weakref.ref(t) for t in gaussians), content, asked, frame)
     return frame
@@ -1289,7 +1289,7 @@ def _prepare(
     height: int,
     rules: tuple[float, ...],
 ) -> _Frame:
-    """Project, sort, scatter."""
+    """Project the Gaussians, sort the splats, and list those of every tile."""
     global _tiles_each
     parts = torch.get_num_threads()
     columns, rows = -(-width // TILE), -(-height // TILE)
@@ -1341,7 +1341,7 @@ class _Rasterize(torch.autograd.Function):
         tensors.append(_padded(colors.detach()))
         values = tensors[-1].numpy()
         frame = see((means, quats, scales, opacities), values, view, K, width, height, rules)
-        # numpy, not torch: torch's own threads would spin for work, for milliseconds, on our cores.
+        # numpy, not torch, whose threads would then spin on our cores for milliseconds.
         wide = values.shape[1] > NARROW
         shape = (height, width, values.shape[1])
         image = np.zeros(shape, values.dtype) if wide else empty(shape, values.dtype)
@@ -1547,7 +1547,7 @@ class _Color(torch.autograd.Function):
 def sh_to_rgb(sh: Tensor, dirs: Tensor, used: int, constant: float) -> Tensor:
     """See langsplat.rasterize; with the first `used` harmonics. Differentiable in sh only.
 
-    In torch it is forty operations, which all read and write memory: five times as long, and more.
+    In torch it is forty operations, which all read and write memory: at least five times as slow.
     """
     return _Color.apply(sh, dirs.to(sh.dtype), used, constant)
 
@@ -1644,7 +1644,7 @@ def lift_labels(
 ) -> None:
     """See langsplat.rasterize.
 
-    A view sees few of a large scene's Gaussians and few of all labels, so only these have weights.
+    A view sees few of a large scene's Gaussians and labels, so weights are kept only for these.
     """
     height, width = labels.shape[:2]
     frame, splats = _listed(gaussians, viewmat, K, width, height, rules)
@@ -1750,7 +1750,7 @@ def find_heaviest(
 ) -> Tensor:
     """See langsplat.rasterize.
 
-    A view sees few of a large scene's Gaussians, so only of these the codes are brought together.
+    A view sees few of a large scene's Gaussians, so only their codes are gathered.
     """
     frame, splats = _listed(gaussians, viewmat, K, width, height, rules)
     owners = np.empty(len(frame.splats), np.int32)

@@ -1,8 +1,8 @@
-"""From photos to a scene: capture, train, describe, lift, save - in order, resumable.
+"""From photos to a scene: capture, train, describe, lift, save; every step can be resumed.
 
-Whatever is finished stays in a working folder beside the result (`SCENE.build/`) until the scene is
-written: the same command after an interruption goes on where it stopped, and a changed setting
-redoes what depends on it. The scene itself appears whole or not at all.
+Finished work stays in a folder beside the result (`SCENE.build/`) until the scene is written: after
+an interruption the same command goes on where it stopped, and a changed setting repeats only what
+depends on it. The scene itself appears whole or not at all.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import langsplat
-from langsplat import CAPTURE_FILE, PREVIEW_FILE, WORK_MARK, WORK_SUFFIX
+from langsplat import CAPTURE_FILE, PREVIEW_FILE, SCENE_FILE, WORK_MARK, WORK_SUFFIX
 from langsplat.cameras import world_frame
 from langsplat.capture import LOADING, READING, Capture, is_made_here, load_capture, may_be_read
 from langsplat.codec import CODECS
@@ -38,7 +38,6 @@ from langsplat.query import render_rgb
 from langsplat.rasterize import render_surface
 from langsplat.sam import SamSegmenter
 from langsplat.scene import (
-    SCENE_FILE,
     Camera,
     Gaussians,
     LanguageField,
@@ -53,18 +52,8 @@ from langsplat.sfm import FEATURES, MATCHING, PLACING
 from langsplat.train import TRAINING, TrainConfig, fit_gaussians, mean_psnr, split_views
 
 DESCRIBING, SAVING = "Describe segments", "Save the scene"
-STAGES = (
-    READING,
-    FEATURES,
-    MATCHING,
-    PLACING,
-    LOADING,
-    TRAINING,
-    DESCRIBING,
-    LIFTING,
-    SAVING,
-)
-"""Of a build from photos as the defaults have it, in order."""
+STAGES = (READING, FEATURES, MATCHING, PLACING, LOADING, TRAINING, DESCRIBING, LIFTING, SAVING)
+"""The stages of a build from photos with the default settings, in order."""
 AT_ONCE = 8  # views described at the same time, at most
 _FEATURES = "features-"
 
@@ -74,31 +63,31 @@ class BuildConfig:
     """Every choice of a build; the defaults suit two CPU cores."""
 
     name: str = ""
-    """Name of the scene; empty takes the capture's."""
+    """Name of the scene; if empty, that of the capture."""
     max_side: int = 480
-    """Photos are worked on with at most this many pixels on the long side."""
+    """Photos are shrunk to at most this many pixels on the long side."""
     iterations: int = 3000
     """Training steps of the Gaussians."""
     max_gaussians: int = 30_000
-    """The scene never has more."""
+    """The most Gaussians the scene may have."""
     sh_degree: int = 2
     """Degree of the spherical harmonics for view-dependent color: 0 to 3."""
     segmenter: str = "bundled"
-    """What cuts the photos into segments."""
+    """Cuts the photos into segments; see `load_segmenter`."""
     encoder: str = "bundled"
-    """What describes them; queries need the same one."""
+    """Describes the segments; see `load_encoder`. Queries need the same one."""
     codec: str = "codebook"
     """How a Gaussian stores what it means: codebook, or the paper's autoencoder."""
     codewords: int = 256
     """Size of each level's codebook."""
     language: str = "lift"
-    """lift: no training; quick: 500 steps of training after it; paper: 30 000."""
+    """lift: no training; quick: 500 training steps after lifting; paper: 30 000."""
     holdout_every: int = 0
-    """Every n-th photo is kept out of training and measured; 0 trains on all."""
+    """Every n-th photo is held out of training and used to measure; 0 trains on all."""
     seed: int = 0
     """The same seed, photos and settings give the same scene."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: cuda if there is a CUDA device."""
     examples: tuple[str, ...] = ()
     """Example queries kept with the scene."""
 
@@ -138,7 +127,7 @@ class BuildConfig:
 
     @property
     def torch_device(self) -> str:
-        """cpu or cuda: where the work is done."""
+        """The device to work on: cpu or cuda."""
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -153,17 +142,17 @@ def build_scene(
 ) -> Path:
     """Build a scene from photos or a posed capture.
 
-    If `out` is the scene that the same call made of the same files, nothing is done.
+    Nothing is done if `out` is already the scene that the same call made of the same files.
 
     Args:
         path: a folder or zip of photos, a COLMAP model with its images, or a transforms.json.
         out: the scene's folder; new, empty, or an older scene, which is replaced.
-        config: every choice.
+        config: every choice of the build.
         progress: called with the stages in order.
     Returns:
         The scene's folder.
     Raises:
-        ValueError: the photos, the capture or the settings cannot be used; the sentence says why.
+        ValueError: the photos, the capture or the settings cannot be used; the message says why.
     """
     path, out = Path(path), Path(out).absolute()
     check_destination(out)
@@ -175,7 +164,7 @@ def build_scene(
         note = "The scene of these photos and settings is there: remove it to build it again."
         progress(SAVING, 1, 1, note)
         return out
-    # Cheap failures first: a name nobody knows must not cost ten minutes of training.
+    # Before any work: a mistyped name must not cost ten minutes of training.
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
     with _Work(path, out, config.max_side) as working:
@@ -237,17 +226,17 @@ def describe_scene(
     *,
     progress: Progress = silent,
 ) -> Path:
-    """Give a scene a language field, new or another, from its own renders: no photos are needed.
+    """Give a scene a new language field, made from its own renders: no photos are needed.
 
     Args:
-        folder: of a scene; its Gaussians, cameras and provenance stay.
+        folder: of a scene; its Gaussians, cameras and provenance are kept.
         out: the described scene's folder; may be the same.
         config: segmenter, encoder, codec, codewords, language, holdout_every, seed, device and,
-            where given, examples; the rest is not used.
+            if given, examples; the rest is not used.
     Returns:
-        The scene's folder.
+        The described scene's folder.
     Raises:
-        ValueError: the scene or the settings cannot be used; the sentence says why.
+        ValueError: the scene or the settings cannot be used; the message says why.
     """
     folder, out = Path(folder), Path(out).absolute()
     check_destination(out)
@@ -275,7 +264,7 @@ def describe_scene(
         made = dict(scene.provenance)
         earlier = made.get("notes")  # a stranger's scene may have anything there
         if scene.language is not None and isinstance(earlier, list):
-            of_levels = level_notes(scene.language)  # of words that it has no more
+            of_levels = level_notes(scene.language)  # about the field that is replaced
             made["notes"] = [note for note in earlier if note not in of_levels]
         made["described"] = {
             "from": "its own renders",
@@ -293,7 +282,7 @@ def describe_scene(
 def _save(
     scene: Scene, out: Path, working: "_Work", notes: Sequence[str], progress: Progress
 ) -> None:
-    """Write a finished scene, and let go of what its making left."""
+    """Write a finished scene and remove its working folder."""
     preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
     save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
     working.remove()
@@ -302,7 +291,7 @@ def _save(
 
 @contextlib.contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Put how long a stage took into `seconds`."""
+    """Record in `seconds` how long a stage took."""
     began = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - began, 1)
@@ -318,11 +307,11 @@ def _is_made(out: Path, call: str) -> bool:
 
 
 def _tidy_up(path: Path, out: Path, max_side: int) -> None:
-    """Remove what a build left that was killed between saving its scene and tidying up.
+    """Remove the work of a build that was killed between saving its scene and tidying up.
 
-    What is newer than the scene is of a build with other settings, which may still go on.
+    Work newer than the scene belongs to a build with other settings, which may still be resumed.
     """
-    # Not in somebody else's folder, nor where another process has just begun or tidies up too.
+    # Errors: the folder is somebody else's, or another process has just begun or tidies up, too.
     with contextlib.suppress(ValueError, OSError):
         saved, work = (out / SCENE_FILE).stat().st_mtime_ns, _work_folder(out)
         files = (file.stat() for file in work.rglob("*") if file.is_file())
@@ -332,13 +321,13 @@ def _tidy_up(path: Path, out: Path, max_side: int) -> None:
 
 
 def _captured(path: Path, max_side: int, work: Path, progress: Progress) -> Capture:
-    """The capture, as an earlier run left it or read anew."""
+    """The capture, from an earlier run if there was one."""
     if _is_whole(work / CAPTURE_FILE):
         capture = _read_capture(work / CAPTURE_FILE)
     else:
         capture = load_capture(path, max_side=max_side, workdir=work, progress=progress)
         _write_capture(work / CAPTURE_FILE, capture)
-    if capture.notes:  # early, while something can still be done about it
+    if capture.notes:  # at once, while the user can still do something about it
         count = len(capture.images)
         progress("Photos in use", count, count, " ".join(capture.notes))
     return capture
@@ -357,7 +346,7 @@ def _make_language(
 ) -> LanguageField:
     """Describe the segments of the views' pictures and lift their embeddings to the Gaussians.
 
-    How long both took is put into `seconds`.
+    `seconds` receives how long both took.
     """
     by = f"{segmenter.name} {encoder.name} {_weights(config)}"
     described_by = hashlib.sha256(by.encode())
@@ -365,7 +354,7 @@ def _make_language(
     if surface is not None:
         described_by.update(surface.means.detach().cpu().numpy().tobytes())
     kept = work / f"{_FEATURES}{described_by.hexdigest()[:8]}"
-    # What is kept out is kept out of everything, so that it can measure the language too.
+    # Held-out views are held out here, too, so that they can measure the language.
     seen, _ = split_views(len(cameras), config.holdout_every)
     with _timed(seconds, "describe"):
         features = _describe(cameras, picture, seen, surface, segmenter, encoder, kept, progress)
@@ -385,19 +374,19 @@ def _make_language(
 
 
 def _settings(config: BuildConfig) -> dict[str, Any]:
-    """What decides the result: names and examples can change without redoing anything."""
+    """The settings that decide the Gaussians and their language, for the provenance."""
     skip = ("name", "examples", "device")
     return {key: value for key, value in asdict(config).items() if key not in skip}
 
 
 def _all_settings(config: BuildConfig) -> dict[str, Any]:
-    """What a call gives besides the photos, with the weights that names alone do not tell."""
+    """All that a call is given besides the photos, and the state of the weights that it names."""
     encoder = bundled_name() if config.encoder == "bundled" else config.encoder
     return asdict(replace(config, device="auto", encoder=encoder)) | {"weights": _weights(config)}
 
 
 def _weights(config: BuildConfig) -> list[list[int]]:
-    """Sizes and times of the files with weights that a build was given."""
+    """Sizes and times of the files of weights that the config names."""
     specs = [spec.partition(":")[2] for spec in (config.segmenter, config.encoder)]
     names = [name for spec in specs for name in (spec, spec.partition("/")[2])]
     files = [Path(name).stat() for name in names if is_file(name)]
@@ -407,15 +396,15 @@ def _weights(config: BuildConfig) -> list[list[int]]:
 class _Work:
     """The folder SCENE.build/, emptied if it is of another source or another size of its photos.
 
-    The stages after the capture check for themselves whether what they find there is theirs. Until
-    this is closed no other process can work there.
+    Stages after the capture check for themselves whether what they find there is theirs. The folder
+    is locked against other processes until this is closed.
     """
 
     def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
         self.folder = _work_folder(out)
         digest = _digest(path, out, {"max_side": max_side})
         marker = self.folder / WORK_MARK
-        # One without a marker is ours if it is empty: a program can be killed at any moment.
+        # An empty one without a marker is ours, too: a program can be killed at any moment.
         if self.folder.exists() and not marker.is_file() and any(self.folder.glob("*")):
             raise ValueError(
                 f"{self.folder} is in the way and holds something else: move it, or choose "
@@ -443,16 +432,16 @@ class _Work:
         kept = (CAPTURE_FILE, f"{_FEATURES}*")
         refused = kind is not None and issubclass(kind, ValueError)
         if refused and not any(file for name in kept for file in self.folder.glob(name)):
-            shutil.rmtree(self.folder, ignore_errors=True)  # there is nothing to go on from
+            shutil.rmtree(self.folder, ignore_errors=True)  # it holds nothing to resume from
 
     def remove(self) -> None:
-        """Remove the folder: all in it is only needed to go on after a stop."""
+        """Remove the folder: its files are only needed to resume after a stop."""
         self._empty()
         self._marker.close()
         shutil.rmtree(self.folder)
 
     def _empty(self) -> None:
-        """Remove all but the marker, without which nobody would know whose the rest is."""
+        """Remove all but the marker, which says that what is left of the rest is ours."""
         for item in self.folder.iterdir():
             if item.is_dir():
                 shutil.rmtree(item)
@@ -465,7 +454,7 @@ def _work_folder(out: Path) -> Path:
 
 
 def _digest(path: Path, out: Path, settings: dict[str, Any]) -> str:
-    """A hash of the files of a source, as far as their times tell, and of what is made of them."""
+    """A hash of the settings and of the names, sizes and times of a source's files."""
     key = settings | {
         "langsplat": langsplat.__version__,
         "file": path.name if path.is_file() else "",
@@ -478,7 +467,7 @@ def _lock(file: TextIO, taken: str) -> None:
     """Lock a file until it is closed; ValueError with `taken` if another process has it."""
     try:
         import fcntl
-    except ImportError:  # there is none on Windows
+    except ImportError:  # on Windows
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -489,9 +478,10 @@ def _lock(file: TextIO, taken: str) -> None:
 
 
 def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of the files a capture may read; with a transforms.json those around it.
+    """Name, size and time of each file a capture may read (for a transforms.json, in its folder).
 
-    Links are followed, but nowhere twice; the folders in `but` are left out, and what was built.
+    Links are followed, but no folder is visited twice; the folders in `but` and what a build made
+    are left out.
     """
     root, seen = path.parent if path.suffix.lower() == ".json" else path, set(but)
     found = [root] if root.is_file() else []
@@ -542,18 +532,18 @@ def _read_capture(file: Path) -> Capture:
 
 
 def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) -> None:
-    """An .npz that is there whole or not at all; `small` for label maps, which shrink 50 times."""
-    partial = file.with_name(f"partial-{file.name}")  # others may be writing theirs
+    """Write an .npz whole or not at all; `small` compresses, which shrinks label maps 50 times."""
+    partial = file.with_name(f"partial-{file.name}")  # one per file: threads write several at once
     try:
         (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
         partial.rename(file)
-    except BaseException:  # on a full disk it would stay in the way
+    except BaseException:  # on a full disk it would keep taking up space
         partial.unlink(missing_ok=True)
         raise
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether an .npz is there, not cut short and without holes, as after a power failure."""
+    """Whether an .npz exists, neither cut short nor with holes, as after a power failure."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
@@ -562,10 +552,7 @@ def _is_whole(file: Path) -> bool:
 
 
 class StoredFeatures(Sequence[SegmentFeatures]):
-    """The features of every view, one file per view, read only when asked for.
-
-    However many views there are, no more of them are in memory than the caller holds.
-    """
+    """The features of every view, one file per view, read on access and not kept in memory."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -598,7 +585,7 @@ def _describe(
 ) -> StoredFeatures:
     """Segment and encode these views, one file each: a stopped build loses only those in progress.
 
-    `surface`: the Gaussians whose surface the segmenter sees too; None where it has no use for it.
+    `surface`: the Gaussians whose surface the segmenter uses; None if it uses none.
     """
     folder.mkdir(exist_ok=True)
     files = [folder / f"{view:05d}.npz" for view in views]
@@ -620,9 +607,9 @@ def _describe(
         count = sum(len(rows) for rows in features.embeddings)
         return f"{count} segments in {cameras[view].name}, {seconds:.1f} s"
 
-    # With a second thread the bundled encoder is only a third faster at one view's crops: better
-    # have two views at once. Large models keep all threads busy by themselves, and take so long for
-    # a view that a stop, which waits for the views in progress, would take long too.
+    # A second thread makes the bundled encoder only a third faster on the crops of one view, so two
+    # views are processed at once instead. Large models keep all threads busy by themselves, and a
+    # stop, which waits for the views in progress, would take too long with several of them.
     small = segmenter.name == encoder.name.split(":")[0] == "bundled"
     workers = min(torch.get_num_threads(), AT_ONCE) if small else 1
     with torch_threads(1 if small else torch.get_num_threads()):
@@ -651,7 +638,7 @@ def _psnr(gaussians: Gaussians, capture: Capture, every: int) -> dict[str, Any]:
 
 
 def central_view(cameras: tuple[Camera, ...]) -> int:
-    """Number of the camera nearest to the mean viewing direction: a fair first impression."""
+    """Number of the camera nearest to the mean viewing direction: a good first view."""
     forward = torch.stack([camera.viewmat[2, :3] for camera in cameras])
     return int((forward @ forward.mean(dim=0)).argmax())
 
@@ -664,7 +651,7 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def scene_card(scene: Scene, lines: Sequence[str]) -> str:
-    """README.md of a scene, for a folder or a Hub repository; it ends with `lines`."""
+    """The README.md of a scene, for its folder or a Hub repository; it ends with `lines`."""
     head = [
         "---",
         "library_name: langsplat",

@@ -1,9 +1,9 @@
-"""Cameras to look with (orbits) and lenses to look through (undistortion).
+"""Orbit cameras, the frame of a scene they orbit in, and lenses with their undistortion.
 
-In: where a camera stands, or what a lens bends. Out: `scene.Camera`, always a pinhole.
+In: the position of an orbit, or the distortion of a lens. Out: `scene.Camera`, always a pinhole.
 
 World-to-camera matrices, OpenCV axes (x right, y down, z forward), pixel centres at +0.5, angles in
-degrees. An orbit is told by yaw (around `up`, counterclockwise seen from above), pitch (positive =
+degrees. An orbit is given by yaw (around `up`, counterclockwise seen from above), pitch (positive =
 above the centre) and distance (in units of the radius at which the scene's cameras stand).
 
     center, up, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from langsplat.scene import Camera
 
-MAX_PITCH = 89.0  # degrees; straight from above, "up" no longer says which way is up
-# A pinhole picture of a strongly bent photo is kept between these multiples of the photo's size.
+MAX_PITCH = 89.0  # degrees; straight from above, `up` no longer determines the camera's roll
+# The pinhole picture of a distorted photo has between these multiples of the photo's size.
 SMALLEST_CROP, LARGEST_CROP = 0.2, 1.5
 FISHEYE_RIM = 1e-9  # radius below which a fisheye is the identity
 
@@ -70,7 +70,7 @@ def orbit_camera(
         center, up: [3] in the world, of any number type; arrays and lists will do.
         radius: world units, > 0; where the scene's own cameras stand.
         yaw: degrees around `up`.
-        pitch: degrees above the centre; held within -89 ... 89.
+        pitch: degrees above the centre; clamped to -89 ... 89.
         distance: in units of `radius`, > 0.
         width, height: pixels.
         fov: degrees across the longer side, in (0, 180).
@@ -107,7 +107,7 @@ def _alike(*vectors: Tensor) -> Tensor:
 
 
 def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`up` made unit, and two unit axes around it from which yaw is counted; all [3]."""
+    """`up` normalised, and the two horizontal unit axes that yaw is measured from; all [3]."""
     up = F.normalize(up, dim=0)
     seed = torch.zeros_like(up)
     seed[int(up.abs().argmin())] = 1.0  # the world axis farthest from up
@@ -116,11 +116,12 @@ def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tensor, float]:
-    """What to orbit around, which way is up, and from how far: as `orbit_camera` takes them.
+    """The centre, up and radius of a scene, as `orbit_camera` takes them.
 
-    Up is the mean of the cameras' up axes, refined to the direction the cameras' horizontal axes
-    avoid (people hold cameras level even when they look down). The centre is the point nearest to
-    all optical axes; if the cameras do not look at a common thing, the middle of what they see.
+    Up is the mean of the cameras' up axes, refined to the normal of the plane that the cameras'
+    horizontal axes span (people hold cameras level even when they look down). The centre is the
+    point nearest to all optical axes or, if the cameras do not look at one thing, the middle of
+    what they see.
 
     Args:
         cameras: at least one.
@@ -140,7 +141,7 @@ def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tens
     # Sum over axes of the squared distance to the point: (I - d d^T)(x - p) = 0, least squares.
     flat = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None, :]
     system = flat.sum(dim=0)
-    # A weak pull to the middle of what is seen settles the directions that the axes leave open.
+    # A weak pull to the middle of what is seen decides along directions that the axes leave open.
     seen = _middle_seen(position, forward, points)
     pull = 1e-4 * len(cameras)
     target = (flat @ position[:, :, None]).sum(dim=0)[:, 0] + pull * seen
@@ -183,7 +184,7 @@ def _middle_seen(position: Tensor, forward: Tensor, points: Tensor) -> Tensor:
 
 
 def _is_looked_at(center: Tensor, position: Tensor, forward: Tensor, points: Tensor) -> bool:
-    """In front of most cameras, and, if there are points, among them."""
+    """Whether the centre is in front of most cameras and, if there are points, among them."""
     if not bool(torch.isfinite(center).all()):
         return False
     in_front = ((center - position) * forward).sum(dim=1) > 0
@@ -199,7 +200,7 @@ def _is_looked_at(center: Tensor, position: Tensor, forward: Tensor, points: Ten
 
 @dataclass(frozen=True)
 class Lens:
-    """How a real camera maps directions to pixels: a pinhole, then a bend.
+    """How a real camera maps directions to pixels: a pinhole, then a distortion.
 
     With (x, y) the pinhole's picture at unit focal length and r its radius:
     perspective: (x, y) * (1 + n1 r^2 + n2 r^4 + ...) / (1 + d1 r^2 + ...) + tangential(p1, p2);
@@ -231,7 +232,7 @@ class Lens:
             raise ValueError("A camera's focal length, centre and distortion must be numbers.")
         if not (self.fx > 0 and self.fy > 0):
             raise ValueError(f"A focal length must be positive, got {self.fx:g} x {self.fy:g}.")
-        # No limit as for pictures: the photos at hand are often shrunk, and are checked themselves.
+        # May be larger than a picture: the photos at hand are often shrunk, and checked themselves.
         if not (1 <= min(self.width, self.height) <= max(self.width, self.height) < 1e9):
             raise ValueError(
                 "A camera's width and height must be at least 1 and below 1,000,000,000 pixels, "
@@ -265,7 +266,7 @@ class Lens:
         )
 
     def distort(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Where this lens puts points [..., 2] of a pinhole picture, both at unit focal length."""
+        """Where this lens maps points [..., 2] of a pinhole picture, both at unit focal length."""
         x, y = xy[..., 0], xy[..., 1]
         r2 = x * x + y * y
         if self.fisheye:
@@ -281,7 +282,7 @@ class Lens:
         return np.stack([x * factor + dx, y * factor + dy], axis=-1)
 
     def pinhole(self, max_side: int | None = None) -> tuple[NDArray[np.float64], int, int]:
-        """The pinhole camera without black borders that stands for this lens.
+        """The pinhole camera that replaces this lens, without black borders.
 
         The focal length is kept; the picture is the largest one of the photo's shape, around its
         principal point, that lies wholly inside the photo. Both are then scaled so that the long
@@ -299,7 +300,7 @@ class Lens:
         return K, width, height
 
     def fits(self, crop: float) -> bool:
-        """Whether the pinhole picture of `crop` times the size lies inside the photo, unfolded."""
+        """Whether the pinhole picture of `crop` times the size is in the photo, without a fold."""
         x, y = np.meshgrid(np.linspace(0, self.width, 33), np.linspace(0, self.height, 33))
         xy = np.stack([(x - self.cx) / self.fx, (y - self.cy) / self.fy], axis=-1) * crop
         dx, dy = np.array([1e-4, 0.0]), np.array([0.0, 1e-4])
@@ -336,7 +337,7 @@ class Lens:
 
 @lru_cache(maxsize=64)  # most photos of a capture share a lens
 def _largest_crop(lens: Lens) -> float:
-    """Bisection: a smaller picture around the principal point is inside if a larger one is."""
+    """By bisection: if a picture around the principal point is inside, so is any smaller one."""
     if lens.fits(LARGEST_CROP):
         return LARGEST_CROP
     low, high = SMALLEST_CROP, LARGEST_CROP

@@ -1,13 +1,13 @@
-"""Captures: what users bring (a COLMAP model, a transforms.json, or bare photos) made into pictures
-with pinhole cameras.
+"""Captures: a COLMAP model, a transforms.json or bare photos, made into pictures with pinhole
+cameras.
 
-In: a folder or a zip. Out: `Capture`: undistorted pictures, their cameras, the sparse points. What
-had to be left out is told in `notes`, in sentences for the user.
+In: a folder or a zip. Out: `Capture`: undistorted pictures, their cameras, the sparse points, and
+`notes`: sentences for the user about what had to be left out.
 
     capture = load_capture("photos.zip", max_side=800)
 
-Every name read from a capture is held inside the capture's folder: a stranger's files cannot make
-us read anything else. Letters: P points, H W pixels.
+Every file name in a capture is confined to the capture's folder: a stranger's files cannot make us
+read anything else. Letters: P points, H W pixels.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from langsplat.sfm import PHOTOS, PhotoGroup, Placement, place_cameras
 
 PHOTO_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "BMP")
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif", ".bmp"}
-# Photos we cannot read are still named to the user.
+# Photos that cannot be read are reported to the user.
 UNREADABLE_SUFFIXES = {".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".gif", ".jp2"}
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mts", ".3gp"}
 OTHER_SUFFIXES = {".json", ".ply", ".txt", ".bin"}
@@ -57,12 +57,12 @@ FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SFM_SIDE = 1024
 DIAGONAL_35MM = math.hypot(36, 24)  # what EXIF's "35 mm equivalent" refers to
 READING, LOADING = "Read photos", "Load pictures"
-FAR_OFF = 1000  # times the cameras' reach from 0; float32 then errs by a twentieth of a pixel
-FARTHEST = 1e9  # a coordinate, focal length ... beyond it is damage; squares still fit float32
+FAR_OFF = 1000  # times the cameras' reach away from 0, float32 errs by a twentieth of a pixel
+FARTHEST = 1e9  # larger coordinates or focal lengths are damage; squares still fit float32
 # A model below this angle between views (degrees, median) has no depth to speak of.
 MIN_ANGLE = 1.0
 
-# What EXIF's orientation asks for; 1 is upright.
+# EXIF orientation -> the turn that makes the photo upright; 1 is upright already.
 TURNS: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,7 +74,7 @@ TURNS: Mapping[int, Image.Transpose] = {
 }
 SIDEWAYS = (5, 6, 7, 8)
 
-# COLMAP's camera models by number: the name, and what the parameters are, in their order.
+# COLMAP's camera models by number: the name, and the parameters in their order.
 COLMAP_MODELS: Mapping[int, tuple[str, tuple[str, ...]]] = {
     0: ("SIMPLE_PINHOLE", ("f", "cx", "cy")),
     1: ("PINHOLE", ("fx", "fy", "cx", "cy")),
@@ -98,7 +98,7 @@ class Capture:
 
     Args:
         images: uint8 [H, W, 3] each, undistorted.
-        cameras: of the images, in their order; sizes match.
+        cameras: one for each image, of the same size.
         points: [P, 3] float32 in the world; P may be 0.
         point_colors: [P, 3] uint8.
         name: of the folder or zip.
@@ -125,13 +125,13 @@ class _View:
 
 @dataclass
 class _Model:
-    """What any of the readers finds: photos with cameras, and points."""
+    """What a reader returns: photos with cameras, and points."""
 
     views: list[_View]
     points: NDArray[np.float64]  # [P, 3]
     colors: NDArray[np.uint8]  # [P, 3]
     notes: list[str]
-    upright: bool = False  # the cameras describe the photos as their EXIF turns them
+    upright: bool = False  # the cameras describe the photos as turned by their EXIF
 
 
 def load_capture(
@@ -145,19 +145,19 @@ def load_capture(
 
     A COLMAP model (`sparse/0`, `sparse`, or any folder with cameras, images and points3D as .bin or
     .txt) is looked for first, then a transforms.json (nerfstudio, instant-ngp), then photos. Photos
-    are undistorted to a pinhole of the same focal length; a border that would be black is cropped.
-    The world is the capture's; only where it lies too far from 0 for float32 is it moved there.
+    are undistorted to a pinhole of the same focal length, and cropped so that no border is black.
+    The world is the capture's, moved to 0 only if it lies too far from there for float32.
 
     Args:
         path: a folder, a zip of one, or a transforms.json.
         max_side: pictures are shrunk so that the long side is at most this; >= 16.
-        workdir: a folder with room to unpack a zip and to run SfM, in a folder of its own that is
-            removed afterwards; None = the system's place for temporary files.
+        workdir: where to unpack a zip and run SfM, in a new folder that is removed afterwards;
+            None = the system's folder for temporary files.
         progress: stages "Read photos", "Find features", "Match photos", "Place cameras" (the four
             for bare photos only) and "Load pictures".
     Raises:
-        ValueError: one sentence that says what is wrong with the capture and what to do.
-        OSError: the disk with `workdir` is full.
+        ValueError: the message says what is wrong with the capture and what to do.
+        OSError: the disk that holds `workdir` is full.
     """
     path = Path(path)
     if not path.exists():
@@ -176,7 +176,7 @@ def load_capture(
             model = _moved_near(_find_model(path, Path(work), progress))
             return _load_pictures(model, name or "capture", max_side, progress)
         except OSError as error:
-            if error.errno in FULL_DISK:  # no fault of the photos
+            if error.errno in FULL_DISK:  # not the photos' fault
                 raise
             raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -192,11 +192,11 @@ def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
                 f"{path.name} is a single file: give the folder or a zip of the photos, at least "
                 f"{MIN_PHOTOS}."
             )
-        root = work / "unpacked" / path.name  # sentences name a capture's folder
+        root = work / "unpacked" / path.name  # messages name the capture's folder
         root.mkdir(parents=True, exist_ok=True)
         _unpack(path, root)
     else:
-        root = path.resolve()  # "." has no name to tell
+        root = path.resolve()  # "." has no name for messages
     folders = list(_folders(root))
     if models := _colmap_folders(folders):
         model = _read_colmap(models[0], _photo_roots(root, models[0], folders), upright=False)
@@ -212,7 +212,7 @@ def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
 
 
 def _unused(folders: Sequence[Path], root: Path) -> list[str]:
-    """A note that of several folders with cameras only the first is used."""
+    """A note that only the first of several folders with cameras is used."""
     used, *others = (folder.relative_to(root).as_posix() for folder in folders)
     if not others:
         return []
@@ -225,7 +225,7 @@ def _unused(folders: Sequence[Path], root: Path) -> list[str]:
 
 
 def _is_clutter(name: str) -> bool:
-    """Files that systems leave behind, and hidden ones."""
+    """Whether it is hidden, or left behind by an operating system."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -237,14 +237,14 @@ def may_be_read(name: str) -> bool:
 
 
 def is_made_here(file: Path) -> bool:
-    """Whether it is a scene's preview or a build's unfinished work: no photos, if among them."""
+    """Whether it is a scene's preview or a build's unfinished work, which are not photos."""
     if file.name == PREVIEW_FILE:
         return (file.parent / SCENE_FILE).is_file()
     return file.name.endswith(WORK_SUFFIX) and (file / WORK_MARK).is_file()
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key: photo2 before photo10."""
+    """A sort key that puts photo2 before photo10."""
     parts = re.split(r"(\d+)", text.lower())
     digits = (part.lstrip("0") if part.isdecimal() else None for part in parts)
     return [
@@ -260,17 +260,17 @@ def _listing(folder: Path) -> list[Path]:
     return sorted(found, key=lambda item: _natural(item.name))
 
 
-def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
-    """`root` and the folders in it, nearest first, in natural order."""
+def _folders(root: Path) -> Iterator[Path]:
+    """`root` and the folders in it, up to three deep, nearest first, in natural order."""
     level = [root]
-    for _ in range(depth + 1):
+    for _ in range(4):
         yield from level
         items = (item for folder in level for item in _listing(folder) if item.is_dir())
         level = [item for item in items if os.access(item, os.R_OK | os.X_OK)]  # not lost+found
 
 
 def _inside(root: Path, name: str) -> Path:
-    """The file `name` of a capture in `root`; refuses names that lead out of it."""
+    """The file `name` of a capture in `root`; names that lead out of it are refused."""
     tidy = name.replace("\\", "/")
     parts = [part for part in tidy.split("/") if part not in ("", ".")]
     absolute = tidy.startswith("/") or bool(PureWindowsPath(name).drive)
@@ -301,8 +301,8 @@ def _unpack(archive: Path, root: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(handle.read(info))
     except Exception as error:  # zipfile and its decompressors raise nearly anything
-        # Our own refusals and the machine's troubles say themselves what they are. A damaged zip
-        # makes seeking invalid (EINVAL), and bzip2 raises an OSError without a number.
+        # Our own refusals and errors of the machine keep their messages. In a damaged zip, seeking
+        # is invalid (EINVAL), and bzip2 raises an OSError without a number.
         machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         if machine or isinstance(error, MemoryError) or type(error) is ValueError:
             raise
@@ -315,7 +315,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
             f"{name} holds {len(members):,} files, more than the {MAX_MEMBERS:,} allowed: "
             "pack only the photos."
         )
-    # What a zip declares bounds what zipfile will ever unpack from it.
+    # zipfile never unpacks more than a zip declares.
     total = sum(info.file_size for info in members)
     if total > MAX_ZIP_BYTES:
         raise ValueError(
@@ -337,7 +337,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
             raise ValueError(f"{name} is locked with a password: pack the photos without one.")
         if info.file_size > MAX_RATIO * max(info.compress_size, 1) and info.file_size > 10_000:
             raise ValueError(
-                f"{name} is packed suspiciously tight ({info.filename[:100]} grows more than "
+                f"{name} is packed suspiciously tightly ({info.filename[:100]} grows more than "
                 f"{MAX_RATIO} times): pack the photos again with an ordinary zip program."
             )
 
@@ -346,12 +346,12 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
 
 
 class _BadPhoto(Exception):
-    """A photo that cannot be used; the text is the reason, without the name."""
+    """A photo that cannot be used; the text is the reason, to follow the photo's name."""
 
 
 @contextlib.contextmanager
 def _decoding() -> Iterator[None]:
-    """Turns what Pillow's decoders raise, which is nearly anything, into _BadPhoto."""
+    """Turn what Pillow's decoders raise, which is nearly anything, into _BadPhoto."""
     try:
         yield
     except Image.DecompressionBombError:
@@ -380,19 +380,19 @@ def _open(path: Path) -> Image.Image:
 
 
 def _exif(photo: Image.Image, tag: int, ifd: int | None = None) -> Any:
-    """A value of the photo's EXIF; None without one, or if it cannot be read."""
-    if photo.format == "PNG":  # its EXIF may follow the pixels; damage to them is not "no EXIF"
+    """A value of the photo's EXIF; None if there is none, or if it cannot be read."""
+    if photo.format == "PNG":  # its EXIF may follow the pixels; if those are damaged, say so
         with _decoding():
             photo.load()
     try:
         exif = photo.getexif()
         return (exif if ifd is None else exif.get_ifd(ifd)).get(tag)
-    except Exception:  # as with _decoding, but the picture itself may be good
+    except Exception:  # as in _decoding, but the picture itself may be good
         return None
 
 
 def _orientation(photo: Image.Image) -> int:
-    """EXIF's orientation, a key of TURNS, or 1. Ask for it before the pixels are decoded."""
+    """EXIF's orientation, a key of TURNS, or 1. Call it before the pixels are decoded."""
     value = _exif(photo, 0x0112)
     return int(value) if value is not None and value in TURNS else 1
 
@@ -414,7 +414,7 @@ def _turned_size(photo: Image.Image) -> tuple[int, int]:
 
 
 def _focal_35mm(photo: Image.Image) -> float | None:
-    """EXIF's 35 mm equivalent focal length, if it is a sensible one."""
+    """EXIF's 35 mm equivalent focal length, if it is plausible."""
     try:
         focal = float(_exif(photo, 0xA405, 0x8769) or 0)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -423,7 +423,7 @@ def _focal_35mm(photo: Image.Image) -> float | None:
 
 
 def _flat_rgb(photo: Image.Image) -> Image.Image:
-    """8-bit RGB; see-through parts become white."""
+    """8-bit RGB, on white where it is transparent."""
     if photo.mode.startswith("I") or photo.mode == "F":
         values = np.asarray(photo, dtype=np.float32)
         top = 65535.0 if photo.mode.startswith("I") else max(float(values.max()), 1e-6)
@@ -437,9 +437,10 @@ def _flat_rgb(photo: Image.Image) -> Image.Image:
 def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.Image:
     """Decode an opened photo at `size` (of the turned photo if `turn`): 8-bit RGB, antialiased."""
     orientation = _orientation(photo) if turn != _opens_turned(photo) else 1
-    if not turn:  # back to how it is stored
+    if not turn:  # undo the turn
         orientation = {6: 8, 8: 6}.get(orientation, orientation)
-    # JPEGs can be decoded at a fraction; twice the target leaves the final filter its work.
+    # JPEGs can be decoded at a fraction of their size; twice the target still leaves the final
+    # filter enough pixels.
     stored = (size[1], size[0]) if orientation in SIDEWAYS else size
     with _decoding():
         drafted = photo.draft(None, (2 * stored[0], 2 * stored[1]))
@@ -450,12 +451,12 @@ def _shrunk(photo: Image.Image, size: tuple[int, int], *, turn: bool) -> Image.I
             flat = flat.resize(stored, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
         if orientation in TURNS:
             flat = flat.transpose(TURNS[orientation])
-    flat.info.clear()  # comments and profiles, which saving would try to write, and may fail at
+    flat.info.clear()  # comments and profiles, which `save` would try to write and might fail at
     return flat
 
 
 def _moved_near(model: _Model) -> _Model:
-    """The model with 0 amid its cameras, if it is too far from it for float32: map coordinates."""
+    """The model, moved to 0 if it is too far away for float32, as map coordinates are."""
     positions = np.stack([-view.viewmat[:3, :3].T @ view.viewmat[:3, 3] for view in model.views])
     middle = np.median(positions, axis=0)
     reach = np.median(np.linalg.norm(positions - middle, axis=1))
@@ -466,7 +467,7 @@ def _moved_near(model: _Model) -> _Model:
     views = [replace(view, viewmat=view.viewmat @ away) for view in model.views]
     told = ", ".join(f"{number:.10g}" for number in middle)
     note = (
-        f"The capture's coordinates are too large to be kept exactly: the scene's are less by "
+        "The capture's coordinates are too large to be kept exactly: the scene's are less by "
         f"({told})."
     )
     return replace(model, views=views, points=model.points - middle, notes=[*model.notes, note])
@@ -494,7 +495,7 @@ def _load_pictures(model: _Model, name: str, max_side: int | None, progress: Pro
 
 
 def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
-    """One sentence a reason, with the names of up to five photos, then a count."""
+    """One sentence per reason, with the names of up to five photos, then a count."""
     names: dict[str, list[str]] = {}
     for name, reason in lost[:5]:
         names.setdefault(reason, []).append(name)
@@ -512,8 +513,8 @@ def _left_out(lost: Sequence[tuple[str, str]]) -> list[str]:
 def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[np.uint8], Camera]:
     """One photo, shrunk and undistorted, and its pinhole camera."""
     with _open(view.path) as photo:
-        # A camera describes the stored pixels, as COLMAP and nerfstudio read them, unless it can
-        # only describe the turned ones.
+        # A camera describes the stored pixels, as COLMAP and nerfstudio read them, unless only the
+        # turned photo fits it.
         turned, stored = _turned_size(photo), _stored_size(photo)
         turn = upright or (
             _shape_error(view.lens, stored) > 0.01 >= _shape_error(view.lens, turned)
@@ -532,7 +533,7 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
                 "has a distortion that cannot be undone (undistort the photos first, with COLMAP's "
                 "image_undistorter)"
             ) from None
-        # About the target's resolution along both ways, and never enlarged.
+        # About the target's resolution on both axes, and never enlarged.
         scale = min(1.0, K[0, 0] / lens.fx)
         if lens.bends:
             source = tuple(max(1, round(side * scale)) for side in size)
@@ -558,7 +559,7 @@ def _shape_error(lens: Lens, size: tuple[int, int]) -> float:
 
 
 def _colmap_folders(folders: Sequence[Path]) -> list[Path]:
-    """Those with a model: `sparse/0` of the usual layouts first, then whatever is nearest."""
+    """The folders with a model: `sparse/0` of the usual layouts first, then the nearest."""
     found = [folder for folder in folders if holds_colmap(folder)]
     return sorted(found, key=lambda folder: "sparse" not in (folder.name, folder.parent.name))
 
@@ -654,10 +655,13 @@ def _existing(
     source: str,
     lost: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[_View], list[str]]:
-    """The views whose photo exists, and notes on the others: `lost` exist but cannot be used.
+    """The views whose photo exists, and notes on the others.
 
+    Args:
+        names: of all photos in the source.
+        lost: those that exist but cannot be used, with the reasons.
     Raises:
-        ValueError: fewer than 2 exist; names the first missing file, or the lost ones.
+        ValueError: fewer than 2 exist; it names the first missing file, or the lost ones.
     """
     present = [view for view in views if view.path.is_file()]
     if len(names) < 2:
@@ -724,7 +728,7 @@ def _distorted_lens(
     fisheye: bool,
     rational: bool = True,
 ) -> Lens:
-    """A lens from named coefficients: k4 ... k6 divide if `rational`, as in OpenCV's full model."""
+    """A lens from named coefficients; `rational`: k4 ... k6 divide, as in OpenCV's full model."""
     if fisheye or not rational:
         numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3", "k4"))
         denominator: tuple[float, ...] = ()
@@ -771,8 +775,8 @@ def _rows(path: Path, kind: str, most: int, *, paired: bool = False) -> Iterator
     """The data lines of a COLMAP text file, one at a time, so that no file can fill the memory.
 
     Args:
-        kind: what COLMAP's header counts: the count is checked at the end.
-        paired: every data line is followed by another one, which is skipped.
+        kind: what COLMAP's header counts; the count is checked at the end.
+        paired: skip the second line of every entry.
     Raises:
         ValueError: there are more than `most`.
     """
@@ -788,7 +792,7 @@ def _rows(path: Path, kind: str, most: int, *, paired: bool = False) -> Iterator
                     f"{path.name} lists more than {most:,} {kind}: export a smaller model."
                 )
             yield line
-            # 2D points are of three words each. An image has ten words, or more if its name has.
+            # 2D points have three words each; an image has ten, or more if its name has spaces.
             if paired and len(next(lines, "").split(maxsplit=12)) in (10, 11):
                 raise _Damaged(f"{path.name} lacks the second line, which may be empty, of {kind}")
     if stated and int(stated[1]) != count:
@@ -823,7 +827,7 @@ def _cameras_txt(path: Path) -> dict[int, Lens]:
 
 
 def _images_txt(path: Path) -> list[tuple[str, int, NDArray[np.float64]]]:
-    """(photo, camera id, [4, 4]) each; every image has a second line, of 2D points, often empty."""
+    """(photo, camera id, [4, 4]) each; the second line of an image, 2D points, may be empty."""
     poses = []
     for line in _rows(path, "images", MAX_VIEWS, paired=True):
         words = line.split(maxsplit=9)
@@ -854,7 +858,7 @@ def _clean_points(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 class _Bytes:
-    """A cursor over a little-endian file that says so when the file ends too early."""
+    """A cursor over the bytes of a little-endian file; raises if the file ends too early."""
 
     def __init__(self, data: bytes, what: str) -> None:
         self._data, self._at, self._what = data, 0, what
@@ -868,7 +872,7 @@ class _Bytes:
         return values
 
     def count(self, each: int) -> int:
-        """A stated number of records of at least `each` bytes; the file must have room for them."""
+        """Read a number of records of at least `each` bytes; the file must have room for them."""
         (number,) = self.take("Q")
         if number * each > len(self._data) - self._at:
             raise _Damaged(f"{self._what} ends too early")
@@ -1061,7 +1065,7 @@ PLY_TYPES = {
 def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
     """The vertices of a PLY, ASCII or binary little-endian: property -> [P] numbers.
 
-    A binary file is mapped, not read: only the properties that are used come into memory.
+    A binary file is memory-mapped: only the properties that are used are read.
 
     Raises:
         ValueError: it is not such a file, or it ends too early.
@@ -1116,7 +1120,7 @@ def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_ply(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Points x y z [red green blue] of a PLY; grey without colors."""
+    """Points and colors of a PLY; grey if it has no colors."""
     table = ply_vertices(path)
     count = len(table["x"])
     colored = {"red", "green", "blue"} <= set(table)
@@ -1192,7 +1196,7 @@ def _of_video(path: Path) -> str:
 
 
 def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]], list[str]]:
-    """The photos of the folder with the most, the files in it in other formats, and notes."""
+    """The photos of the folder with the most, its files in unreadable formats, and notes."""
     best: list[Path] = []
     foreign: list[Path] = []
     total, chosen = 0, folders[0]
@@ -1201,7 +1205,7 @@ def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]],
         photos = [item for item in files if item.suffix.lower() in PHOTO_SUFFIXES]
         others = [item for item in files if item.suffix.lower() in UNREADABLE_SUFFIXES]
         total += len(photos)
-        # Masks and the like come beside `images`, in equal number.
+        # Masks and the like lie beside `images`, in equal number.
         preferred = len(photos) == len(best) and folder.name == "images"
         if len(photos) + len(others) > len(best) + len(foreign) or (photos and preferred):
             best, foreign, chosen = photos, others, folder
@@ -1221,8 +1225,8 @@ def _prepare(
     """Write turned, flattened, shrunk JPEGs for SfM, grouped by the camera they share.
 
     Returns:
-        the originals by the name of their JPEG, and the groups. What fails, and what shows the
-        same as an earlier photo, is added to `lost`.
+        The originals by the name of their JPEG, and the groups. Photos that cannot be read, and
+        copies of earlier ones, are added to `lost`.
     """
     folder = work / PHOTOS
     folder.mkdir(exist_ok=True)
@@ -1240,7 +1244,7 @@ def _prepare(
                 size = (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
                 small = _shrunk(photo, size, turn=True)
             picture = hashlib.sha256(small.tobytes()).hexdigest()
-            if picture in seen:  # a copy shows no depth, and adds nothing
+            if picture in seen:  # a copy adds nothing
                 raise _BadPhoto(f"is a copy of {seen[picture]}")
             seen[picture] = path.name
         except _BadPhoto as error:
@@ -1258,7 +1262,7 @@ def _prepare(
 
 
 def _judge(placement: Placement, photos: int) -> None:
-    """Raise ValueError, with the cause that is most likely, unless the model can be trusted."""
+    """Raise ValueError, with the most likely cause, unless the model can be trusted."""
     more = "Take 20 to 60 sharp photos while walking around the subject, each overlapping the last."
     if placement.poor > photos // 2:
         raise ValueError(
@@ -1275,6 +1279,7 @@ def _judge(placement: Placement, photos: int) -> None:
             f"The camera positions of only {placement.placed} of {photos} photos could be "
             f"worked out. {more}"
         )
-    # "All placed, small error" is no proof: a false model shows in its angles and focal length.
+    # A false model can place all photos with a small error, but not with good angles and focal
+    # lengths.
     if placement.angle < MIN_ANGLE or not 0.3 < placement.focal_ratio < 6:
         raise ValueError(f"The camera positions that were worked out show hardly any depth. {more}")

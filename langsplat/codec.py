@@ -1,14 +1,14 @@
 """Codecs: how a Gaussian stores an embedding in a few numbers.
 
-A codebook keeps, for each of L levels, V embeddings ("codewords"); a Gaussian's code is a
-short list of (row, weight) pairs and stands for the weighted sum of those codewords. Everything a
-query needs is linear in the weights except one norm, which needs only the V x V Gram matrix: no
-E-vector per Gaussian or pixel is ever built (LangSplatV2's sparse code, arXiv 2507.07136).
+A codebook has V embeddings ("codewords") for each of L levels; a Gaussian's code is a short list of
+(row, weight) pairs and stands for the weighted sum of those codewords. Everything a query needs is
+linear in the weights except one norm, which needs only the V x V Gram matrix: no E-vector per
+Gaussian or pixel is ever built (LangSplatV2's sparse code, arXiv 2507.07136).
 
-An autoencoder squeezes an embedding through a network into a latent of D numbers, 3 in the paper
-(LangSplat, arXiv 2312.16084, section 3.3); a Gaussian's code is a latent, one for each level, and
-another network makes an embedding of what the Gaussians blend to in a pixel. Its weights have the
-names and shapes of the official best_ckpt.pth.
+An autoencoder compresses an embedding to a latent of D numbers, 3 in the paper (LangSplat, arXiv
+2312.16084, section 3.3). A Gaussian's code is one latent for each level, and a decoder turns the
+latent that the Gaussians blend to in a pixel back into an embedding. The weights have the names and
+shapes of the official best_ckpt.pth.
 
     codec = fit_codebook([embeddings_of_level_0, ...])
     codec, cosine = fit_autoencoder(embeddings)  # or Autoencoder.from_tensors(official state dict)
@@ -34,11 +34,11 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 FITTING = "Train autoencoder"
 KMEANS_ROUNDS = 25
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
-# Numbers of cells along an edge of a table, tried in turn until it is fine enough. With rows of 150
+# Cells along an edge of a table, tried in turn until one is accurate enough. With rows of 150
 # numbers the finest table takes 238 MB.
 TABLE_SIDES = (32, 64, 96, 128, 192, 256)
-TABLE_ERROR = 1.5e-3  # of a cosine, the 99.9th percentile: relevancies are off by less than 0.005
-_TABLE_RESIDUAL = 2e-3  # root mean square length of what a table's rows leave out of embeddings
+TABLE_ERROR = 1.5e-3  # of a cosine, the 99.9th percentile: less than 0.005 of a relevancy
+_TABLE_RESIDUAL = 2e-3  # root mean square length of the part of embeddings outside a table's basis
 _TABLE_PROBES = 4096  # latents at which a table is compared with the decoder
 
 
@@ -47,8 +47,8 @@ class Codebook:
     """V embeddings for each of L levels.
 
     Args:
-        codewords: [L, V, E] float32, of unit length as `fit_codebook` makes them (a level no
-            segment ever had: zeros), of any length where they were imported.
+        codewords: [L, V, E] float32, of unit length as `fit_codebook` makes them (zeros at a level
+            without any segment), of any length if they were imported.
     Raises:
         ValueError: they have another shape, or there is none.
     """
@@ -89,7 +89,7 @@ class Codebook:
         """The codeword whose direction is nearest to each unit embedding [M, E] -> [M] int64."""
         directions = F.normalize(self.codewords[level], dim=1)
         cosines = embeddings.to(directions) @ directions.T
-        # Of copies of a codeword the first: a product may round them in different ways.
+        # The first of equal codewords: the product may round their cosines differently.
         best = cosines.amax(dim=1, keepdim=True) - 1e-6
         return (cosines >= best).byte().argmax(dim=1)
 
@@ -105,12 +105,12 @@ class Codebook:
 
 
 def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0) -> Codebook:
-    """Spherical k-means of the segments' embeddings, level by level.
+    """Fit a codebook to the segments' embeddings by spherical k-means, level by level.
 
     Args:
         embeddings: for each level, [M, E] unit rows (M may be 0 and may differ between levels).
-        size: V, at most; fewer when no level has that many segments.
-        seed: of the k-means++ start; the result depends on nothing else.
+        size: the most codewords V; fewer if no level has that many segments.
+        seed: of the k-means++ start; nothing else is random.
     Returns:
         A codebook. A level with fewer than V segments repeats codewords; `assign` uses the
         first copy.
@@ -163,10 +163,10 @@ def _spherical_kmeans(rows: Tensor, size: int, generator: torch.Generator) -> Te
 
 @dataclass(frozen=True, eq=False)
 class Autoencoder:
-    """Two small networks: embeddings [M, E] -> unit latents [M, D], and back; one for all levels.
+    """Two small networks, embeddings [M, E] -> unit latents [M, D] and back, shared by all levels.
 
     The encoder is linear layers with batch normalisation and ReLU between them, the decoder linear
-    layers with ReLU between them; both end in a division by the length.
+    layers with ReLU between them; both normalise their output to unit length.
 
     Args:
         weights: named as in the official best_ckpt.pth (`encoder.0.weight` ...); the sizes of the
@@ -210,7 +210,7 @@ class Autoencoder:
         return sorted(int(m[1]) for m in found if m and self.weights[m[0]].ndim == 2)
 
     def _sizes(self, part: str, step: int) -> list[int]:
-        """How many numbers go into the first layer of a part, and come out of each."""
+        """The input size of a part's first layer, and the output size of each of its layers."""
         layers = self._layers(part)
         if not layers or layers != list(range(0, step * len(layers), step)):
             raise ValueError(
@@ -227,7 +227,7 @@ class Autoencoder:
 
     @property
     def latent(self) -> int:
-        """D, how many numbers a latent has."""
+        """D, the size of a latent."""
         return self.weights["decoder.0.weight"].shape[1]
 
     def encode(self, embeddings: Tensor) -> Tensor:
@@ -258,8 +258,8 @@ class Autoencoder:
         """Latents [..., D] -> unit embeddings [..., E] float32.
 
         Args:
-            unit: bring the latents to length 1 first: blended ones are shorter, and the decoder
-                has only ever seen unit ones. The official evaluation does not (False).
+            unit: normalise the latents first: blended ones are shorter than 1, and the decoder was
+                trained on unit ones only. The official evaluation does not (False).
         Raises:
             ValueError: the latents have another size.
         """
@@ -273,16 +273,17 @@ class Autoencoder:
         return F.normalize(self._linear("decoder", self._layers("decoder")[-1], hidden), dim=-1)
 
     def _hidden(self, latents: Tensor) -> Tensor:
-        """What the decoder's last layer is given."""
+        """The input of the decoder's last layer."""
         for index in self._layers("decoder")[:-1]:
             latents = self._linear("decoder", index, latents).relu_()
         return latents
 
     def _decode_along(self, latents: Tensor, basis: Tensor) -> Tensor:
-        """`decode` along a basis [K, E] that what is decoded hardly leaves: [M, D] -> [M, K].
+        """`decode` in a basis [K, E] that nearly spans the decoded embeddings: [M, D] -> [M, K].
 
-        The last layer, which is most of the work, makes these K numbers at once. Their length
-        stands for the embedding's, which is longer by half the square of what the basis leaves out.
+        The last layer, which is most of the work, gives these K numbers directly. They are divided
+        by their own length instead of the embedding's, which is longer by half the square of what
+        the basis leaves out.
         """
         last = f"decoder.{self._layers('decoder')[-1]}"
         hidden = self._hidden(F.normalize(latents, dim=1))
@@ -290,9 +291,9 @@ class Autoencoder:
         return F.normalize(F.linear(hidden, basis @ weight, basis @ bias), dim=1)
 
     def cosines(self, latents: Tensor, texts: Tensor, *, unit: bool = True) -> Tensor:
-        """Cosine of what latents [..., D] stand for with unit texts [T, E] -> [..., T].
+        """Cosines of the decoded latents [..., D] with unit texts [T, E] -> [..., T].
 
-        The embeddings are made in parts, so a picture's [H, W, E] never exists.
+        Latents are decoded in parts, so a picture's [H, W, E] never exists.
         """
         texts = texts.to(self.weights["decoder.0.weight"])
         flat = latents.reshape(-1, latents.shape[-1])
@@ -312,24 +313,24 @@ class Autoencoder:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Autoencoder":
-        """From the official state dict, or from what `tensors` gave."""
-        counts = "num_batches_tracked"  # an integer, of no use after training
+        """From the official state dict, or from what `tensors` returned."""
+        counts = "num_batches_tracked"  # an integer, not needed after training
         return cls({k: v.long() if k.endswith(counts) else v.float() for k, v in tensors.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class DecodeTable:
-    """An autoencoder's embeddings decoded ahead, so that a text is compared by looking it up.
+    """An autoencoder's embeddings, decoded in advance, so that comparing a text is a lookup.
 
-    `Autoencoder.decode` brings latents to length 1, so only the direction of a latent counts, and
-    of the cube [-1, 1]³ only the surface: six faces of R x R cells, decoded at their corners and
-    interpolated bilinearly. The whole surface is tabulated, since the blends of a scene's latents
-    that its views show lie in about four fifths of the cells. One text needs one product with the
-    rows; then every pixel reads four numbers. Embeddings of one scene span few directions: a row
-    has K numbers in place of E.
+    `Autoencoder.decode` normalises latents, so only their direction counts, and the surface of the
+    cube [-1, 1]³ has all of them: six faces of R x R cells, decoded at their corners and
+    interpolated bilinearly. The whole surface is tabulated, since the blended latents in a scene's
+    views lie in about four fifths of the cells. A text takes one product with the rows; then every
+    pixel reads four numbers. The embeddings of a scene span few directions, so that K numbers
+    instead of E suffice for a row.
 
     Args:
-        rows: [6 (R + 1)², K], the embeddings at the corners, along the basis.
+        rows: [6 (R + 1)², K], the embeddings at the corners, in the basis.
         basis: [K, E], orthonormal.
         side: R.
         error: 99.9th percentile of the error of a cosine, as `tabulate` measured it.
@@ -341,19 +342,19 @@ class DecodeTable:
     error: float
 
     def places(self, latents: Tensor) -> Tensor:
-        """Where latents [..., 3], of any length, are looked up -> [..., 2] in [-1, 1]."""
+        """The places [..., 2] in [-1, 1] where latents [..., 3] of any length are looked up."""
         axis = latents.abs().argmax(dim=-1, keepdim=True)
         longest = latents.gather(-1, axis)
         across = torch.cat([(axis == 0).long(), 2 - (axis == 2).long()], dim=-1)
         on_face = latents.gather(-1, across) / longest.abs().clamp_min(1e-12)
-        # A hair off the border: else rounding would mix in what comes next in the table.
+        # Slightly off the border: otherwise rounding would mix in the next face of the table.
         x, y = ((on_face + 1) * (self.side / 2)).clamp(1e-3, self.side - 1e-3).unbind(-1)
         face = (2 * axis + (longest < 0))[..., 0]
         y = y + face * (self.side + 1)
         return torch.stack([x * (2 / self.side), y * (2 / (6 * self.side + 5))], dim=-1) - 1
 
     def rows_at(self, places: Tensor) -> Tensor:
-        """Which rows are read at places [..., 2], each once."""
+        """The rows that are read at places [..., 2], each once."""
         size = places.new_tensor([self.side, 6 * self.side + 5])
         x, y = ((places.reshape(-1, 2) + 1) * (size / 2)).long().unbind(1)
         row, below = y * (self.side + 1) + x, self.side + 1
@@ -362,7 +363,7 @@ class DecodeTable:
     def of_texts(self, texts: Tensor) -> Tensor:
         """Cosines of unit texts [T, E] at the corners -> [T, 6 (R + 1), R + 1]."""
         along = texts.to(self.basis) @ self.basis.T
-        # Face by face, and the texts transposed: for one text four times as fast as one product.
+        # Face by face and with transposed texts, one text is four times as fast as in one product.
         cosines = torch.bmm(self.rows.unflatten(0, (6, -1)), along.T.expand(6, -1, -1))
         return cosines.permute(2, 0, 1).reshape(len(texts), 6 * (self.side + 1), self.side + 1)
 
@@ -376,17 +377,17 @@ class DecodeTable:
 def tabulate(
     codec: Autoencoder, latents: Tensor, *, error: float = TABLE_ERROR
 ) -> DecodeTable | None:
-    """The coarsest table that is exact enough where a scene's latents lie.
+    """The coarsest table that is accurate enough for a scene's latents.
 
-    Measured against the decoder, at latents of the scene and between pairs of them (as pixels
-    blend them), on embeddings of the scene itself, since no text can be nearer to it.
+    The error is measured against the decoder at latents of the scene and at blends of two, as
+    pixels have them. Embeddings of the scene itself serve as texts, since none can be nearer.
 
     Args:
         latents: [N, D], of the Gaussians.
-        error: the 99.9th percentile of a cosine's error that is allowed.
+        error: the largest allowed 99.9th percentile of a cosine's error.
     Returns:
-        None where there is no such table: D is not 3, there are no latents, or the decoder
-        changes too fast for the finest.
+        The table, or None if there is none: D is not 3, there are no latents, or the decoder
+        changes too fast even for the finest table.
     """
     if codec.latent != 3 or len(latents) == 0:
         return None
@@ -400,7 +401,7 @@ def tabulate(
     texts = decoded[:32]
     wanted = decoded @ texts.T
 
-    # The basis fits the whole surface, since anything may be blended, and the scene most closely.
+    # The basis fits the whole surface, since anything may be blended, but the scene most closely.
     shown = torch.cat([codec.decode(_cube_surface(24).to(decoded)), decoded])
     spread, directions = torch.linalg.eigh(shown.T @ shown / len(shown))  # ascending
     left_out = spread.clamp_min(0).cumsum(0) <= _TABLE_RESIDUAL**2
@@ -409,7 +410,7 @@ def tabulate(
         corners = _cube_surface(side).to(basis)
         table = DecodeTable(basis.new_zeros(len(corners), len(basis)), basis, side, 0.0)
         places = table.places(probes)
-        asked = table.rows_at(places)  # all others are decoded once it is known to be fine enough
+        asked = table.rows_at(places)  # the others are decoded only if the table is fine enough
         table.rows[asked] = codec._decode_along(corners[asked], basis)
         wrong = (table.cosines(places, table.of_texts(texts)) - wanted).abs().flatten()
         worst = float(wrong.kthvalue(math.ceil(0.999 * len(wrong))).values)
@@ -422,9 +423,9 @@ def tabulate(
 
 
 def _cube_surface(side: int) -> Tensor:
-    """The corners of side x side cells on the faces +x, -x, +y, -y, +z, -z of the cube [-1, 1]³.
+    """Corners of side x side cells on the faces +x, -x, +y, -y, +z, -z of the cube [-1, 1]³.
 
-    [6 (side + 1)², 3]; of the two other axes of a face, the first runs along the rows.
+    [6 (side + 1)², 3]; the first of a face's two axes runs along the rows.
     """
     steps = torch.linspace(-1, 1, side + 1)
     second, first = torch.meshgrid(steps, steps, indexing="ij")
@@ -482,11 +483,11 @@ class AutoencoderConfig:
     """How an autoencoder is made and trained; the defaults are the paper's."""
 
     encoder: tuple[int, ...] = (256, 128, 64, 32, 3)
-    """Numbers after each layer of the encoder; the last is D, the size of a latent."""
+    """Output size of each layer of the encoder; the last is D, the size of a latent."""
     decoder: tuple[int, ...] = (16, 32, 64, 128, 256, 256)
-    """Numbers after each layer of the decoder but its last, which gives E again."""
+    """Output size of each layer of the decoder except the last, which gives E."""
     rounds: int = 100
-    """At most this often all embeddings are shown and the held-out ones measured."""
+    """The most rounds: in each, all embeddings are shown and the held-out ones are measured."""
     patience: int = 20
     """Training ends after this many rounds in a row without a better held-out cosine."""
     batch: int = 64
@@ -494,7 +495,7 @@ class AutoencoderConfig:
     holdout_every: int = 10
     """Every n-th embedding, in random order, is kept out of training."""
     least_batches: int = 20
-    """Batches in a round, at least: where embeddings are few, they are shown more than once."""
+    """The fewest batches in a round: if there are few embeddings, each is shown more than once."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -521,21 +522,21 @@ def fit_autoencoder(
 ) -> tuple[Autoencoder, float]:
     """Train an autoencoder on the embeddings of one scene's segments (LangSplat, section 3.3).
 
-    The loss is 1 - cosine, row by row. (Between unit vectors the mean square the official code adds
-    is the same up to a factor; its own cosine runs along the batch by mistake.) The weights of the
-    round with the best cosine on held-out rows are kept.
+    The loss is 1 - cosine, row by row. (Between unit vectors the mean square that the official code
+    adds is the same up to a factor; its cosine runs along the batch by mistake.) The weights of the
+    round with the best held-out cosine are kept.
 
     Args:
         embeddings: [M, E] unit rows of all levels and views; with fewer than
             `config.holdout_every` nothing is held out.
         device: where to train.
         state: a checkpoint file, written between rounds, about every 20 s, and at the end. If it
-            holds a run on the same embeddings with the same config, that run continues, and ends as
-            if it had never stopped.
-        progress: its note tells the held-out cosine.
+            holds a run on the same embeddings with the same config, that run continues, with the
+            same result as if it had never stopped.
+        progress: called after each round; the note has the held-out cosine.
     Returns:
-        The autoencoder, on the CPU, and the mean cosine over held-out rows between what went in and
-        what came out.
+        The autoencoder, on the CPU, and the mean cosine between held-out embeddings and what they
+        are decoded to.
     Raises:
         ValueError: there is no row, or one with a value that is not finite.
     """
@@ -556,8 +557,8 @@ def fit_autoencoder(
         torch.manual_seed(config.seed)
         network = _Network(embeddings.shape[1], config.encoder, config.decoder).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    best, best_round, first = -2.0, 0, 0
-    kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+    best, best_round, done = -2.0, 0, 0
+    kept = _copy(network)
     identity = {
         "format": "langsplat-autoencoder-2",
         "config": json.dumps(asdict(config), sort_keys=True),
@@ -566,27 +567,28 @@ def fit_autoencoder(
     checkpoints = Checkpoints(state, identity)
     earlier = checkpoints.load(FITTING, config.rounds, progress, unit="round")
     if earlier is not None:
-        first, best = earlier.done, earlier.values["best"]
+        done, best = earlier.done, earlier.values["best"]
         best_round = int(earlier.values["best_round"])
         _restore(earlier.tensors, network, optimizer, generator, kept)
-    over = _is_over(first, best_round, config)
-    for number in range(first, config.rounds):
-        if over:
-            break
+    while not _is_over(done, best_round, config):
         with torch_threads(1):  # the batches are small
             _show_all(shown, network, optimizer, generator, config)
         with torch.no_grad():
             cosine = float((network(held_out) * held_out).sum(dim=1).mean())
         if cosine > best:
-            best, best_round = cosine, number
-            kept = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
-        over = _is_over(number + 1, best_round, config)
-        done = config.rounds if over else number + 1
+            best, best_round, kept = cosine, done, _copy(network)
+        done += 1
+        over = _is_over(done, best_round, config)
         if over or checkpoints.due:
             tensors = _stored(network, optimizer, generator, kept)
-            checkpoints.save(tensors, number + 1, best=best, best_round=best_round)
-        progress(FITTING, done, config.rounds, f"held-out cosine {best:.4f}")
+            checkpoints.save(tensors, done, best=best, best_round=best_round)
+        note = f"held-out cosine {best:.4f}"
+        progress(FITTING, config.rounds if over else done, config.rounds, note)
     return Autoencoder(kept), best
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
 
 
 def _show_all(
@@ -596,7 +598,7 @@ def _show_all(
     generator: torch.Generator,
     config: AutoencoderConfig,
 ) -> None:
-    """One round: all rows in batches, again until there were enough batches."""
+    """One round: all rows in batches, repeated until there are enough batches."""
     network.train()
     batches = 0
     while batches == 0 or batches < config.least_batches:
@@ -613,7 +615,7 @@ def _show_all(
 
 
 def _is_over(rounds: int, best_round: int, config: AutoencoderConfig) -> bool:
-    """Whether to stop after so many rounds; `best_round` is the number of the best, from 0."""
+    """Whether to stop after this many rounds; `best_round` is the index of the best one."""
     return rounds >= config.rounds or rounds - 1 - best_round >= config.patience
 
 
@@ -623,7 +625,7 @@ def _stored(
     generator: torch.Generator,
     kept: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Everything that the next round depends on, as tensors by name."""
+    """Everything the next round depends on, as tensors by name."""
     tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
     tensors |= {f"kept.{name}": t for name, t in kept.items()}
     for name, parameter in network.named_parameters():
@@ -639,7 +641,7 @@ def _restore(
     generator: torch.Generator,
     kept: dict[str, Tensor],
 ) -> None:
-    """Put back what `_stored` gave."""
+    """Restore what `_stored` returned."""
     network.load_state_dict({name: tensors[f"network.{name}"] for name in kept})
     kept |= {name: tensors[f"kept.{name}"] for name in kept}
     for name, parameter in network.named_parameters():

@@ -1,4 +1,4 @@
-"""Encoders: crops and texts as unit vectors of one space, from open_clip models with their weights.
+"""Encoders: open_clip models that turn crops and texts into unit vectors of one space.
 
     encoder = load_encoder()  # the small one that ships with the code
     encoder = load_encoder("open_clip:ViT-B-16/laion2b_s34b_b88k")
@@ -32,7 +32,7 @@ from langsplat.hub import fetch_file
 # pretrained_image_path and pretrained_text_path.
 TOWER_FILES = ("image.safetensors", "text.safetensors")
 WEIGHTS_FILE = "open_clip_model.safetensors"
-CPU_BATCH = 16  # crops; with more, a batch's intermediate results fall out of the cache
+CPU_BATCH = 16  # crops; the intermediate results of more do not fit the cache
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 
 
@@ -40,7 +40,7 @@ class Encoder(Protocol):
     """Turns crops and texts into unit vectors that can be compared.
 
     Attributes:
-        name: which encoder, in the words `load_encoder` takes; stored with every scene.
+        name: as `load_encoder` takes it; stored with every scene.
         dim: E, the size of an embedding.
         image_size: S, the side of the crops it takes, in pixels.
     """
@@ -57,17 +57,17 @@ class Encoder(Protocol):
 
 
 def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -> Encoder:
-    """Load an encoder with its weights; without weights there is no encoder.
+    """Load an encoder with its weights; there is no fallback to random ones.
 
     Args:
-        spec: "bundled"; "bundled:<8 hex>", the same and it must be that version;
+        spec: "bundled"; "bundled:<8 hex>", the same in exactly this version;
             "open_clip:<model>/<tag>", weights from the Hub's cache, else from the Hub;
             "open_clip:<model>/<path of a weights file>".
-        device: where the model runs; embeddings come back on the same device.
+        device: where the model runs; embeddings are returned on the same device.
     Raises:
-        ValueError: the spec is not one of these; model or tag are unknown; the model reads texts
+        ValueError: the spec is not one of these; the model or tag is unknown; the model reads texts
             with transformers, which is not installed; the weights are not here and cannot be
-            downloaded; they are damaged or belong to another model.
+            downloaded, are damaged, or belong to another model.
     """
     if spec == "bundled" or spec.startswith("bundled:"):
         return _load_bundled(spec, torch.device(device))
@@ -77,7 +77,7 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
 
 
 def check_list(texts: Iterable[str]) -> list[str]:
-    """The texts as a list; ValueError for one text, whose letters would be taken, or no text."""
+    """The texts as a list; ValueError for a string in place of a list, or if one is no text."""
     if isinstance(texts, str):
         raise ValueError("Give a list of texts, not a string: its letters would be the texts.")
     several = list(texts)
@@ -88,7 +88,7 @@ def check_list(texts: Iterable[str]) -> list[str]:
 
 
 def check_spec(spec: str) -> None:
-    """Raise ValueError unless this could be an encoder, whether its weights are here or not."""
+    """Raise ValueError unless this could name an encoder, whether or not its weights are here."""
     if not re.fullmatch(r"bundled(:.+)?|open_clip:[^/]+/.+", spec):
         raise ValueError(
             f"{spec!r} is not an encoder: write bundled, open_clip:<model>/<tag> (for example "
@@ -97,7 +97,7 @@ def check_spec(spec: str) -> None:
 
 
 def check_portable(spec: str) -> None:
-    """Raise ValueError if a spec names a file: no stranger's scene may say which file to open."""
+    """Raise ValueError if a spec names a file: a stranger's scene must not choose files to open."""
     if not re.fullmatch(r"bundled(:\w+)?|open_clip:[\w.-]+/[\w-]+", spec):
         raise ValueError(
             "It was described by weights in a file on its author's machine: describe it with an "
@@ -129,7 +129,7 @@ class OpenClipEncoder:
         Raises:
             ValueError: the crops have another shape, size or type.
         """
-        # torch takes no array that runs backwards
+        # torch takes no negative strides
         crops = (
             images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
         )
@@ -147,12 +147,12 @@ class OpenClipEncoder:
             if self._device.type == "cpu":
                 size = CPU_BATCH
             else:
-                # Channels last, as a picture lies, cuDNN would compile depthwise convolutions for
+                # With channels last, as in pictures, cuDNN would compile depthwise convolutions for
                 # every thread and every number of crops: 1.7 s each time for the bundled model.
                 pixels, size = pixels.contiguous(), len(pixels)
             rows = torch.cat([self._model.encode_image(chunk) for chunk in pixels.split(size)])
             rows = F.normalize(rows, dim=1)
-        return rows.clone()  # an inference tensor could not be saved for a backward pass later
+        return rows.clone()  # an inference tensor could not be saved for a later backward pass
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> [T, E] float32, unit length; capitals and extra spaces make no difference.
@@ -201,7 +201,7 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
         )
     settings = json.loads((BUNDLED_ENCODER / "open_clip_config.json").read_text(encoding="utf-8"))
     sizes = {key: value for key, value in settings["model_cfg"].items() if key != "custom_text"}
-    # open_clip.create_model would look for one file with all weights, and warn of random ones.
+    # open_clip.create_model would look for a single file of weights, and warn about random ones.
     built: Any = CustomTextCLIP(**sizes)
     set_model_preprocess_cfg(built, settings["preprocess_cfg"])
     for tower, part in zip((built.visual, built.text), TOWER_FILES, strict=True):
@@ -220,8 +220,8 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
 def fold_norms(module: torch.nn.Module) -> None:
     """Fold every batch norm of one of timm's networks into the convolution before it, in place.
 
-    Half the time of a crop on a CPU, and the same embeddings to 1e-5. The network can no longer be
-    trained.
+    This halves the time per crop on a CPU and changes embeddings by at most 1e-5. The network can
+    no longer be trained.
     """
     convolution = ""
     for name, child in list(module.eval().named_children()):
@@ -236,12 +236,12 @@ def fold_norms(module: torch.nn.Module) -> None:
 
 
 def fold_padding(module: torch.nn.Module) -> None:
-    """Make convolutions of stride 2 that pad as TensorFlow does pad as torch does, in place.
+    """Replace TensorFlow's padding in convolutions of stride 2 with torch's, in place.
 
-    For inputs of even size, as those of the bundled network are at every stage: there TensorFlow
-    pads one more pixel on the right and below, which is what a kernel that begins with a column
-    and a row of zeros does with the same padding on all sides. The embeddings are the same, to the
-    last bit, and take a seventh less time, because nothing is copied for the padding.
+    For inputs of even size, which the bundled network has at every stage. There TensorFlow pads one
+    more pixel on the right and below; with equal padding on all sides, a kernel that begins with a
+    column and a row of zeros does the same. The embeddings are the same to the last bit and take a
+    seventh less time, because nothing is copied for the padding.
     """
     from timm.layers import Conv2dSame
 
@@ -270,7 +270,7 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
     from open_clip import get_model_config, list_models, list_pretrained_tags_by_model
     from open_clip.pretrained import get_pretrained_cfg
 
-    # With a colon open_clip would look for a folder, or on the Hub.
+    # A name with a colon would make open_clip look for a folder, or on the Hub.
     config = None if ":" in model else get_model_config(model)
     if config is None:
         near = get_close_matches(model, list_models(), n=5, cutoff=0.4)
@@ -280,14 +280,14 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
         )
     text = config["text_cfg"]
     texts_by = [str(text[key]) for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
-    if texts_by and find_spec("transformers") is None:  # said before gigabytes are fetched
+    if texts_by and find_spec("transformers") is None:  # before gigabytes are fetched
         raise ValueError(f"{model} needs the package transformers: `pip install transformers`.")
     tag, tags = get_pretrained_cfg(model, weights), list_pretrained_tags_by_model(model)
     if tag:
         file = _weights_of_tag(spec, tag)
     elif is_file(weights):
         file = Path(weights)
-        # Which do not tell how pictures are normalised: as for all known ones, if those agree.
+        # A file does not say how pictures are normalised: use what all known tags agree on.
         ways = [get_pretrained_cfg(model, known) for known in tags]
         alike = [key for key in ("mean", "std") if len({str(way.get(key)) for way in ways}) == 1]
         tag = {key: ways[0].get(key) for key in alike}
@@ -336,7 +336,7 @@ def _build(
 
 
 def _check_readable(file: Path) -> None:
-    """Raise unless `file` is a whole safetensors file or a whole torch archive."""
+    """Raise ValueError unless `file` is an intact safetensors file or torch archive."""
     damaged = ValueError(
         f"The weights in {file} are damaged or incomplete: copy or download them again."
     )
@@ -350,14 +350,14 @@ def _check_readable(file: Path) -> None:
     else:
         try:
             whole = zipfile.is_zipfile(file)
-        except zipfile.BadZipFile:  # it claims to continue in another file
+        except zipfile.BadZipFile:  # it claims to be continued in another file
             whole = False
         if not whole:
             raise damaged
 
 
 def is_file(name: str) -> bool:
-    """Whether there is a file of that name, which may be anything."""
+    """Whether there is a file of that name, which may be any text."""
     try:
         return Path(name).is_file()
     except OSError:  # too long to be a name

@@ -6,18 +6,18 @@
     print(report.markdown())
 
 A labelled frame lists objects as LERF-OVS does: a category (the words to ask), its pixels, a box.
-A query is a (frame, category) pair: the masks of its objects are joined, each box counts. For each
-query the relevancy of every level becomes a mask, one level is chosen, and the overlap of its mask
-with the label counts (IoU); the brightest spot of a level, chosen by itself, is a hit where it lies
-in a box. Both choices are the protocol's; what every level would have scored, and the best of them
-(the oracle), stand beside. Profiles:
+A query is a (frame, category) pair: the masks of its objects are joined, and each of their boxes
+counts. For each query the relevancy of every level becomes a mask; the protocol chooses a level,
+and the IoU of its mask with the label is the score. For localisation the protocol chooses a level
+by itself, and its brightest spot is a hit if it lies in a box. The report also has the scores of
+every level and the best of them (the oracle). Profiles:
 
 - `langsplat-v1`: LangSplat's evaluator of LERF-OVS (arXiv 2312.16084), with its even window and a
   majority vote that never sees the last row and column.
 - `langsplat-v2`: LangSplatV2's (arXiv 2507.07136), with odd windows cut at the border.
 - `3dovs-v2`: LangSplatV2's of 3D-OVS; only part and whole may answer.
-- `3d-selection`: Gaussians are chosen in 3D and only they are drawn (OpenGaussian's protocol). Its
-  numbers cannot be compared with those of the others.
+- `3d-selection`: Gaussians are chosen in 3D and drawn alone (OpenGaussian's protocol). Its numbers
+  cannot be compared with those of the others.
 
 Frames are found by name, never by number. Letters: T texts, L levels, H W pixels, B boxes (left,
 top, right, bottom in pixels, the last column and row included), P corners of a polygon.
@@ -51,18 +51,18 @@ from langsplat.train import split_views
 STAGE = "Evaluate"
 MOST_INDICES = 1 << 20  # of a rendered world's labels
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
-LONGEST_LATENT = 1.01  # of official renders: blends of unit latents, and rounding
-SILHOUETTE = 0.7  # and what the selected ones cover more than this is the mask
-# Of the queries of a scene's own labels 65 to 79 % reach an IoU of 0.25 at their best level, of
-# another scene's 4 to 7 % (the bundled and the held-out worlds asked with each other's labels, by a
+LONGEST_LATENT = 1.01  # of official renders: unit latents blend to 1 at most, up to rounding
+SILHOUETTE = 0.7  # and the mask is where the selected ones reach an alpha above this
+# With a scene's own labels 65 to 79 % of the queries reach an IoU of 0.25 at their best level, with
+# another scene's labels 4 to 7 % (the bundled and the held-out worlds asked with each other's, by a
 # throw-away script).
 FEW_FITTING = 0.1
-_UNIT = 2.0**40  # relevancies as whole numbers: sums are exact, so that ties stay ties
-MIN_PIXELS = 60  # a rendered world's query is asked of a frame that shows at least this much of it
-_TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
+_UNIT = 2.0**40  # relevancies are summed as multiples of 1 / this, exactly, so that ties stay ties
+MIN_PIXELS = 60  # a rendered world's query is asked only of frames that show at least this much
+_TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner are connected
 _PHOTOS = {".jpg", ".jpeg", ".png"}
 _FRACTION = 16  # bits after the point when edges are followed down the rows
-# What is raised on reading JSON that is cut off, or not built as it should be.
+# What reading JSON raises if it is truncated, or not structured as expected.
 _NOT_AS_MEANT = (
     LookupError,
     TypeError,
@@ -145,7 +145,7 @@ class Labels:
         frames: at least one; pictures are told apart by their names without the ending.
         asked_together: a category -> another text whose answer is joined with its own.
     Raises:
-        ValueError: there is no frame, or two have one name.
+        ValueError: there is no frame, or two have the same name.
     """
 
     name: str
@@ -162,12 +162,12 @@ class Labels:
 
 
 def read_labels(path: Path | str) -> Labels:
-    """Read a folder of labels, whichever of the known layouts it has.
+    """Read a folder of labels in one of these layouts.
 
     - LERF-OVS: `FRAME.json` files (`lerf_ovs/label/<scene>`).
-    - 3D-OVS: `segmentations/<frame>/<class>.png` below the folder, or the segmentations folder;
-      `classes.txt` is not needed: a frame is asked for the classes it has a file of.
-    - A rendered world: `labels.json` and index pictures, beside it or in `labels/`.
+    - 3D-OVS: `segmentations/<frame>/<class>.png` in the folder, or the segmentations folder itself;
+      `classes.txt` is not needed: a frame is asked for the classes it has files of.
+    - A rendered world: `labels.json`, and index pictures beside it or in `labels/`.
 
     Raises:
         ValueError: it is none of these, or a file in it cannot be used; the sentence names it.
@@ -300,12 +300,12 @@ def _world_frame(
 
 
 def world_queries(labels: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[int, ...]]]:
-    """What can be asked of a rendered world, from the entries of its labels.json.
+    """The queries for a rendered world, from the entries of its labels.json.
 
     - Every object by its name: "mug", all of them together.
-    - "red mug" where that tells some mugs from others: not every mug is red.
-    - Every part by its object: "handle of the mug", those of all mugs together; left out where
-      the part is all there is of the object.
+    - "red mug" if that tells some mugs from others: not every mug is red.
+    - Every part by its object: "handle of the mug", those of all mugs together; left out if the
+      part is all there is of the object.
 
     A frame is asked for what it shows at least MIN_PIXELS of (see `read_labels`).
 
@@ -339,10 +339,10 @@ def world_queries(labels: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[i
 
 
 def write_lerf_labels(labels: Labels, folder: Path | str) -> list[Path]:
-    """Write `labels` in the layout of LERF-OVS, one FRAME.json a frame; the files written.
+    """Write `labels` in the layout of LERF-OVS, one FRAME.json per frame; returns the files.
 
-    An object whose pixels do not hang together, or have holes, becomes several of one group with
-    one box. Read back, masks and boxes are the same. An object without pixels is left out.
+    An object whose pixels are not connected, or have holes, becomes several of one group with one
+    box. Masks and boxes are the same when read back. An object without pixels is left out.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -369,8 +369,8 @@ def write_lerf_labels(labels: Labels, folder: Path | str) -> list[Path]:
 def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
     """The pixels of a polygon, its outline included, as OpenCV 4.10's fillPoly paints them.
 
-    Corners are cut to whole pixels, the outline is drawn with Bresenham's lines (8-connected, from
-    the left), and rows are filled between every other crossing.
+    Corners are truncated to whole pixels, the outline is drawn with Bresenham's lines (8-connected,
+    from the left), and rows are filled between every other crossing.
 
     Args:
         corners: [P, 2] x, y in pixels, P >= 1; parts outside the picture are cut off.
@@ -451,14 +451,14 @@ def _outline(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray
     length = np.abs(run).max(axis=1)
     edge, step = _counted(length + 1)
     run, length = run[edge], np.maximum(length, 1)[edge, None]
-    # Along the longer axis a pixel a step; along the shorter one rounded, halves towards the start.
+    # One pixel a step along the longer axis, rounded along the shorter, halves towards the start.
     moved = (2 * np.abs(run) * step[:, None] + length - 1) // (2 * length)
     pixels = start[edge] + np.sign(run) * moved
     return pixels[:, 0], pixels[:, 1]
 
 
 def _counted(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For lengths [2, 3]: rows 0 0 1 1 1 and, within each, steps 0 1 0 1 2."""
+    """For lengths [2, 3]: the rows 0 0 1 1 1 and the steps within each, 0 1 0 1 2."""
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row, np.arange(len(row)) - np.repeat(lengths.cumsum() - lengths, lengths)
 
@@ -466,7 +466,7 @@ def _counted(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Polygons through the outermost pixels of `mask` [H, W]: filled and joined, they are the mask.
 
-    One for each region (pixels that meet at a corner belong together); a region with holes is cut
+    One for each region (pixels that meet at a corner are connected); a region with holes is cut
     along rows into pieces that have none.
 
     Returns:
@@ -496,7 +496,7 @@ def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
 
 
 def _corners(path: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A closed path of neighbouring pixels without those at which it goes straight on."""
+    """A closed path of neighbouring pixels without those at which it does not turn."""
     before, after = path - np.roll(path, 1, axis=0), np.roll(path, -1, axis=0) - path
     turns = (before != after).any(axis=1)
     return path[turns] if turns.any() else path[:1]
@@ -530,12 +530,12 @@ class Profile:
 
     Args:
         name: of the protocol.
-        average: the box mean [L, H, W] that maps are mixed with, half and half.
+        average: computes the box mean [L, H, W] that maps are mixed with, half and half.
         threshold: of the mask, on relevancy rescaled to [-1, 1] and cut at 0.
-        vote: smooths masks [L, H, W] by the majority of a 7x7 window.
-        inside: the level is chosen by its mean inside its mask, among all but the first; else by
-            its highest value, among all.
-        at_labels: views are drawn in the labels' size; else labels are resized to the views'.
+        vote: smooths masks [L, H, W] by the majority in a 7x7 window.
+        inside: choose the level with the highest mean inside its mask, among all but the first;
+            else the one with the highest value, among all.
+        at_labels: draw views at the labels' size; else resize labels to the views' size.
     """
 
     name: str
@@ -565,7 +565,7 @@ def predict(
     if profile.inside:
         sizes = masks.sum(axis=(1, 2))
         scores = (mixed * masks).sum(axis=(1, 2)) / np.maximum(sizes, 1)
-        scores[0] = -1.0  # a level without a mask scores 0, above the one that may not answer
+        scores[0] = -1.0  # it may not answer, so even a level with an empty mask, 0, beats it
     else:
         scores = mixed.max(axis=(1, 2))
     peaks = average.max(axis=(1, 2), keepdims=True)
@@ -574,20 +574,20 @@ def predict(
 
 
 def _above(maps: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
-    """Each level stretched to [0, 1], to [-1, 1], cut at 0: where it exceeds the threshold."""
+    """Where each level, rescaled to [-1, 1] and cut at 0, exceeds the threshold, which is > 0."""
     stretched = maps - maps.min(axis=(1, 2), keepdims=True)
     stretched /= stretched.max(axis=(1, 2), keepdims=True) + 1e-9
-    return 2.0 * stretched - 1.0 > threshold  # below 0, where they are cut, is below it too
+    return 2.0 * stretched - 1.0 > threshold  # so the cut itself changes nothing
 
 
 def _mean_30_reflected(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """30x30, from 15 before to 14 after the pixel; the picture goes on mirrored at its border."""
+    """30x30, from 15 before to 14 after the pixel; the picture is mirrored at its border."""
     padded = np.pad(_whole(maps), ((0, 0), (15, 14), (15, 14)), mode="reflect")
     return _window_sums(padded, 15, 14)[:, 15:-14, 15:-14] / (_UNIT * 900)
 
 
 def _mean_29_cut(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """29x29 around the pixel, what lies outside the picture left out."""
+    """29x29 around the pixel, without what lies outside the picture."""
     rows, columns = (
         np.minimum(np.arange(n) + 15, n) - np.maximum(np.arange(n) - 14, 0) for n in maps.shape[1:]
     )
@@ -598,28 +598,21 @@ def _whole(maps: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.rint(maps * _UNIT).astype(np.int64)
 
 
-def _vote_blind(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """7x7 majority, a tie is outside; the last row and column of the picture have no vote."""
-    return _majority(masks, seen=(slice(None, -1), slice(None, -1)))
+def _vote(masks: NDArray[np.bool_], end: int | None = None) -> NDArray[np.bool_]:
+    """7x7 majority, a tie is outside; rows and columns from `end` on have no vote.
 
-
-def _vote(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """7x7 majority, a tie is outside; windows are cut at the border."""
-    return _majority(masks, seen=(slice(None), slice(None)))
-
-
-def _majority(masks: NDArray[np.bool_], seen: tuple[slice, slice]) -> NDArray[np.bool_]:
-    """More for than against among the pixels `seen`: the sum of +1 and -1 is positive."""
-    # Running sums leave 8 bits and come back: what is within 49 is right again as a difference.
+    Windows are cut at the border of the picture.
+    """
+    # The running sums overflow 8 bits, but their differences, at most 49, come out right.
     ballots = np.zeros(masks.shape, dtype=np.int8)
-    ballots[:, *seen] = np.where(masks[:, *seen], np.int8(1), np.int8(-1))
+    ballots[:, :end, :end] = np.where(masks[:, :end, :end], np.int8(1), np.int8(-1))
     return _window_sums(ballots, 3, 3) > 0
 
 
 def _window_sums(values: NDArray[Any], before: int, after: int) -> NDArray[Any]:
-    """[L, H, W] whole numbers summed over windows from `before` to `after` the pixel, both ways.
+    """[L, H, W] integers summed over windows from `before` to `after` the pixel on both axes.
 
-    What lies outside counts 0.
+    What lies outside counts as 0.
     """
     size = before + 1 + after
     rows = np.pad(values, ((0, 0), (before + 1, after), (0, 0))).cumsum(axis=1, dtype=values.dtype)
@@ -633,7 +626,7 @@ SELECTION = "3d-selection"
 PIXEL_PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("langsplat-v1", _mean_30_reflected, 0.4, _vote_blind),
+        Profile("langsplat-v1", _mean_30_reflected, 0.4, partial(_vote, end=-1)),
         Profile("langsplat-v2", _mean_29_cut, 0.4, _vote),
         Profile("3dovs-v2", _mean_29_cut, 0.25, _vote, inside=True, at_labels=False),
     )
@@ -642,7 +635,7 @@ PROFILES = (*PIXEL_PROFILES, SELECTION)
 
 
 def check_profile(profile: str) -> None:
-    """Raises ValueError, with the names there are, unless this is one of PROFILES."""
+    """Raise ValueError, listing the names there are, unless this is one of PROFILES."""
     if profile not in PROFILES:
         raise ValueError(f"There is no profile {profile!r}: use {', '.join(PROFILES)}.")
 
@@ -655,8 +648,9 @@ class Row:
         scene, frame, query: which.
         level: the level the protocol chose, whose `iou` (in [0, 1]) counts.
         ious: of every level.
-        hit: whether the brightest spot, of `spot_level`, lies in a box; None where the protocol,
-            or the label, knows no boxes. `hits` are those of every level.
+        spot_level, hit: the level chosen for localisation, and whether its brightest spot lies in a
+            box; None if the protocol, or the label, has no boxes.
+        hits: of every level.
         held_out: whether the scene was built, and described, without this view.
     """
 
@@ -678,7 +672,7 @@ class Row:
 
 
 def _unlike(name: str, known: Container[str]) -> str:
-    """`name`, or `name (2)` and so on where that is known."""
+    """`name`, or `name (2)` and so on if that is known already."""
     numbered = (f"{name} ({number})" for number in itertools.count(2))
     return next(other for other in itertools.chain([name], numbered) if other not in known)
 
@@ -740,7 +734,7 @@ class Report:
 
     @property
     def held_out(self) -> dict[str, Any] | None:
-        """The mean over the queries of views that their scene has not seen; None without any."""
+        """The mean over queries of views that their scene has not seen; None if there are none."""
         rows = [row for row in self.rows if row.held_out]
         return _means(rows) if rows else None
 
@@ -759,12 +753,12 @@ class Report:
 
     def markdown(self) -> str:
         """Two tables, of scenes and of queries (a text over all its frames); in percent."""
-        columns = ["iou", *("accuracy" for _ in [0] if self.profile != SELECTION)]
-        titles = {"iou": "mIoU", "accuracy": "localisation"}
+        titles = {"iou": "mIoU"}
         if self.profile == SELECTION:
-            columns += ["over_25", "over_50"]
             titles |= {"over_25": "Acc@0.25", "over_50": "Acc@0.5"}
-        columns += [*self.levels, "oracle"]
+        else:
+            titles["accuracy"] = "localisation"
+        columns = [*titles, *self.levels, "oracle"]
         means = {**self.scenes, "**scene macro**": self.macro, "**query micro**": self.micro}
         if self.held_out is not None:
             means["query micro, held-out views"] = self.held_out
@@ -776,7 +770,8 @@ class Report:
             asked.setdefault(f"{row.scene}: {row.query}" if several else row.query, []).append(row)
         by_text = {text: _means(rows) for text, rows in asked.items()}
         lines += ["", *_table("query", "frames", columns, titles, self._flat(by_text))]
-        lines += ["" for _ in self.notes[:1]] + [f"- {note}" for note in self.notes]
+        if self.notes:
+            lines += ["", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
     def _flat(self, means: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -801,7 +796,7 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Of numbers, or of equally long lists element by element; what is None is left out."""
+    """The mean of numbers, or of equally long lists element by element, ignoring None."""
     known = [value for value in values if value is not None]
     return np.mean(known, axis=0).tolist() if known else None
 
@@ -829,7 +824,7 @@ class Renders(Protocol):
         name: of the scene, for sentences.
         levels: their names.
         names: of the pictures.
-        held_out: the numbers of the pictures the scene was built, and described, without.
+        held_out: the numbers of the pictures that building and describing the scene left out.
     """
 
     @property
@@ -867,7 +862,7 @@ class _SceneRenders:
 
     @property
     def notes(self) -> list[str]:
-        """How pixels are asked otherwise than by the papers' evaluators."""
+        """How this differs from what the papers' evaluators compute."""
         differs = []
         if self.engine.near_things:
             differs.append("parts are held to their things (near_things)")
@@ -881,7 +876,7 @@ class _SceneRenders:
         return [f"Asked as users ask, not as the papers do: {'; '.join(differs)}."]
 
     def _held_out(self, stage: Any) -> frozenset[int]:
-        """The views that a stage did not see, by its settings in the provenance."""
+        """The views that a stage did not see, according to its settings in the provenance."""
         settings = stage.get("settings") if isinstance(stage, Mapping) else None
         every = settings.get("holdout_every") if isinstance(settings, Mapping) else 0
         every = every if isinstance(every, int) else 0
@@ -903,7 +898,7 @@ class _SceneRenders:
     def selections(
         self, index: int, frame: LabelledFrame, size: tuple[int, int]
     ) -> Iterator[tuple[str, Prediction]]:
-        """What the selected Gaussians, drawn alone, cover; their mean relevancy picks the level."""
+        """Masks of the selected Gaussians, drawn alone; their mean relevancy picks the level."""
         gaussians = self.engine.scene.gaussians
         camera = self.camera(index, size).to(gaussians.device)
         for query in frame.queries:
@@ -919,9 +914,9 @@ class _SceneRenders:
 class OfficialRenders:
     """Renders of the official LangSplat code, decoded by its autoencoder: no scene is needed.
 
-    Its evaluator is reproduced: blended latents are decoded as they are, shorter than 1 or not.
-    Renders are numbered; here they get the names of their photos: those of cameras.json, or of the
-    folder `images`, in the order of names; without every 8th where cfg_args says `eval=True`.
+    Its evaluator is reproduced: blended latents are decoded as they are, even if shorter than 1.
+    Renders are numbered; here they get the names of their photos, from cameras.json or the folder
+    `images`, in the order of names; without every 8th if cfg_args says `eval=True`.
 
     Args:
         case: what the three runs' folders have in common: `output/teatime` for
@@ -931,7 +926,7 @@ class OfficialRenders:
         images: the folder of the photos; None reads cameras.json of the first run.
     Raises:
         ValueError: something is missing or cannot be used, or there are not as many renders as
-            photos; the sentence says what to do.
+            photos; the message says what to do.
     """
 
     levels = LEVELS
@@ -973,8 +968,8 @@ class OfficialRenders:
             names = [name for number, name in enumerate(names) if number % 8]
         if len(names) != counts[0]:
             raise ValueError(
-                f"{case} has {counts[0]} renders of {len(names)} photos, so that a render's name "
-                "cannot be told: give the folder of exactly the photos the runs were trained with."
+                f"{case} has {counts[0]} renders of {len(names)} photos, so it is unknown which is "
+                "which: give the folder of exactly the photos the runs were trained with."
             )
         self.names = names
 
@@ -999,7 +994,7 @@ class OfficialRenders:
         return torch.stack(levels, dim=1).cpu().numpy()
 
     def _latents(self, level: int, index: int) -> NDArray[np.float32]:
-        """[H, W, D] of one render; its size must be that of the other levels."""
+        """The latents [H, W, D] of one render."""
         file = self._files[level][index]
         try:
             latents = read_array(file)
@@ -1041,7 +1036,7 @@ def evaluate(
     *,
     progress: Progress = silent,
 ) -> Report:
-    """Ask a scene for everything its labels name, in every labelled frame, and compare.
+    """Ask a scene for everything that its labels name, frame by frame, and compare the answers.
 
     Args:
         source: a scene that can be asked, or renders of one (see `OfficialRenders`).
@@ -1069,10 +1064,13 @@ def evaluate(
     sizes: Counter[tuple[int, ...]] = Counter()
     for number, (frame, index) in enumerate(zip(labels.frames, places, strict=True)):
         progress(STAGE, number, len(labels.frames), frame.name)
-        judge = _Judge(labels.name, frame, renders.levels, index in renders.held_out)
         view = renders.size(index)
         size = _size_of_labels(frame, most) if drawn else view
-        rows += [judge.row(query, found) for query, found in predictions(index, frame, size)]
+        held_out = index in renders.held_out
+        rows += [
+            _row(labels.name, frame, query, found, renders.levels, held_out)
+            for query, found in predictions(index, frame, size)
+        ]
         sizes[*view, frame.width, frame.height, *size] += 1
     progress(STAGE, len(labels.frames), len(labels.frames), "")
     if not rows:
@@ -1081,8 +1079,11 @@ def evaluate(
         )
     notes = []
     for (a, b, x, y, w, h), count in sizes.items():
-        done = [f"the views were drawn in {w}x{h}"] * ((a, b) != (w, h))
-        done += [f"the labels were resized, nearest pixel, to {w}x{h}"] * ((x, y) != (w, h))
+        done = []
+        if (a, b) != (w, h):
+            done.append(f"the views were drawn in {w}x{h}")
+        if (x, y) != (w, h):
+            done.append(f"the labels were resized, nearest pixel, to {w}x{h}")
         if done:
             about = f"{count} views of {a}x{b} pixels have labels of {x}x{y}"
             notes.append(f"{labels.name}: {about}; {' and '.join(done)}.")
@@ -1105,9 +1106,9 @@ def _predictions(
     frame: LabelledFrame,
     size: tuple[int, int],
 ) -> Iterator[tuple[str, Prediction]]:
-    """Of every query of a frame, by pixel relevancy, in a size where it can be chosen."""
+    """A prediction for every query of a frame, by pixel relevancy."""
     queries = frame.queries
-    # Only the protocol that has partners asks for them.
+    # Only the protocol of 3D-OVS asks for partners.
     partners = {q: partners[q] for q in queries if q in partners} if profile.inside else {}
     texts = list(dict.fromkeys([*queries, *partners.values()]))
     if not texts:
@@ -1134,38 +1135,28 @@ def _check_finite(relevancy: NDArray[Any], text: str, frame: LabelledFrame, scen
         )
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Compares predictions with one frame's labels."""
-
-    scene: str
-    frame: LabelledFrame
-    levels: Sequence[str]
-    held_out: bool
-
-    def row(self, query: str, found: Prediction) -> Row:
-        height, width = found.masks.shape[1:]
-        truth = _nearest_mask(self.frame.mask(query), height, width)
-        ious = tuple(mask_iou(mask, truth) for mask in found.masks)
-        row = Row(
-            self.scene,
-            self.frame.name,
-            query,
-            self.levels[found.level],
-            ious[found.level],
-            ious,
-            held_out=self.held_out,
-        )
-        boxes = self.frame.boxes(query)
-        if not (len(boxes) and len(found.spots)):
-            return row
-        # From the first pixel inside to behind the last: areas can be scaled, pixels cannot.
-        areas = np.hstack([np.ceil(boxes[:, :2]), np.floor(boxes[:, 2:]) + 1])
-        areas *= [width / self.frame.width, height / self.frame.height] * 2
-        hits = tuple(_hit(spots, areas) for spots in found.spots)
-        return replace(
-            row, spot_level=self.levels[found.spot_level], hit=hits[found.spot_level], hits=hits
-        )
+def _row(
+    scene: str,
+    frame: LabelledFrame,
+    query: str,
+    found: Prediction,
+    levels: Sequence[str],
+    held_out: bool,
+) -> Row:
+    """A prediction compared with the frame's labels."""
+    height, width = found.masks.shape[1:]
+    truth = _nearest_mask(frame.mask(query), height, width)
+    ious = tuple(mask_iou(mask, truth) for mask in found.masks)
+    level, iou = levels[found.level], ious[found.level]
+    row = Row(scene, frame.name, query, level, iou, ious, held_out=held_out)
+    boxes = frame.boxes(query)
+    if not (len(boxes) and len(found.spots)):
+        return row
+    # Areas from the first pixel inside to just past the last: unlike pixels, they can be scaled.
+    areas = np.hstack([np.ceil(boxes[:, :2]), np.floor(boxes[:, 2:]) + 1])
+    areas *= [width / frame.width, height / frame.height] * 2
+    hits = tuple(_hit(spots, areas) for spots in found.spots)
+    return replace(row, spot_level=levels[found.spot_level], hit=hits[found.spot_level], hits=hits)
 
 
 def _hit(spots: NDArray[np.bool_], areas: NDArray[np.float64]) -> bool:
@@ -1176,13 +1167,13 @@ def _hit(spots: NDArray[np.bool_], areas: NDArray[np.float64]) -> bool:
 
 
 def _nearest_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """A mask [h, w] as [height, width], by OpenCV's INTER_NEAREST, with its rounding.
+    """A mask [h, w] resized to [height, width] by OpenCV's INTER_NEAREST, with its rounding.
 
-    Pixel i is i * h // height, but at times one less where i * h / height is whole: so are 65 of
-    the columns when 4032 are made 1440.
+    Pixel i comes from i * h // height, but sometimes from one before that if i * h / height is
+    whole: this affects 65 columns when 4032 are resized to 1440.
     """
     rows, columns = (
-        # A reciprocal twice, as there: that may be a hair less than the ratio.
+        # A reciprocal of a reciprocal, as OpenCV has it: that may be slightly less than the ratio.
         np.minimum(np.arange(new) * (1 / (new / old)), old - 1).astype(int)
         for new, old in zip((height, width), mask.shape, strict=True)
     )
@@ -1192,7 +1183,7 @@ def _nearest_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[n
 def _match(frames: Sequence[str], names: Sequence[str], scene: str) -> list[int]:
     """The number of the picture of each name: the whole name, else without folder and ending."""
     places: dict[str, set[int]] = {}
-    # As scenes write the names of their views, whatever bytes the photos' names are made of.
+    # `writable`, because that is how scenes store names, whatever bytes the photos' names have.
     for index, name in enumerate(map(writable, names)):
         for form in {name, Path(name).name, Path(name).stem}:
             places.setdefault(form, set()).add(index)

@@ -1,6 +1,6 @@
-"""What one view knows about language: its segments, and an embedding for each of them.
+"""The language features of one view: its segments, and an embedding of each.
 
-A segment is shown to the encoder alone: black around it, cut out, made square and resized (the
+A segment is shown to the encoder by itself: cut out, on black, padded to a square and resized (the
 LangSplat recipe, arXiv 2312.16084, section 3.2). Letters: L levels, H W pixels, B crops,
 M segments of a level, E embedding size.
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from langsplat.encoders import Encoder
 
-CROPS_PER_BATCH = 64  # of 224 pixels; fewer larger ones, so that a batch's memory stays the same
+CROPS_PER_BATCH = 64  # of 224 pixels; fewer if they are larger, to bound a batch's memory
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentFeatures:
-    """The segments of one view and what each of them looks like.
+    """The segments of one view and their embeddings.
 
     Args:
         segments: [L, H, W] int32, for each level the row of `embeddings` that describes the
@@ -66,8 +66,8 @@ def crop_segments(
         image: [H, W, 3] uint8 RGB.
         segments: [H, W] integer, ids 0 .. B-1 without gaps; -1 = no segment.
         size: side of the crops in pixels, >= 1.
-        masks: [B, H, W] bool, what to show of each segment where that is more than the map keeps
-            of it (masks that overlap hide each other there); None: what the map says.
+        masks: [B, H, W] bool, the pixels to show of each segment, which may be more than the map
+            has of it (where masks overlap, the map keeps only the top one); None: those of the map.
     Returns:
         [B, size, size, 3] uint8: what lies outside the segment is black, the segment's bounding
         box is padded with black to a square with the content centred, and resized (bilinear,
@@ -137,7 +137,7 @@ def embed_segments(
     Args:
         image: [H, W, 3] uint8 RGB.
         segments: [L, H, W] integer, ids 0 .. M-1 of each level without gaps; -1 = no segment.
-        encoder: turns crops into unit embeddings; a few dozen crops at a time.
+        encoder: turns crops into unit embeddings, a few dozen at a time.
         masks: for each level [M, H, W] bool, as `crop_segments` takes them; None: the segments.
     Returns:
         The segments with their embeddings, on the CPU.

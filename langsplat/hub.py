@@ -3,8 +3,9 @@
     folder = fetch_scene("user/name")  # .../snapshots/<commit>, with scene.safetensors
     scene = load_scene(folder)
 
-Files land in the Hub's own cache (HF_HOME, HF_HUB_CACHE), so a scene once fetched opens without a
-network. HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and the proxy variables mean what they always mean.
+Files are kept in the Hub's own cache (HF_HOME, HF_HUB_CACHE), so a scene that was fetched once
+opens without a network. HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and the proxy variables have their
+usual effects.
 """
 
 import re
@@ -22,7 +23,7 @@ from langsplat.progress import Progress, silent
 DOWNLOADING = "Download"
 MAX_SCENE_BYTES = 2_000_000_000
 MAX_PREVIEW_BYTES = 20 * 1024**2
-REACH_SECONDS = 1.2  # to open a connection at all; the client alone would try for 23 s
+REACH_SECONDS = 1.2  # to open a connection; huggingface_hub would try for 23 s
 ANSWER_SECONDS = 5.0  # for the first answer, once connected
 
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
@@ -31,20 +32,20 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def bundled_scenes() -> dict[str, Path]:
-    """The scenes that ship with the code: name -> folder, in the order of their names."""
+    """The scenes that ship with the code: name -> folder, sorted by name."""
     return {
         file.parent.name: file.parent for file in sorted(BUNDLED_SCENES.glob(f"*/{SCENE_FILE}"))
     }
 
 
 def find_scene(spec: Path | str, *, progress: Progress = silent) -> Path:
-    """The folder of the scene that `spec` names, fetched from the Hub if need be.
+    """The folder of the scene that `spec` names, fetched from the Hub if necessary.
 
     Args:
         spec: a bundled scene's name, a scene's folder (or the file in it), or user/name.
         progress: of a download.
     Raises:
-        ValueError: it is none of them, another file, or cannot be fetched.
+        ValueError: it is none of them, or cannot be fetched.
     """
     spec, bundled = str(spec), bundled_scenes()
     if spec in bundled:
@@ -53,7 +54,7 @@ def find_scene(spec: Path | str, *, progress: Progress = silent) -> Path:
     if path.is_file() and path.name == SCENE_FILE:
         return path.parent
     if path.is_file():
-        raise ValueError(f"{spec} is no scene: give the folder of a scene, or its {SCENE_FILE}.")
+        raise ValueError(f"{spec} is not a scene: give a scene's folder, or its {SCENE_FILE}.")
     if path.is_dir():
         return path
     if is_repo_id(spec):
@@ -77,14 +78,13 @@ def is_repo_id(text: str) -> bool:
 def fetch_scene(repo_id: str, *, revision: str | None = None, progress: Progress = silent) -> Path:
     """The folder of a scene from the Hub, downloaded unless the newest copy is here already.
 
-    With a network, the Hub is asked whether `revision` has moved. Without one, or when the Hub
-    refuses, the copy fetched earlier answers; a full commit hash that is in the cache needs no
-    network at all.
+    The Hub is asked whether `revision` has moved. If it cannot be reached, or refuses, the copy
+    fetched earlier is used. A full commit hash that is in the cache needs no network at all.
 
     Args:
         repo_id: user/name, of a model repository.
         revision: branch, tag or full commit hash; None = main.
-        progress: bytes of the download; its note says when an earlier copy is used instead.
+        progress: bytes of the download; the note says so if an earlier copy is used instead.
     Returns:
         A folder with scene.safetensors, and preview.jpg if the repository has one. The folder's
         name is the hash of the commit that was fetched.
@@ -93,12 +93,15 @@ def fetch_scene(repo_id: str, *, revision: str | None = None, progress: Progress
             no scene; the scene is over 2 GB; the Hub cannot be reached and no copy is here; the
             download broke off or could not be stored.
     """
+    from huggingface_hub import try_to_load_from_cache
+
     if not is_repo_id(repo_id):
         raise ValueError(
             f"{repo_id!r} is not the name of a Hub repository: write it as user/name, for example "
             "jane/garden-scene."
         )
-    cached = _cached_folder(repo_id, revision)
+    found = try_to_load_from_cache(repo_id, SCENE_FILE, revision=revision)
+    cached = Path(found).parent if isinstance(found, str) else None
     if cached is not None and revision is not None and _COMMIT.fullmatch(revision):
         return cached
     try:
@@ -115,12 +118,12 @@ def fetch_file(repo: str, files: Sequence[str], *, wanted_by: str, instead: str)
 
     Args:
         repo: user/name.
-        files: names in it, the best first.
-        wanted_by: who needs it; begins the sentence of the error.
-        instead: what to do without a network; ends it.
+        files: names in it, in order of preference.
+        wanted_by: who needs it; begins the error message.
+        instead: what to do without a network; ends the error message.
     Raises:
-        ValueError: it is not in the cache and cannot be fetched now, or not stored; offline that is
-            said within two seconds.
+        ValueError: it is not in the cache and cannot be fetched now, or not stored; without a
+            network this takes at most two seconds.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
@@ -136,20 +139,13 @@ def fetch_file(repo: str, files: Sequence[str], *, wanted_by: str, instead: str)
         )
     for file in files:
         try:
-            _remote_size(repo, file, None)  # a refusal is told here; the download would hide it
+            _remote_size(repo, file, None)  # raises if refused; the download would hide that
             return Path(hf_hub_download(repo, file, etag_timeout=ANSWER_SECONDS))
         except RemoteEntryNotFoundError:
             continue
         except (HTTPError, OSError, RuntimeError) as error:
             raise ValueError(_explain(error, repo, None)) from error
     raise ValueError(f"{repo} on the Hub has none of the files {', '.join(files)}.")
-
-
-def _cached_folder(repo_id: str, revision: str | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(repo_id, SCENE_FILE, revision=revision)
-    return Path(file).parent if isinstance(file, str) else None
 
 
 def _download(repo_id: str, revision: str | None, progress: Progress) -> Path:
@@ -207,7 +203,7 @@ def _fetch_preview(repo_id: str, commit: str) -> None:
 
 
 def _remote_size(repo_id: str, filename: str, revision: str | None) -> int:
-    """Size of a file on the Hub in bytes, from one request without retries."""
+    """Size in bytes of a file on the Hub, by one request without retries."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import FileMetadataError
 
@@ -237,7 +233,7 @@ def reachable(endpoint: str) -> bool:
             return
         opened.set()
 
-    # In a thread, because looking up a name has no time limit of its own.
+    # In a thread, because looking up a host name has no timeout of its own.
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(REACH_SECONDS)
@@ -245,7 +241,7 @@ def reachable(endpoint: str) -> bool:
 
 
 def _bar_class(progress: Progress) -> type:
-    """What huggingface_hub takes for a progress bar; it tells `progress` the bytes instead."""
+    """A progress bar class for huggingface_hub that reports the bytes to `progress` instead."""
     import io
 
     from tqdm import tqdm
@@ -273,7 +269,7 @@ def _bar_class(progress: Progress) -> type:
 
 
 def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
-    """One sentence with the remedy for what huggingface_hub raised."""
+    """A sentence, with the remedy, for an error of huggingface_hub."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{repo_id}"

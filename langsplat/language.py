@@ -1,22 +1,22 @@
-"""Language on Gaussians: 2D segments of every view become codes, by lifting, refined by training.
+"""Language on Gaussians: codes lifted from the 2D segments of all views, which can then be trained.
 
-Lifting takes no training. A Gaussian's code at a level is the blending-weighted mean of what the
-segments it helps to paint stand for: the weighted average of LUDVIG and of the Splat Feature
-Solver. Rendering is linear in colors, image = W colors, so the sums over pixels are one
-vector-Jacobian product a view, Wᵀ image, on any backend. With a codebook the image is
-one_hot(codeword of each pixel), which is never built, and the few codewords with most weight are
-kept; with an autoencoder it is the latent of each pixel's segment.
+Lifting takes no training. A Gaussian's code at a level is the mean of what the segments that it
+helps to paint stand for, weighted by how much it contributes to their pixels (as in LUDVIG and the
+Splat Feature Solver). Rendering is linear in colors, image = W colors, so the sums over pixels are
+one vector-Jacobian product per view, Wᵀ image, on any backend. With a codebook the image is
+one_hot(codeword of each pixel), which is never built, and the few codewords with the most weight
+are kept; with an autoencoder it is the latent of each pixel's segment.
 
-Training goes on from there: it renders the codes and brings each pixel nearer to its segment. With
-an autoencoder that is LangSplat's (arXiv 2312.16084, section 3.3), with a codebook LangSplatV2's
-(arXiv 2507.07136). Geometry never changes, and all levels are trained in one run.
+Training starts from there: it renders the codes and moves each pixel towards its segment. With an
+autoencoder this is LangSplat's training (arXiv 2312.16084, section 3.3), with a codebook
+LangSplatV2's (arXiv 2507.07136). Geometry never changes, and all levels are trained in one run.
 
 Letters: N Gaussians, L levels, H W pixels, V codewords, D numbers of a code, M segments.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,23 +39,23 @@ from langsplat.rasterize import lift, lift_labels, painting, render
 from langsplat.scene import Camera, Gaussians, LanguageField
 
 LIFTING, REFINING = "Lift language", "Train language"
-# How many codewords a Gaussian keeps, if lifted and if trained. Of those that lifting finds, the
-# third and fourth are mostly neighbours and mistakes; training can still choose among them.
+# How many codewords a Gaussian keeps after lifting, and if it is trained. The third and fourth that
+# lifting finds mostly belong to neighbours or are mistakes; training can still choose among them.
 KEPT, KEPT_TRAINED = 2, 4
-# Of the weights of all codewords that are summed up at once. If there are more Gaussians than fit
-# (700,000 with 256 codewords at three levels), each block of them takes all views anew: drawing a
-# view costs less than adding up what it says.
+# The most memory for summing up the weights of all codewords. If there are more Gaussians than fit
+# (700,000 with 256 codewords at three levels), they are lifted in blocks, each from all views:
+# drawing a view costs less than adding up its weights.
 _MAX_SUPPORT_BYTES = 1 << 31
-# Targets of views kept in memory while training; further ones are read again when their turn comes.
+# The most memory for views' targets in training; those that do not fit are read again each time.
 _MAX_TARGET_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class LanguageTraining:
-    """How long and how fast codes are trained after lifting; the learning rate is the papers'."""
+    """How codes are trained after lifting; the learning rate is the papers'."""
 
     steps: int = 500
-    """Training steps, each on one view."""
+    """Training steps, one view each."""
     learning_rate: float = 2.5e-3
     seed: int = 0
     """Of the order of the views."""
@@ -91,20 +91,20 @@ def fit_language(
     """Give every Gaussian a code at every level: fit a codec, lift, and train if asked to.
 
     Args:
-        gaussians: N Gaussians; the work is done on the device that they are on.
-        cameras: C views, at the size of the features' label maps.
-        features: C records of segments [L, H, W] and their embeddings, in the cameras' order; a
-            sequence that reads them from disk is read once for each pass.
-        encoder: whose space the embeddings live in.
+        gaussians: N Gaussians; the work is done on their device.
+        cameras: C views, of the same size as the features' label maps.
+        features: for each camera, segments [L, H, W] and their embeddings; a sequence that reads
+            them from disk is read once for each pass.
+        encoder: name of the encoder that made the embeddings.
         codec: "codebook" or "autoencoder", fitted to these segments; or one that is ready.
-        codewords: V, at most, of each level's codebook.
-        keep: how many codewords a Gaussian keeps; None: KEPT, or as LangSplatV2 KEPT_TRAINED if
-            they are trained.
-        autoencoder: its layers and training; None is the paper's, with this seed.
+        codewords: the most codewords V in each level's codebook.
+        keep: how many codewords a Gaussian keeps; None: KEPT, or KEPT_TRAINED, as in LangSplatV2,
+            if they are trained.
+        autoencoder: its layers and training; None: the paper's, with this seed.
         training: None = lifting alone.
         seed: of the codec.
-        state: a folder for the checkpoints of fitting an autoencoder and of training, so that the
-            same call goes on where the last one was killed; None: none are written.
+        state: a folder for checkpoints of the autoencoder and of training, so that the same call
+            can resume after it was killed; None: no checkpoints.
     Returns:
         The field; a Gaussian that no segment of a level ever touched has mass 0 there.
     Raises:
@@ -156,7 +156,7 @@ def lift_language(
     keep: int = KEPT,
     progress: Progress = silent,
 ) -> LanguageField:
-    """Codes as blending-weighted means, for a codec that is ready; arguments as `fit_language`."""
+    """Lift codes as blending-weighted means, with a ready codec; arguments as in `fit_language`."""
     _check_counts(cameras, features)
     if keep < 1:
         raise ValueError(f"A Gaussian must keep at least one codeword, got keep={keep}.")
@@ -184,7 +184,10 @@ def lift_language(
 
 
 def _codes_of(support: Tensor, codec: Codec, keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, codes [L, N, D] and mass [L, N] of support [L, N, channels]; latents have no rows."""
+    """Rows and codes [L, N, D] and mass [L, N] from support [L, N, channels].
+
+    With latents the rows are empty.
+    """
     if isinstance(codec, Codebook):
         codes, rows = support.topk(min(keep, codec.size), dim=2)
         codes = codes / codes.sum(dim=2, keepdim=True).clamp_min(1e-12)
@@ -193,7 +196,7 @@ def _codes_of(support: Tensor, codec: Codec, keep: int) -> tuple[Tensor, Tensor,
 
 
 def level_notes(field: LanguageField) -> list[str]:
-    """A sentence for the user on every level at which no view had a segment."""
+    """A sentence for the user about every level at which no view had a segment."""
     return [
         f"No view has a segment at the level {name}, so queries are not answered at it: choose "
         "another segmenter if you need it."
@@ -203,7 +206,7 @@ def level_notes(field: LanguageField) -> list[str]:
 
 
 def _check_views(cameras: Sequence[Camera], features: Sequence[SegmentFeatures]) -> list[Tensor]:
-    """All embeddings of each level, [M, E], once every view is known to fit its camera."""
+    """All embeddings of each level, [M, E], after checking that every view fits its camera."""
     _check_counts(cameras, features)
     views: list[Sequence[Tensor]] = []
     for camera, view in zip(cameras, features, strict=True):
@@ -248,7 +251,7 @@ def _check_view(camera: Camera, view: SegmentFeatures) -> None:
 
 
 def _add_codewords(
-    support: Tensor,  # [R, L, V], of the Gaussians from number `first` on, added to
+    support: Tensor,  # [R, L, V], of the R Gaussians from number `first` on; changed in place
     first: int,
     gaussians: Gaussians,
     camera: Camera,
@@ -259,8 +262,8 @@ def _add_codewords(
     labels = []  # for each level [H, W], the column of a pixel's codeword in [R, L V]
     for level, (embeddings, ids) in enumerate(zip(view.embeddings, view.segments, strict=True)):
         columns = codec.assign(level, embeddings).cpu() + level * codec.size
-        columns = F.pad(columns, (0, 1), value=-1)  # the extra last row catches -1
-        # torch takes no array that runs backwards
+        columns = F.pad(columns, (0, 1), value=-1)  # the extra last row is where -1 points to
+        # torch takes no negative strides
         labels.append(columns[torch.from_numpy(np.ascontiguousarray(ids)).long()])
     sums = support.flatten(1)
     lift_labels(
@@ -285,14 +288,14 @@ def _add_latents(
 
 @dataclass(frozen=True, eq=False)
 class _Target:
-    """What the pixels of one view should blend to, kept small: a number per pixel and a table."""
+    """What the pixels of one view should blend to: a number per pixel, and a table of values."""
 
     segments: np.ndarray  # [L, H, W] int16 or int32
-    tables: list[Tensor]  # for each level [M + 1, D']; the last row, zeros, serves -1
+    tables: list[Tensor]  # for each level [M + 1, D']; the last row, zeros, is where -1 points to
 
     @classmethod
     def of(cls, view: SegmentFeatures, codec: Codec) -> "_Target":
-        """Latents of the segments; of a codebook, their similarities to all codewords."""
+        """The segments' latents or, with a codebook, their similarities to all codewords."""
         tables = []
         for level, embeddings in enumerate(view.embeddings):
             if isinstance(codec, Codebook):
@@ -324,25 +327,25 @@ def train_language(
     state: Path | None = None,
     progress: Progress = silent,
 ) -> LanguageField:
-    """Train lifted codes on the views they were lifted from; geometry and codec stay as they are.
+    """Train lifted codes on the views they were lifted from; geometry and codec do not change.
 
-    Latents: unit latents of all levels are rendered together in one L x D channel picture, and the
-    loss is the mean absolute difference to the latents of the pixels' segments. Codeword weights:
-    a Gaussian keeps its codewords, a softmax makes its weights, and the loss is 1 - cosine between
-    what a pixel blends to and its segment's embedding. Both average over the pixels that have a
-    segment and then over levels, so a loss does not shrink where segments cover little.
+    Latents: unit latents of all levels are rendered as one picture of L x D channels, and the loss
+    is the mean absolute difference to the latents of the pixels' segments. Codeword weights: a
+    Gaussian keeps its codewords, a softmax makes its weights, and the loss is 1 - cosine between
+    what a pixel blends to and its segment's embedding. Both are averaged over the pixels that have
+    a segment and then over levels, so that they do not shrink if segments cover little.
 
     Args:
         field: as `lift_language` makes it, on the Gaussians' device.
         cameras, features: as for lifting.
         training: steps and learning rate.
         state: a checkpoint file, written about every 20 s and at the end. If it holds a run from
-            the same lifted codes with the same settings, that run continues, and ends as if it had
-            never stopped.
+            the same lifted codes with the same settings, that run continues, with the same result
+            as if it had never stopped.
     Returns:
-        The field with other codes.
+        The field with trained codes.
     Raises:
-        ValueError: field, Gaussians, views and features do not fit.
+        ValueError: field, Gaussians, views and features do not fit each other.
     """
     _check_counts(cameras, features)
     codec = field.codec
@@ -351,7 +354,7 @@ def train_language(
             f"The field has codes of {field.codes.shape[1]:,} Gaussians but there are "
             f"{len(gaussians):,}: lift it on these."
         )
-    described = (field.mass > 0)[..., None]  # [L, N, 1]: nothing else is ever painted on a segment
+    described = (field.mass > 0)[..., None]  # [L, N, 1]: the others never paint a segment
     if isinstance(codec, Codebook):
         start = field.codes.float().clamp_min(1e-4).log()
     else:
@@ -359,7 +362,7 @@ def train_language(
     codes = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([codes], lr=training.learning_rate, eps=1e-15)
     loss_of = _weights_loss if isinstance(codec, Codebook) else _latents_loss
-    # What was lifted tells all that went in: views, features, Gaussians and codec.
+    # The lifted codes depend on all inputs: views, features, Gaussians and codec.
     rows = [] if field.rows is None else [field.rows]
     identity = {
         "format": "langsplat-language-2",
@@ -372,7 +375,7 @@ def train_language(
     if earlier is not None:
         done, recent = earlier.done, earlier.values["loss"]
         codes.data.copy_(earlier.tensors.pop("codes"))
-        # torch wants the count of steps on the CPU; nothing is there before the first gradient.
+        # torch wants the step count on the CPU. Without any gradient so far there is no state.
         optimizer.state[codes] = {
             key: tensor if key == "step" else tensor.to(codes.device)
             for key, tensor in earlier.tensors.items()
@@ -389,7 +392,7 @@ def train_language(
                 checkpoints.save({"codes": codes, **moments}, done, loss=recent)
             progress(REFINING, done, training.steps, f"loss {recent:.4f}")
     trained = _unit_codes(codes.detach(), described, codec)
-    return LanguageField(field.rows, trained, field.mass, codec, field.encoder)
+    return replace(field, codes=trained)
 
 
 def _turns(
@@ -400,7 +403,7 @@ def _turns(
     training: LanguageTraining,
     done: int,
 ) -> Iterator[tuple[Camera, _Target]]:
-    """A view for each step but the first `done`: at random, each once before any comes again."""
+    """A view for each step after the first `done`: in random order, all before any is repeated."""
     generator = torch.Generator().manual_seed(training.seed)
     kept: dict[int, _Target] = {}
     room = _MAX_TARGET_BYTES
@@ -423,7 +426,7 @@ def _turns(
 
 
 def _unit_codes(codes: Tensor, described: Tensor, codec: Codec) -> Tensor:
-    """The codes that trained numbers stand for: unit latents, or weights whose sum is 1."""
+    """The codes for numbers in training: unit latents, or weights whose sum is 1."""
     if isinstance(codec, Codebook):
         return codes.softmax(dim=2) * described
     return F.normalize(codes, dim=2) * described
@@ -459,7 +462,7 @@ def _weights_loss(
 ) -> float:
     assert isinstance(field.codec, Codebook) and field.rows is not None
     gram = field.codec.gram()
-    # The weights of all codewords are too many for Gaussians that are not seen.
+    # Dense weights take much memory: only for the Gaussians that this view shows.
     shown = painting(gaussians, camera)
     gaussians, rows, described = gaussians.select(shown), field.rows[:, shown], described[:, shown]
     losses = []
@@ -480,7 +483,7 @@ def _weights_loss(
 
 
 def _backward(losses: list[Tensor]) -> float:
-    """Backward through the mean of the levels' losses; 0 where a view has no segment at all."""
+    """Backpropagate the mean of the levels' losses; 0 if the view has no segment at all."""
     if not losses:
         return 0.0
     loss = torch.stack(losses).mean()

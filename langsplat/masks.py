@@ -5,11 +5,11 @@ the graph of basins that touch, and merges neighbours round by round, the most a
 three levels are three moments of that one process, so every part is a union of subparts and every
 whole a union of parts.
 
-With the picture alone, edges and likeness are those of color. Where Gaussians are trained they give
-the surface behind each pixel too, and that tells things apart better than color does: what stands
-on a table is not in the table's plane, one thing in front of another is a jump in depth, and two
-things that touch meet in a concave crease, while the outside of one thing is mostly convex (the
-argument of Stein et al. 2014, "Object partitioning using local convexity").
+With the picture alone, edges and likeness are those of color. Trained Gaussians also give the
+surface behind each pixel, which separates things better than color does: what stands on a table is
+not in the table's plane, one thing in front of another makes a jump in depth, and two things that
+touch meet in a concave crease, while the outside of one thing is mostly convex (the argument of
+Stein et al. 2014, "Object partitioning using local convexity").
 
     segments = load_segmenter("bundled")(image)  # uint8 [H, W, 3] -> int32 [3, H, W]
     segments = load_segmenter("bundled")(image, render_surface(gaussians, camera).numpy())
@@ -25,10 +25,10 @@ import numpy as np
 from langsplat.sam import WEIGHTS as SAM_WEIGHTS
 from langsplat.sam import check_picture, load_sam
 
-WORK_PIXELS = 480 * 360  # larger pictures are cut in this size: fine texture is no segment
+WORK_PIXELS = 480 * 360  # larger pictures are shrunk to this: fine texture is not a segment
 
-# Features of a pixel: Lab and the logarithm of the lightness's local spread. Lightness counts less
-# than hue because shading changes it within one object, and hue is made up for the shade it is in.
+# Features of a pixel: Lab, and the logarithm of the lightness's local spread. Lightness counts less
+# than hue because shading changes it within one object; hue is amplified in the shade.
 LIGHTNESS_WEIGHT = 0.65
 SHADE_LIGHTNESS = 25.0
 SHADE_POWER = 0.5
@@ -36,21 +36,21 @@ TEXTURE_WEIGHT = 4.8
 TEXTURE_RADIUS = 3.0
 GRADIENT_RADIUS = 1.0
 BOUNDARY_GAIN = 2.5  # brings the gradient along a boundary to the size of a difference of regions
-FULL_CONTRAST = 27.0  # spread of the colors; a picture with less is stretched to it,
-MOST_STRETCH = 2.25  # but not more than this, or noise would look like color
+FULL_CONTRAST = 27.0  # spread of the colors; a picture with less is stretched to this,
+MOST_STRETCH = 2.25  # but by at most this factor, or noise would look like color
 # Small regions merge more easily: cost grows with (area / (SIZE_SHARE of the picture))^power.
 SIZE_SHARE = 0.02
 SIZE_POWER = 0.35
 FIRST_SHARE = 0.25  # of a level's cost: its first threshold
-STEP = 1.15  # from one threshold to the next; smaller comes closer to strictly cheapest-first
+STEP = 1.15  # from one threshold to the next; smaller is closer to strictly cheapest-first
 
 # The surface. Radii in pixels, distances as a share of that to the camera.
 JUMP_RADIUS = 1.0
 NORMAL_RADIUS = 1.5
 MOST_JUMP = 3.0
 JUMP_STRENGTH, BEND_STRENGTH = 6.0, 12.0  # beside the color gradient, when basins are flooded
-LEAST_COSINE = 0.15  # of a surface that is seen from the side
-LEAST_INVERSE = 1e-6  # of a depth; less is nothing at all
+LEAST_COSINE = 0.15  # of a surface seen at a grazing angle
+LEAST_INVERSE = 1e-6  # of a depth; with less there is no surface
 STRONG_GRADIENT, SHARP_JUMP = 4.0, 1.0
 NO_TRUST, FULL_TRUST = 0.25, 0.4  # share of the strong color edges that are sharp jumps
 FEW_EDGES = 0.002
@@ -84,10 +84,10 @@ class BoundaryCosts:
 
 @dataclass(frozen=True)
 class Scale:
-    """When a level's merging stops, and what it goes by."""
+    """When a level's merging stops, and how it weighs boundaries."""
 
     cost: float  # of the cheapest pair
-    most: int  # regions; with more than that it goes on
+    most: int  # regions; merging continues while there are more
     smallest: float  # share of the picture; smaller regions join their nearest neighbour
     weights: BoundaryCosts = BoundaryCosts()
 
@@ -125,8 +125,8 @@ class Segmenter(Protocol):
     Called with an image [H, W, 3] uint8 RGB, it returns [3, H, W] int32: for each level (subpart,
     part, whole) ids 0 .. n-1 without gaps; -1 = no segment.
 
-    `uses_surface` says whether it gains from `rasterize.render_surface` of the same view as second
-    argument: [H, W, 4] float32, the normal toward the camera and the inverse depth.
+    `uses_surface` says whether it benefits from `rasterize.render_surface` of the same view as
+    second argument: [H, W, 4] float32, the normal toward the camera and the inverse depth.
     """
 
     name: str
@@ -139,9 +139,10 @@ def load_segmenter(spec: str = "bundled", *, device: str = "cpu") -> Segmenter:
     """The segmenter of that name.
 
     Args:
-        spec: "bundled"; `sam_vit_h`, `sam_vit_l` or `sam_vit_b`, with `:<preset>` (paper, fast or
-            cpu), `:<weights file>` or `:<preset>/<weights file>` after it (see langsplat.sam).
-        device: where a network runs; the bundled segmenter has none and ignores it.
+        spec: "bundled"; or `sam_vit_h`, `sam_vit_l` or `sam_vit_b`, optionally with `:<preset>`
+            (paper, fast or cpu), `:<weights file>` or `:<preset>/<weights file>` (see
+            langsplat.sam).
+        device: where the network runs; the bundled segmenter has none.
     Raises:
         ValueError: the name is unknown, or the segmenter is not available.
     """
@@ -156,7 +157,7 @@ def load_segmenter(spec: str = "bundled", *, device: str = "cpu") -> Segmenter:
 
 
 class RegionSegmenter:
-    """The bundled segmenter: regions merged at three scales, no weights, same input same output."""
+    """The bundled segmenter: regions merged at three scales; no weights, nothing random."""
 
     name = "bundled"
     uses_surface = True
@@ -166,8 +167,8 @@ class RegionSegmenter:
 
         Args:
             image: [H, W, 3] uint8 RGB, at least one pixel.
-            surface: [H, W, 4] as `render_surface` draws it: normal in camera axes, of length up to
-                1 (shorter where unsure), and 1 / depth (0 where there is nothing).
+            surface: [H, W, 4] as `render_surface` draws it: the normal in camera axes, of length up
+                to 1 (shorter where uncertain), and 1 / depth (0 where there is nothing).
         Returns:
             [3, H, W] int32, every pixel in a segment.
         Raises:
@@ -238,8 +239,8 @@ def _describe(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bends(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[H, W, 4] -> the jump of depth, the concave and the convex bend of the surface [H, W, 3],
-    and the strength of all of them together, in Lab units a pixel, for the flood [H, W]."""
+    """The edges of a surface [H, W, 4]: its jumps, concave and convex bends [H, W, 3], and the
+    strength of all of them together, in Lab units per pixel, for flooding [H, W]."""
     from scipy import ndimage
 
     normals, nearness = surface[..., :3], np.log(np.maximum(surface[..., 3], LEAST_INVERSE))
@@ -251,7 +252,7 @@ def _bends(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
     slope *= np.maximum(np.abs(normals[..., 2]), LEAST_COSINE) * max(nearness.shape)
     jump = np.log1p(np.maximum(slope - 1, 0))
-    # Going right over a convex edge the normal turns right, over a concave one left; likewise down.
+    # Going right, the normal turns right at a convex edge and left at a concave one; likewise down.
     bend = np.zeros_like(nearness)
     squared = np.zeros_like(nearness)
     for channel in range(3):
@@ -266,19 +267,19 @@ def _bends(surface: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trust(gradient: np.ndarray, jump: np.ndarray) -> float:
-    """How far the surface can be believed, 0 .. 1, by how many strong color edges are depth jumps.
+    """How far the surface can be trusted, 0 .. 1, by how many strong color edges are depth jumps.
 
-    Where views were few or walls plain, depth is a blur without edges, and what it does not tell
-    apart may well be apart.
+    With few views or plain walls depth is blurred, and things without a jump between them may still
+    be separate.
     """
     edge = gradient > STRONG_GRADIENT
-    few = FEW_EDGES * gradient.size  # without edges nothing speaks against the surface
+    few = FEW_EDGES * gradient.size  # if there are no edges, trust the surface
     share = (np.count_nonzero(edge & (jump > SHARP_JUMP)) + few) / (np.count_nonzero(edge) + few)
     return float(np.clip((share - NO_TRUST) / (FULL_TRUST - NO_TRUST), 0, 1))
 
 
 def _blend(alone: Scale, both: Scale, trust: float) -> Scale:
-    """The scale between that of color alone (trust 0) and that with the surface (trust 1)."""
+    """A scale between that for color alone (trust 0) and that with the surface (trust 1)."""
     weights = {
         field.name: (1 - trust) * getattr(alone.weights, field.name)
         + trust * getattr(both.weights, field.name)
@@ -289,14 +290,14 @@ def _blend(alone: Scale, both: Scale, trust: float) -> Scale:
 
 
 def _supports(surface: np.ndarray) -> np.ndarray:
-    """The large planes that things stand on or before -> [H, W, S] in 0 .. 1, S <= SUPPORTS."""
+    """The large planes that things stand on or in front of: [H, W, S] in 0 .. 1, S <= SUPPORTS."""
     normals, inverse = surface[..., :3], np.maximum(surface[..., 3], LEAST_INVERSE)
     height, width = inverse.shape
     x, y = np.arange(width) / width - 0.5, (np.arange(height) / height - 0.5)[:, None]
     rows, columns = np.mgrid[GRID // 2 : height : GRID, GRID // 2 : width : GRID].reshape(2, -1)
     toward = normals[rows, columns]
     toward = toward / np.maximum(np.linalg.norm(toward, axis=1, keepdims=True), 1e-6)
-    # 1 / depth is affine in the pixel's coordinates on a plane. So a plane is a vector, and its
+    # On a plane, 1 / depth is affine in the pixel's coordinates. So a plane is a vector, and its
     # product with `place` is 1 on the plane, less in front of it and more behind it.
     place = np.stack([x[columns], y[rows, 0], np.ones(len(rows))], axis=1)
     place /= inverse[rows, columns, None].astype(float)
@@ -318,11 +319,11 @@ def _supports(surface: np.ndarray) -> np.ndarray:
 def _largest_plane(
     place: np.ndarray, toward: np.ndarray, left: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The support that most of the pixels `left` lie on: its plane and its normal, if there is one.
+    """The plane and normal of the support that most of the pixels `left` lie on, if there is one.
 
-    Planes through three random pixels are judged by how many pixels lie on them, less those just
-    behind: next to nothing is behind a table, but a plane through the tops of things has the table
-    there.
+    Planes through three random pixels are scored by how many pixels lie on them, minus those just
+    behind: hardly anything lies behind a table, but a plane through the tops of things has the
+    table behind it.
     """
     least = max(3, LEAST_SUPPORT * len(place))
     if len(left) < least:
@@ -354,14 +355,14 @@ def _largest_plane(
 def _lying(
     place: np.ndarray, toward: np.ndarray, planes: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[G, T] bool: which of G pixels lie on each of T planes, and which just behind."""
+    """Which of G pixels lie on each of T planes, and which just behind it: [G, T] bool both."""
     above = 1 / np.maximum(place @ planes.T, 1e-9) - 1
     on = (np.abs(above) < FLAT) & (toward @ normals.T > SAME_WAY)
     return on, (above < -FLAT) & (above > -5 * FLAT)
 
 
 def _flood(strength: np.ndarray) -> np.ndarray:
-    """Basins of the edges, [H, W] ids 0 .. R-1: boundaries lie where they are strongest."""
+    """Basins [H, W], ids 0 .. R-1, by a watershed: boundaries lie where edges are strongest."""
     from scipy import ndimage
     from skimage.segmentation import watershed
 
@@ -389,7 +390,7 @@ def _merge(
 
 
 class _Regions:
-    """The graph of regions that touch: sums over the pixels of each, and along each boundary.
+    """The graph of touching regions, with sums over the pixels of each and along each boundary.
 
     Features of a pixel: color (3), texture, then one for each support. Edges of a pixel: color
     gradient, jump, concave, convex.
@@ -425,15 +426,15 @@ class _Regions:
         self.boundary = _grouped(boundary[apart], index, len(pairs))  # [P, 5] length, edges
 
     def _costs(self, scale: Scale) -> np.ndarray:
-        """[P], how unlike the two regions of each pair are."""
+        """How different the two regions of each pair are, [P]."""
         weights = scale.weights
         means = self.sums / self.area[:, None]
         apart = np.abs(means[self.first] - means[self.second])
         difference = np.linalg.norm(apart[:, :3], axis=1) + apart[:, 3]
         gradient, jump, concave, convex = (self.boundary[:, 1:] / self.boundary[:, :1]).T
-        # Both must speak for a boundary: shading makes one object's regions differ without an
-        # edge, and a crease or highlight draws an edge between regions that are alike. Their
-        # minimum would let a blurred edge join anything; the geometric mean does not.
+        # Difference and gradient must both suggest a boundary: shading makes one object's regions
+        # differ without an edge, and a crease or highlight makes an edge between like regions. With
+        # their minimum a blurred edge would join anything; with the geometric mean it does not.
         cost = weights.color * np.sqrt(difference * BOUNDARY_GAIN * gradient)
         cost += weights.difference * difference
         cost += weights.gradient * gradient
@@ -456,7 +457,7 @@ class _Regions:
             pass
 
     def _merge_agreed(self, threshold: float, scale: Scale) -> bool:
-        """One round: merge the pairs that are each other's cheapest, if any is below."""
+        """One round: merge the pairs below the threshold that are each other's cheapest, if any."""
         count = len(self.area)
         cost = self._costs(scale)
         cheapest = np.full(count, np.inf)

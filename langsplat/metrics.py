@@ -1,4 +1,4 @@
-"""Numbers about pictures: PSNR, SSIM and the overlap of masks. Numbers in, numbers out.
+"""Metrics of pictures: PSNR, SSIM and the overlap of masks.
 
 Pictures are float [H, W, C], values in [0, 1]; masks are boolean [H, W]. PSNR and SSIM are
 differentiable, so that training and evaluation use the same formula.
@@ -19,7 +19,7 @@ SSIM_SIGMA = 1.5
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of values in [0, 1], in dB; infinite where the two are equal.
+    """Peak signal-to-noise ratio of values in [0, 1], in dB; infinite if the two are equal.
 
     Args:
         image, target: of one shape, any shape.
@@ -36,13 +36,13 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Mean structural similarity (Wang et al. 2004, equation 13), values in [0, 1].
 
     A Gaussian window of 11 x 11 pixels with sigma 1.5, population covariances, K1 = 0.01 and
-    K2 = 0.03, each channel by itself. Only windows that lie wholly inside the picture count
-    ("valid" padding), which is what scikit-image averages over.
+    K2 = 0.03, each channel separately. Only windows that lie wholly inside the picture count
+    ("valid" padding), as in scikit-image.
 
     Args:
         image, target: [H, W, C], H and W >= 11.
     Returns:
-        A scalar in [-1, 1], 1 where the two are equal.
+        A scalar in [-1, 1], 1 if the two are equal.
     Raises:
         ValueError: the shapes differ or are not [H, W, C], or the pictures are too small.
     """
@@ -79,10 +79,10 @@ def mask_iou(mask: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
 
 
 class _Blur(torch.autograd.Function):
-    """[H, W, D] -> [H - 10, W - 10, D], the window's mean at every place it fits.
+    """[H, W, D] -> [H - 10, W - 10, D], the window's mean wherever it fits.
 
-    Its transpose is the same with zeros around, as the window is symmetric: on the CPU convolutions
-    are several times as fast forward as backward.
+    The window is symmetric, so the backward pass is the same convolution, padded with zeros. On the
+    CPU that is several times as fast as torch's own backward pass.
     """
 
     @staticmethod
@@ -101,8 +101,8 @@ def _convolved(maps: Tensor, border: int) -> Tensor:
     offsets = torch.arange(SSIM_WINDOW, dtype=maps.dtype, device=maps.device) - SSIM_WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
     weights = weights / weights.sum()
-    # Channels last in memory, as the CPU's convolution of each by itself is fastest; on a GPU that
-    # was not measured, and whole planes were.
+    # Channels last in memory is the fastest layout for depthwise convolutions on the CPU; on a GPU
+    # only whole planes were measured.
     planes = maps[None].permute(0, 3, 1, 2)
     if maps.is_cuda:
         planes = planes.contiguous()

@@ -1,16 +1,17 @@
 """The files of the official LangSplat code, in and out.
 
 In: its checkpoints of all three stages, the point clouds of Inria's code, cfg_args, cameras.json,
-and the features of its preprocessing. `import_official` finds what a folder holds and makes one
-scene of the three level runs; `export_official` writes what the official code reads.
+and the features of its preprocessing. `find_official` says what some folders hold,
+`import_official` turns that into one scene, and `export_official` writes what the official code
+reads.
 
     checkpoint = read_checkpoint("output/teatime_1/chkpnt30000.pth", stage="language")
     checkpoint.gaussians(), checkpoint.language  # N Gaussians, [N, D] latents
     features = read_features("teatime/language_features", "frame_00001")
 
-A stranger's checkpoint is opened without running anything it asks for: tensors, containers and
-numpy's scalars are let in, every other object is refused by name. Checkpoints and point clouds are
-mapped, not read: only what is used comes into memory.
+A checkpoint from a stranger is opened without running any code in it: tensors, containers and
+numpy's scalars are accepted, every other object is refused by name. Checkpoints and point clouds
+are memory-mapped, so only what is used is read.
 
 Letters: N Gaussians, L levels, D latent size, E embedding size, M segments, V codewords,
 H W pixels.
@@ -65,7 +66,7 @@ INRIA_NEAR = 0.2  # the near plane Inria's rasterizer draws and trains with
 SH_BASES = 16  # of Inria's models: degree 3
 ENCODER = "open_clip:ViT-B-16/laion2b_s34b_b88k"  # whose embeddings the official files hold
 RGB, LANGUAGE, SPARSE = "RGB", "language", "LangSplatV2"
-# The number of elements is all that tells the stages' checkpoints apart.
+# Checkpoints of the three stages differ only in their number of elements.
 STAGES: Mapping[int, str] = {12: RGB, 13: LANGUAGE, 14: SPARSE}
 HOW: Mapping[str, str] = {
     RGB: "Inria's train.py with --checkpoint_iterations writes",
@@ -93,17 +94,17 @@ def _allowed() -> list[Any]:
     ]
 
 
-_LOADING = threading.Lock()  # torch keeps what is allowed for all threads together
+_LOADING = threading.Lock()  # torch's list of allowed objects is shared by all threads
 
 
 def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
-    """What torch.save wrote: tensors, numbers and containers; mapped, on the CPU.
+    """Load what torch.save wrote: tensors, numbers and containers, memory-mapped on the CPU.
 
     Args:
-        what: names what the file should be, for the error.
+        what: what the file should be, for error messages.
     Raises:
         ValueError: there is no such file, its path is not UTF-8, it is damaged, it would unpack to
-            more than its size, or it holds objects that could run code.
+            more than its own size, or it holds objects that could run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -111,7 +112,7 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     check_name(str(path), "rename the file, or the folder it is in")  # torch opens no others
     with path.open("rb") as file:
         head = file.read(4)
-    zipped = head == b"PK\x03\x04"  # which is how torch tells its two formats apart
+    zipped = head == b"PK\x03\x04"  # as torch tells its two formats apart
     grows = False
     try:
         if zipped:
@@ -133,7 +134,7 @@ def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
             f"{path} is not a readable {what}, it is damaged or incomplete: copy or download it "
             "again."
         ) from error
-    # torch packs nothing tight, but would unpack it: a megabyte may hold a gigabyte.
+    # torch.save does not compress, but torch.load would decompress: a megabyte may hold a gigabyte.
     raise ValueError(
         f"{path} would unpack to more than its own size, so it was not opened: get the {what} from "
         "a source you trust, as the official code writes it."
@@ -151,9 +152,8 @@ class Checkpoint:
         path: of the file.
         stage: "RGB" (12 elements), "language" (13) or "LangSplatV2" (14).
         iteration: of the training.
-        language: [N, D], as trained (not unit length); only of the stage "language".
-        logits: [N, layers x V] and
-        codebooks: [layers, V, E]; only of the stage "LangSplatV2".
+        language: [N, D], as trained (not unit length); only in the stage "language".
+        logits, codebooks: [N, layers x V] and [layers, V, E]; only in the stage "LangSplatV2".
     """
 
     path: Path
@@ -258,7 +258,7 @@ def read_autoencoder(path: Path | str) -> Autoencoder:
 
 
 def _holds_numbers(value: Any) -> bool:
-    """Whether it is a tensor whose numbers lie in the file: a few bytes can claim a huge one."""
+    """Whether it is a tensor with all its numbers in the file: a few bytes can claim a huge one."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -304,7 +304,7 @@ def _activated(
     quats: Tensor,  # [N, 4] wxyz
     logit_opacities: Tensor,  # [N, 1]
 ) -> Gaussians:
-    """Gaussians from what training stores; copies, so that the file can be closed."""
+    """Gaussians from the parameters training stores; copies, so that the file can be closed."""
     sh = torch.empty(len(means), 1 + rest.shape[1], 3)
     sh[:, :1], sh[:, 1:] = dc, rest
     return Gaussians(
@@ -318,7 +318,7 @@ def _activated(
 
 
 def usable(gaussians: Gaussians) -> Tensor:
-    """[N] bool: finite everywhere, also as a scene is stored, with a rotation and a size."""
+    """[N] bool: the Gaussians that are finite, also as half floats, with a rotation and a size."""
     g = gaussians
     # A sum is finite only if its terms are, and needs no [N, K, 3] of its own.
     total = g.means.sum(1) + g.scales.sum(1) + g.opacities + g.sh.sum((1, 2))
@@ -331,13 +331,13 @@ def usable(gaussians: Gaussians) -> Tensor:
 
 
 def read_ply(path: Path | str) -> Gaussians:
-    """A point_cloud.ply of Inria's code: N activated Gaussians, not all of which need be finite.
+    """The N activated Gaussians of a point_cloud.ply of Inria's code; some may not be finite.
 
     They are drawn with the near plane of that code, 0.2; what nerfstudio or gsplat wrote was
     trained with 0.01: dataclasses.replace(gaussians, near=0.01).
 
     Raises:
-        ValueError: it is no PLY, it ends too early, or it has other properties.
+        ValueError: it is not a PLY, ends too early, or has other properties.
     """
     path = Path(path)
     if not path.is_file():
@@ -375,7 +375,7 @@ def read_ply(path: Path | str) -> Gaussians:
 def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
     """Write a point_cloud.ply as Inria's code reads it: logs, logits, harmonics of degree 3.
 
-    Lower degrees are filled up with zeros, because Inria's loader insists on 45 f_rest properties.
+    Lower degrees are padded with zeros, because Inria's loader insists on 45 f_rest properties.
     """
     path = Path(path)
     names = ["x", "y", "z", "nx", "ny", "nz", *(f"f_dc_{i}" for i in range(3))]
@@ -414,7 +414,7 @@ def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
 
 
 def read_cfg_args(path: Path | str) -> dict[str, Any]:
-    """The settings in a cfg_args, parsed, never evaluated; values that are not plain are left out.
+    """The settings in a cfg_args, parsed but never evaluated; only literal values are kept.
 
     Raises:
         ValueError: it is not the text of a Namespace(...).
@@ -448,7 +448,7 @@ def read_cfg_args(path: Path | str) -> dict[str, Any]:
 
 
 def trained_size(width: int, height: int, resolution: Any = -1) -> tuple[int, int]:
-    """The size of the pictures the official code trains on, from a photo's.
+    """The size of the pictures that the official code trains on, from the size of a photo.
 
     Args:
         resolution: of cfg_args: 1, 2, 4 or 8 divide; another positive number is the width; -1
@@ -460,7 +460,7 @@ def trained_size(width: int, height: int, resolution: Any = -1) -> tuple[int, in
     if good and resolution in (1, 2, 4, 8):
         size = max(1, round(width / resolution)), max(1, round(height / resolution))
     else:
-        # Instead of a width that no float can hold, one larger than any picture's.
+        # A width too large for a float becomes one that is merely larger than any picture's.
         scale = width / min(resolution, 2 * MAX_IMAGE_PIXELS) if good else max(1.0, height / 1080)
         size = max(1, int(width / scale)), max(1, int(height / scale))
     if size[0] * size[1] > MAX_IMAGE_PIXELS:
@@ -487,7 +487,7 @@ def _pinhole(
 def colmap_cameras(
     folder: Path | str, *, resolution: Any = -1
 ) -> tuple[tuple[Camera, ...], NDArray[np.float64]]:
-    """The cameras the official code sees in a COLMAP model, by name, and the points [P, 3].
+    """The cameras the official code makes of a COLMAP model, sorted by name; the points [P, 3].
 
     Only the field of view is kept: the official code trains without distortion and with the
     optical axis in the middle of the picture, so its Gaussians must be drawn that way.
@@ -508,7 +508,7 @@ def colmap_cameras(
 
 
 def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...]:
-    """The cameras of a cameras.json, by name.
+    """The cameras of a cameras.json, sorted by name.
 
     Raises:
         ValueError: it is not one, a number in it is not finite, or the pictures are too large.
@@ -547,7 +547,7 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
 
 
 def stem_of(name: str) -> str:
-    """What the official code calls a photo's features: its name up to the first dot."""
+    """The name the official code gives a photo's features: the photo's, up to the first dot."""
     return Path(name).name.split(".")[0]
 
 
@@ -594,9 +594,16 @@ def read_features(
             f"{rows_file} has features that are not finite in {int(bad.sum())} of {len(bad)} rows "
             f"(the first is {int(bad.argmax())}): run the preprocessing of that photo again."
         )
-    picked = _nearest(maps, size, maps_file)
+    height, width = maps.shape[1:]
+    if size is not None and size != (width, height):
+        warnings.warn(
+            f"{maps_file.name} is {width} x {height} but its picture is {size[0]} x {size[1]}: "
+            "the nearest labels are taken.",
+            stacklevel=2,
+        )
+        maps = _nearest_labels(maps, size)
     segments, embeddings = [], []
-    for level in picked[1:]:
+    for level in maps[1:]:
         low, high = level.min(), level.max()
         if not (low >= -1 and high < len(rows)):  # also where they are not numbers
             raise ValueError(
@@ -618,7 +625,7 @@ def read_features(
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """The numbers in a .npy; mapped, not read.
+    """The numbers in a .npy, memory-mapped.
 
     Raises:
         ValueError: it is missing, or holds something else.
@@ -639,18 +646,6 @@ def read_array(path: Path) -> NDArray[Any]:
     return array
 
 
-def _nearest(maps: NDArray[Any], size: tuple[int, int] | None, path: Path) -> NDArray[Any]:
-    height, width = maps.shape[1:]
-    if size is None or size == (width, height):
-        return maps
-    warnings.warn(
-        f"{path.name} is {width} x {height} but its picture is {size[0]} x {size[1]}: the nearest "
-        "labels are taken.",
-        stacklevel=3,
-    )
-    return _nearest_labels(maps, size)
-
-
 def _nearest_labels(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Nearest labels of maps [..., H, W] at (width, height)."""
     height, width = maps.shape[-2:]
@@ -662,8 +657,8 @@ def _nearest_labels(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def write_features(folder: Path | str, stem: str, features: SegmentFeatures) -> None:
     """Write `<stem>_s.npy` float32 [4, H, W] and `<stem>_f.npy` float32 [M, E].
 
-    Rows are numbered through all levels, as the official code wants them. The first channel, all
-    masks pooled, is left empty (-1, no rows): nothing that trains on levels 1 to 3 reads it.
+    Rows are numbered across all levels, as the official code expects. The first channel, all masks
+    pooled, is left empty (-1, no rows): nothing that trains on levels 1 to 3 reads it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -692,18 +687,20 @@ DEPTH = 6  # folders deep
 
 @dataclass
 class Found:
-    """What lies in the folders of an official project.
+    """What the folders of an official project hold.
 
     Attributes:
         name: of the scene.
         runs: level (0 subpart, 1 part, 2 whole) -> its checkpoint.
-        stage: of the runs, language or LangSplatV2.
-        rgb: the model without language, where there are no runs: a checkpoint or a point cloud.
+        stage: of the runs, language or LangSplatV2; RGB if there are none.
+        rgb: if there are no runs, the model without language: a checkpoint or a point cloud.
         autoencoder: best_ckpt.pth.
-        colmap: the folder of the COLMAP model. cameras_json: where there is none.
-        features: the folder of 512-number features. latents: of their 3-number codes.
-        resolution: that of cfg_args.
-        found, missed: the same in lines for the user.
+        colmap: the folder of the COLMAP model.
+        cameras_json: if there is no COLMAP model, the model's cameras.json.
+        features: the folder of 512-number features.
+        latents: the folder of their 3-number codes.
+        resolution: as in cfg_args.
+        found, missed: lines for the user, on what is there and what is not.
     """
 
     name: str
@@ -721,7 +718,7 @@ class Found:
 
 
 class _Files:
-    """Everything of interest under some folders, by what it is."""
+    """Everything of interest in some folders, sorted by kind."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
@@ -786,7 +783,7 @@ class _Files:
             self.notes.append(str(error).replace(str(path), self.short(path)))
 
     def short(self, path: Path) -> str:
-        """The path from the folder the user gave, without what lies above it."""
+        """The path, starting at the folder the user gave."""
         for root in self.roots:
             if path.is_relative_to(root):
                 return str(path.relative_to(root.parent) if root.name else path)
@@ -794,14 +791,14 @@ class _Files:
 
     @property
     def not_read(self) -> list[str]:
-        """A line for the user on other people's checkpoints."""
+        """A line for the user if there are checkpoints of Occam's LGS."""
         return [
             f"{self.short(path)} is of Occam's LGS, which is not read here"
             for path in self.foreign[:1]
         ]
 
     def level_of(self, folder: Path) -> int | None:
-        """0 to 2, by cfg_args or by the folder's name."""
+        """0 to 2, from cfg_args or the folder's name; None if neither says."""
         level = self.cfgs.get(folder, {}).get("feature_level")
         if level in (1, 2, 3):
             return int(level) - 1
@@ -809,7 +806,7 @@ class _Files:
         return int(suffix[2]) - 1 if suffix else None
 
     def choose(self, what: str, paths: Sequence[Path], name: str) -> Path | None:
-        """The only one, or the only one whose path speaks of the scene `name`.
+        """The only one, or the only one whose path contains the scene's `name`.
 
         Raises:
             ValueError: several fit.
@@ -835,15 +832,16 @@ def _same(part: str, name: str) -> bool:
 def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
     """Look through the folders of an official project: model folders, data, autoencoder.
 
-    Three level runs make a scene (with their autoencoder, or with LangSplatV2's codebooks). Where
-    there is none, a model without language and the features of the preprocessing do.
+    A scene is made from the level runs (with their autoencoder, or with LangSplatV2's codebooks).
+    If there are none, it is made from a model without language and the features of the
+    preprocessing.
 
     Args:
-        folders: one or several, each searched six folders deep; pictures' folders and hidden ones
-            are not.
+        folders: one or several, each searched six folders deep, except in folders of pictures and
+            hidden ones.
     Raises:
-        ValueError: a folder is not there, there are several scenes, a checkpoint is damaged or of
-            another stage than its place says, or what is there makes no scene.
+        ValueError: a folder does not exist; there are several scenes; a checkpoint is damaged, or
+            of another stage than its folder suggests; or there is not enough for a scene.
     """
     several = [folders] if isinstance(folders, Path | str) else folders
     roots = [Path(folder).absolute() for folder in several]
@@ -859,7 +857,7 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
     if not runs:
         for folder, checkpoint in opened.items():
             if files.level_of(folder) is not None and not lifted:
-                read_checkpoint(checkpoint.path, stage=LANGUAGE)  # says what it is instead
+                read_checkpoint(checkpoint.path, stage=LANGUAGE)  # raises: it is an RGB one
         name = (files.features or files.latents or roots)[0].parent.name if lifted else name
         rgbs = [checkpoint.path for checkpoint in opened.values()] or list(files.clouds.values())
         rgb = files.choose("models without language", rgbs, name)
@@ -896,7 +894,7 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
 def _one_a_project(models: Sequence[Path]) -> list[Path]:
     """The first COLMAP model of each data folder (sparse/0 before sparse/1).
 
-    Models in a folder "distorted" count only where there are no others.
+    Models in a folder "distorted" count only if there are no others.
     """
     plain = [path for path in models if "distorted" not in path.parts] or list(models)
     first: dict[Path, Path] = {}
@@ -933,7 +931,8 @@ def _runs(files: _Files, opened: Mapping[Path, Checkpoint]) -> tuple[str, dict[i
                 f"level {level + 1} ({LEVELS[level]}): give the folders of one of them only."
             )
         case[level] = checkpoint
-    # Runs named freely are one scene if no level comes twice; their Gaussians will tell.
+    # Runs in folders of any name are one scene if no level occurs twice; `_check_runs` compares
+    # their Gaussians.
     merged = {level: run for case in cases.values() for level, run in case.items()}
     if len(merged) < sum(len(case) for case in cases.values()):
         listed = ", ".join(files.short(case) for case in list(cases)[:4])
@@ -952,7 +951,7 @@ def _runs(files: _Files, opened: Mapping[Path, Checkpoint]) -> tuple[str, dict[i
 
 
 def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
-    """Fill in the lines for the user."""
+    """Fill in `found.found` and `found.missed`, the lines for the user."""
 
     def line(what: str, path: Path | None, without: str = "") -> None:
         if path is not None:
@@ -973,17 +972,18 @@ def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
         found.missed.append("level runs: language is lifted from the features")
         line("model without language", found.rgb, "no chkpntNNNNN.pth, no point_cloud.ply")
     coded = found.stage == LANGUAGE or (found.features is None and found.latents is not None)
-    line("autoencoder", found.autoencoder, "best_ckpt.pth turns codes into embeddings" * coded)
-    line("COLMAP model", found.colmap, "cameras.json is used instead" * bool(found.cameras_json))
+    why = "best_ckpt.pth turns codes into embeddings" if coded else ""
+    line("autoencoder", found.autoencoder, why)
+    line("COLMAP model", found.colmap, "cameras.json is used instead" if found.cameras_json else "")
     line("cameras", found.cameras_json)
-    needed = "needed to lift language" * (not runs and found.latents is None)
-    line("features", found.features, needed)
+    why = "needed to lift language" if not runs and found.latents is None else ""
+    line("features", found.features, why)
     line("coded features", found.latents)
     found.missed += files.not_read
 
 
 def _check(found: Found, files: _Files) -> None:
-    """Raise ValueError unless what was found makes a scene; the sentence lists what was found."""
+    """Raise ValueError, listing what was found, unless that is enough for a scene."""
     have = f" Found: {'; '.join(found.found)}." if found.found else ""
     have += "".join(f" {line}." for line in files.not_read)
     if not found.runs and found.rgb is None:
@@ -1043,14 +1043,14 @@ def import_official(
     encoder: str = ENCODER,
     progress: Progress = silent,
 ) -> Path:
-    """Make one scene of what `find_official` found.
+    """Make one scene from what `find_official` found.
 
     Args:
         out: the scene's folder; new, empty, or an older scene, which is replaced.
         name: of the scene; empty takes the runs' name.
-        encoder: whose embeddings the features are, as `load_encoder` takes it; the official code
-            knows only one. Its weights need not be here.
-        progress: "Read the model", "Lift language" (where there are no runs), "Save the scene".
+        encoder: the one that made the features, as `load_encoder` takes it; the official code
+            uses only the default. Its weights are not needed.
+        progress: "Read the model", "Lift language" (if there are no runs), "Save the scene".
     Returns:
         The scene's folder.
     Raises:
@@ -1112,7 +1112,7 @@ def _cameras(found: Found) -> tuple[tuple[Camera, ...], NDArray[np.float64]]:
 def _model(found: Found, encoder: str, notes: list[str]) -> tuple[Gaussians, LanguageField | None]:
     """The usable Gaussians, and the language of the runs if there are any.
 
-    The checkpoints are open only in here: what is mapped of them counts as memory.
+    The checkpoints are open only in this function: mapped pages count as memory.
     """
     runs = {level: read_checkpoint(path) for level, path in found.runs.items()}
     if runs:
@@ -1155,7 +1155,7 @@ def _latent_field(
                 f"decodes {codec.latent}: give the autoencoder that the run was trained with."
             )
         latents = run.language[keep].float()
-        # They start at zero and are moved only by views that see the Gaussian.
+        # Training starts them at zero, and only views that see the Gaussian move them.
         mass[level] = (latents != 0).any(dim=1)
         codes[level] = F.normalize(latents, dim=1)
     return LanguageField(None, codes, mass, codec, encoder)
@@ -1164,7 +1164,7 @@ def _latent_field(
 def _sparse_field(runs: Mapping[int, Checkpoint], keep: Tensor, encoder: str) -> LanguageField:
     """LangSplatV2's field: each level has codebooks, and a Gaussian the softmax of its top 4.
 
-    Residual codebooks are one codebook for us: their codewords are added up all the same.
+    A level's residual codebooks become one codebook here, since their codewords are simply added.
     """
     shapes = {
         level: run.codebooks.shape for level, run in runs.items() if run.codebooks is not None
@@ -1186,13 +1186,13 @@ def _sparse_field(runs: Mapping[int, Checkpoint], keep: Tensor, encoder: str) ->
         layers, words, _ = run.codebooks.shape
         codewords[level, : layers * words] = run.codebooks.flatten(0, 1)
         logits = run.logits[keep].float()
-        # They start at zero and are moved only by views that see the Gaussian.
+        # As with latents: zero until a view sees the Gaussian.
         mass[level] = (logits != 0).any(dim=1)
         for layer in range(layers):
             part = logits[:, layer * words : (layer + 1) * words]
             top, picked = part.topk(min(TOP, words), dim=1)
             at = slice(layer * top.shape[1], (layer + 1) * top.shape[1])
-            # The softmax of the top logits is that of all, cut and summing to 1 again.
+            # The softmax of the top logits is that of all of them, cut off and normalised again.
             codes[level, :, at] = top.softmax(dim=1) / layers
             rows[level, :, at] = picked + layer * words
     codes *= (mass > 0)[..., None]
@@ -1237,18 +1237,18 @@ def _lifted(
             rows = [codec.decode(part) if codec else part for part in view.embeddings]
             views.append(SegmentFeatures(segments, rows))
             small.append(shrunk)
-    told = [warning.message for warning in caught if warning.category is UserWarning]  # by us
+    told = [warning.message for warning in caught if warning.category is UserWarning]  # our own
     if told:
         notes.append(f"{told[0]} So it is in {len(told)} of {len(seen)} views.")
     for numbers in {rows.shape[1] for view in views for rows in view.embeddings if len(rows)}:
-        _check_size(encoder, dim, numbers)  # now, as lifting takes a while
+        _check_size(encoder, dim, numbers)  # before lifting, which takes a while
     field = fit_language(gaussians, small, views, encoder, progress=progress)
     notes += level_notes(field)
     return field
 
 
 def _named(encoder: str) -> tuple[str, int | None]:
-    """The name that scenes keep of an encoder, and the size of its embeddings if that is known."""
+    """The encoder's name as scenes store it, and the size of its embeddings if that is known."""
     if encoder.partition(":")[0] == "bundled":
         bundled = load_encoder(encoder)
         return bundled.name, bundled.dim
@@ -1278,15 +1278,15 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     """Write a scene as the official code's files.
 
     `point_cloud/iteration_30000/point_cloud.ply`, `cameras.json` and `cfg_args` are a model folder
-    of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold what it
-    says at each pixel of each of its views: the codeword that weighs most there, or the decoded
-    latent; -1 where described Gaussians do not paint most of the pixel. The files know no principal
-    point but the middle, so the views are drawn with that. An autoencoder, where the scene has one,
-    is `autoencoder/best_ckpt.pth`.
+    of Inria's code. For a scene with language, `language_features/<stem>_{s,f}.npy` hold its
+    embedding at each pixel of each of its views: the codeword that weighs most there, or the
+    decoded latent; -1 where described Gaussians do not paint most of the pixel. These formats
+    place the principal point in the middle of the picture, so the views are drawn that way. The
+    scene's autoencoder, if it has one, becomes `autoencoder/best_ckpt.pth`.
 
     Args:
         out: a new or empty folder; it appears whole or not at all.
-        progress: "Write features", a step a view.
+        progress: "Write features", one step per view.
     Raises:
         ValueError: `out` is in use, or two views' names are the same up to the first dot.
     """
@@ -1341,9 +1341,9 @@ def _write_cameras(cameras: Sequence[Camera], stems: Sequence[str], path: Path) 
 
 
 def _segments_of(scene: Scene, camera: Camera) -> SegmentFeatures:
-    """The field's nearest embedding at each pixel of a view, its principal point in the middle.
+    """The field's embedding at each pixel of a view whose principal point is moved to the middle.
 
-    [L, H, W] segments and, for each level, their embeddings; -1 where nothing is described.
+    Segments [L, H, W], -1 where nothing is described, and the embeddings of each level.
     """
     language = scene.language
     assert language is not None
@@ -1355,7 +1355,7 @@ def _segments_of(scene: Scene, camera: Camera) -> SegmentFeatures:
         found = heaviest(scene.gaussians, camera, language, MIN_SUPPORT).long()
         for level, words in enumerate(found):
             present = words[words >= 0].unique()
-            # The place before the first is the last, which is where -1 points to.
+            # The extra last entry is where -1 points to.
             numbers = torch.full((codec.size + 1,), -1, dtype=torch.int32, device=words.device)
             numbers[present] = torch.arange(len(present)).to(numbers)
             segments.append(numbers[words].cpu().numpy())
@@ -1367,7 +1367,7 @@ def _segments_of(scene: Scene, camera: Camera) -> SegmentFeatures:
         values = torch.cat([language.values(level), described], dim=1)
         image, _ = render(scene.gaussians, camera, values)
         seen = image[..., -1] >= MIN_SUPPORT
-        # Latents vary smoothly: those of one cell of a lattice share an embedding.
+        # Latents vary smoothly: all in one cell of a lattice share an embedding.
         latents = F.normalize(image[..., :-1][seen], dim=1)  # [pixels, D]
         cells, ids = (latents / LATENT_STEP).round().unique(dim=0, return_inverse=True)
         sums = torch.zeros_like(cells).index_add_(0, ids, latents)

@@ -1,8 +1,8 @@
-"""How long-running work reports progress, goes on after a stop, and shares cores and memory.
+"""How long-running work reports progress, resumes after a stop, and shares cores and memory.
 
 A stage calls `progress(stage, done, total, note)` as often as it likes, with `done` of `total`
 units finished. The terminal shows a bar with the seconds left; a parent process reads JSON lines.
-Now and then a stage leaves in a file what it needs to go on from if it is killed.
+Now and then a stage saves a checkpoint, to resume from if it is killed.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 20.0
 """Between two checkpoints of long-running work."""
-_VALUE = "value."  # begins the names of numbers in the file
+_VALUE = "value."  # prefix of the names of numbers in a checkpoint
 
 Progress = Callable[[str, int, int, str], None]
 """`progress(stage, done, total, note)`; total > 0, 0 <= done <= total, note may be empty."""
@@ -45,7 +45,7 @@ class Eta:
     def update(self, stage: str, done: int, total: int) -> float | None:
         now = time.monotonic()
         if stage != self._stage:
-            # A resumed stage starts at done > 0: what an earlier run did says nothing of our pace.
+            # A resumed stage starts at done > 0, and what an earlier run did must not count.
             self._stage, self._began, self._first = stage, now, done
         elapsed = now - self._began
         fresh = done - self._first
@@ -55,7 +55,7 @@ class Eta:
 
 
 def plain(text: str) -> str:
-    """`text` with what steers a terminal, as in a stranger's file names, in backslashes."""
+    """`text` with control characters, which could steer a terminal, as backslash escapes."""
     return "".join(
         ch.encode("unicode_escape").decode() if unicodedata.category(ch) == "Cc" else ch
         for ch in text
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
 
 
 def terminal_progress() -> Progress:
-    """Progress on stderr: one updating line a stage, or plain lines if it is not a terminal."""
+    """Progress on stderr: a line per stage that updates, or plain lines if it is not a terminal."""
     eta = Eta()
     live = sys.stderr.isatty()
     last_stage, last_at = "", 0.0
@@ -81,7 +81,7 @@ def terminal_progress() -> Progress:
         share = f"[{'#' * filled}{'.' * (24 - filled)}] {100 * done / max(total, 1):3.0f} %"
         remaining = f", {left:.0f} s left" if left is not None and done < total else ""
         text = f"{stage:<22} {share}{remaining}{'  ' + plain(note) if note else ''}"
-        if live and done < total:  # what wraps would stay when the line is updated
+        if live and done < total:  # a wrapped part would stay when the line is updated
             text = text[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"\r\033[K{text}" if live else f"{text}\n")
         sys.stderr.flush()
@@ -103,7 +103,7 @@ def json_progress() -> Progress:
 
 
 class Saved(NamedTuple):
-    """What an earlier run left: tensors, on the CPU, how much was done, and other numbers."""
+    """The checkpoint of an earlier run: tensors on the CPU, how much was done, other numbers."""
 
     tensors: "dict[str, Tensor]"
     done: int
@@ -111,11 +111,11 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The file in which a stage leaves what its next step depends on.
+    """The checkpoint file of a stage: everything that its next step depends on.
 
     Args:
-        path: of the file, which is there whole or not at all; None: nothing is kept.
-        identity: what the work is of: inputs, settings. A file of other work is not taken over.
+        path: of the file, which is written whole or not at all; None: nothing is saved.
+        identity: inputs and settings. A file with another identity is not used.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, str]) -> None:
@@ -129,7 +129,7 @@ class Checkpoints:
         return self._path is not None and late
 
     def save(self, tensors: "Mapping[str, Tensor]", done: int, **values: int | float) -> None:
-        """Replace the file: tensors of any device, how much is done, and numbers, exactly."""
+        """Replace the file: tensors on any device, how much is done, and numbers, kept exactly."""
         if self._path is None:
             return
         numbers = {_VALUE + name: repr(value) for name, value in (values | {"done": done}).items()}
@@ -146,9 +146,10 @@ class Checkpoints:
     def load(
         self, stage: str, total: int, progress: Progress, *, unit: str = "step"
     ) -> Saved | None:
-        """What an earlier run of this work left, or None; `progress` is told, if there is a file.
+        """The checkpoint of an earlier run, or None if there is none, of this work and intact.
 
-        A file of other work, or a damaged one, is no error: the stage begins anew.
+        If there is a file, the note given to `progress` says whether it is used. One that is not
+        is no error: the stage starts from the beginning.
         """
         if self._path is None or not self._path.exists():
             return None
@@ -158,7 +159,7 @@ class Checkpoints:
         return saved
 
     def _read(self, path: Path) -> tuple[Saved | None, str]:
-        """What is in the file, or why it cannot be used."""
+        """The contents of the file, or the reason why it cannot be used."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -181,7 +182,7 @@ def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, 
 
     try:
         save_file(tensors, file, metadata)
-    except SafetensorError as error:  # what the system said is in its text
+    except SafetensorError as error:  # its text has the system's error
         raise OSError(None, str(error), str(file)) from error
 
 
@@ -200,22 +201,22 @@ def digest_of(*parts: "Tensor | str") -> str:
 
 
 def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    """A signal's handler: what Ctrl-C does, so that every `finally` runs.
+    """A signal handler that does what Ctrl-C does.
 
-    Children end, partial files and scratch folders go.
+    Every `finally` runs: children are ended, partial files and scratch folders removed.
     """
     raise KeyboardInterrupt
 
 
 def prepare_process() -> None:
-    """What a program sets for all of itself, before torch is loaded.
+    """Process-wide settings of a program, to be made before torch is loaded.
 
-    Torch's idle threads would spin on the cores that the rasterizer needs, and memory that is
-    freed would go back to the system, which gives it out again page by page and zeroed: training
-    steps took 1.4 times as long. Where the C library is not glibc its memory is left as it is.
-    Python's garbage collector would go again and again through all that was ever imported or
-    compiled, for a sixth of the page's start: it now goes through old objects a hundred times less
-    often, and through young ones as before.
+    Without them torch's idle threads spin on the cores that the rasterizer needs, and freed memory
+    returns to the system, which hands it out again zeroed, page by page: training steps took 1.4
+    times as long. (Memory is left as it is if the C library is not glibc.) Python's garbage
+    collector would also scan everything that was ever imported or compiled over and over, for a
+    sixth of the page's start: now it scans old objects a hundred times less often, and young ones
+    as before.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     young, middle, _ = gc.get_threshold()
@@ -230,11 +231,11 @@ def prepare_process() -> None:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """torch with this many threads for a while.
+    """Run a `with` block with this many torch threads.
 
-    Two threads cost small operations more than they give, and between two renders they would spin
-    on the cores that the rasterizer's threads need: on two busy cores a training step with one
-    torch thread is six times as fast, a batch of an autoencoder's ten times.
+    A second thread costs small operations more than it gains, and between two renders it would spin
+    on a core that the rasterizer's threads need: on two busy cores a training step with one torch
+    thread is six times as fast, a batch of an autoencoder's ten times.
     """
     import torch
 

@@ -6,27 +6,27 @@ negative. Two scores, never mixed: *pixel relevancy* blends features over a pixe
 *Gaussian relevancy* scores each Gaussian by itself.
 
 With codewords S and the blended weights W(p) of a pixel, f(p) = W S / |W S|: the dot products are
-renders of one number per Gaussian and |W S|² = Wᵀ (S Sᵀ) W does not depend on the text. So each
-view keeps its norms, its best negatives and its blending weights, and a new word costs one sparse
-product: no embedding of a pixel is ever built.
+renders of one number per Gaussian, and |W S|² = Wᵀ (S Sᵀ) W does not depend on the text. So the
+norms, the best negatives and the blending weights of each view are kept, and a new word costs one
+sparse product: no embedding of a pixel is ever built.
 
-On a GPU the weights of a pixel are not kept: the sums over them are computed anew, for each word in
-a render of its own, and for what all words share in one kernel.
+On a GPU the blending weights are not kept but computed again: for each word in one render, and for
+what all words share in one kernel.
 
-With an autoencoder f(p) is decoded from the latents blended over a pixel. The paper's have three
-numbers, so the decoder's answers are tabulated once (`langsplat.codec.DecodeTable`). Each view
-keeps where to look and its best negative; a new word costs one lookup a pixel and level. Latents
-of other sizes, exact answers and published ones are decoded pixel by pixel, a part of the picture
-at a time.
+With an autoencoder f(p) is decoded from the latent blended over a pixel. The paper's latents have
+three numbers, so the decoder is tabulated once (`langsplat.codec.DecodeTable`). For each view the
+pixels' places in the table and their best negatives are kept, and a new word costs one lookup per
+pixel and level. Latents of other sizes, exact answers and published ones are decoded pixel by
+pixel, a part of the picture at a time.
 
-"The handle of the mug" names a part that other things have as well, and encoders mostly hear words,
-not their order. So where the thing itself is found in the view, two rules hold: near it the
-part's own word, "handle", counts as much as the whole text, and away from it only a high relevancy
-counts in full. How near a pixel is follows from a box around it; a Gaussian is as near as the pixel
-that its centre falls on, and outside of the picture the whole text alone counts.
+"The handle of the mug" names a part that other things have as well, and encoders mostly ignore the
+order of words. So if the thing itself is found in the view, two rules apply: near it the part's own
+word, "handle", counts as much as the whole text, and away from it only a high relevancy counts in
+full. A pixel is near if the thing is found in a box around it; a Gaussian is as near as the pixel
+that its centre falls on, and outside of the picture only the whole text counts.
 
-The two codecs meet the engine in one place: `_Scores` (`ask` of texts, `rate` of Gaussians, `view`
-of a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
+The codecs share one interface to the engine: `_Scores` (`ask` texts, `rate` Gaussians, `view` from
+a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
 """
 
 import json
@@ -68,21 +68,21 @@ _ANY_SUPPORT = -1.0
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
-_KEPT_TEXTS = 1000  # of which the embeddings are kept
-_LATENTS_AT_ONCE = 1 << 17  # whose places in a table are found
+_KEPT_TEXTS = 1000  # whose embeddings are kept
+_LATENTS_AT_ONCE = 1 << 17  # bounds the memory of looking up places in a table
 _WHICH = "(?:the|a|an|this|that|my) "
 _PART_OF = re.compile(  # "a photo of a mug" names no part
     f"(?!(?:{_WHICH})?(?:photo|picture|image|kind|sort|type) of )"
     f"(?:{_WHICH})?(?P<part>.+) of {_WHICH}(?P<thing>.+)",
     re.IGNORECASE,
 )
-# Words that name nothing by themselves, for which encoders score half of a picture. No word that is
-# a thing in another language, as "or" is gold in French.
+# Words that name nothing by themselves, for which encoders find half of a picture. None of them may
+# name a thing in another language: "or" is not here because it is French for gold.
 _FILLERS = frozenset("a an the of and in on to with my this that these those".split())
-ELSEWHERE = 100  # with this many Gaussians found a thing may be out of sight; any text finds a few
-NEARBY = 21 / 480  # of the view's width: the box in which a thing lends its relevancy to a part
-NEAR_ENOUGH = 0.8  # of the thing's best relevancy: from there on a part counts in full
-SURE = 0.9  # the relevancy from which on a part counts in full wherever it is
+ELSEWHERE = 100  # if so many Gaussians are found, it may be out of sight; any text finds a few
+NEARBY = 21 / 480  # of the view's width: the size of the box in which a thing counts as near
+NEAR_ENOUGH = 0.8  # of the thing's best relevancy: near this much of it a part counts in full
+SURE = 0.9  # with at least this relevancy a part counts in full anywhere
 
 T = TypeVar("T")
 
@@ -94,9 +94,9 @@ class Answer:
     Attributes:
         text: the query as asked.
         level: the level that answered (subpart, part or whole).
-        threshold: absolute, on the relevancy.
+        threshold: of the mask, an absolute relevancy.
         relevancy: [H, W] float32 in [0, 1], the pixel relevancy of `level`, half smoothed.
-        by_level: [L, H, W] the same for every level.
+        by_level: [L, H, W], the same for every level.
         gaussian_relevancy: [N] float32 in [0, 1], of `level`; 0 for Gaussians no view ever saw.
         seconds: how long it took.
     """
@@ -134,7 +134,7 @@ class Answer:
 
     @property
     def share(self) -> float:
-        """Part of the picture the mask covers, 0 to 1."""
+        """The share of the picture that the mask covers, 0 to 1."""
         return float(self.mask.mean())
 
     @property
@@ -148,20 +148,20 @@ class Answer:
 
     @property
     def count(self) -> int:
-        """How many Gaussians score above the threshold by themselves."""
+        """How many Gaussians score above the threshold."""
         return int((self.gaussian_relevancy > self.threshold).sum())
 
     @property
     def absent(self) -> bool:
-        """Whether no level finds it, in the picture or out of sight."""
+        """Whether it is found at no level, in the picture or out of sight."""
         return bool(self.count < ELSEWHERE and self.by_level.max() < min(self.threshold, 0.5))
 
     def sentence(self) -> str:
         """The answer in words."""
-        several = re.search(r",|\band\b|^not\b", self.text, re.IGNORECASE)
-        return (self._what() if self.found else self._why_not()) + (
-            " Ask for one thing at a time: words are compared as a whole." if several else ""
-        )
+        sentence = self._what() if self.found else self._why_not()
+        if re.search(r",|\band\b|^not\b", self.text, re.IGNORECASE):
+            sentence += " Ask for one thing at a time: words are compared as a whole."
+        return sentence
 
     def _what(self) -> str:
         share = f"{100 * self.share:.1f}" if self.share >= 0.001 else "less than 0.1"
@@ -172,7 +172,7 @@ class Answer:
         )
 
     def _where(self) -> str:
-        """In which ninth of the picture the best pixel is, in words; empty for what fills it."""
+        """In words, in which ninth of the picture the best pixel is; empty if the mask is large."""
         if self.share > 0.25:
             return ""
         (height, width), (x, y) = self.relevancy.shape, self.peak
@@ -181,7 +181,7 @@ class Answer:
         return f" {row}{side}" if row else f" on the{side}" if side else " in the middle"
 
     def _why_not(self) -> str:
-        """What was found instead of something, and what the remedy is, if there is one."""
+        """Why the mask is empty, and the remedy, if there is one."""
         score = min(math.floor(100 * self.score) / 100, self.threshold)  # 0.4996 is below 0.50
         peaks = self.by_level.max(axis=(1, 2))
         best = int(peaks.argmax())
@@ -208,7 +208,7 @@ class Answer:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers and words for JSON; the maps are left out."""
+        """Everything but the maps, as JSON values."""
         return {
             "text": self.text,
             "found": self.found,
@@ -226,32 +226,32 @@ class Answer:
 
 
 class _View(Protocol):
-    """What a view keeps between words."""
+    """What is kept of a view between words."""
 
     @property
     def nbytes(self) -> int: ...
 
     def relevancy(self, asked: Any, out: Tensor) -> None:
-        """Write the texts' pixel relevancy to `out` [T, L, H, W] float32; 0 where none is seen."""
+        """Write the texts' pixel relevancy to `out` [T, L, H, W] float32; 0 without support."""
 
 
 class _Scores(Protocol):
     """A codec's side of the engine."""
 
     def ask(self, texts: Tensor) -> Any:
-        """From text embeddings [T, E], once: what Gaussians and pixels are compared with."""
+        """Prepare text embeddings [T, E] once, for comparing Gaussians and pixels with them."""
 
     def rate(self, asked: Any, levels: Tensor) -> Tensor:
-        """Gaussian relevancy [T, N] of the texts asked, each at its own of the levels [T]."""
+        """Gaussian relevancy [T, N] of the texts asked, each at its own level, of `levels` [T]."""
 
     def view(self, camera: Camera) -> _View:
-        """What this view keeps; the camera is on the scene's device."""
+        """What is kept of this view; the camera is on the scene's device."""
 
 
 class _CodebookScores:
-    """What Gaussians and views score on the CPU, when codes weigh codewords.
+    """The scores on the CPU, for codes that weigh codewords.
 
-    `ask` gives the dot products of texts with codewords and with Gaussians.
+    `ask` returns the dot products of texts with codewords and with Gaussians.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class _CodebookScores:
 
 
 class _SparseView:
-    """On the CPU: blending weights, norms and best negatives; a word is one sparse product."""
+    """On the CPU: blending weights, norms and best negatives; a word takes one sparse product."""
 
     def __init__(self, weights: "BlendingWeights", inverse: np.ndarray, best: np.ndarray) -> None:
         self._weights, self._inverse, self._best = weights, inverse, best
@@ -299,7 +299,7 @@ class _SparseView:
 
 
 class _DrawnScores:
-    """The same on a GPU, where what texts score with Gaussians [N, L, T] is drawn like colors."""
+    """The same on a GPU, where the texts' dot products [N, L, T] are drawn like colors."""
 
     def __init__(
         self, scene: Scene, field: LanguageField, negatives: Tensor, support: float
@@ -312,8 +312,8 @@ class _DrawnScores:
         dots = self.ask(negatives)
         self._inverse = _inverse_norms(field)  # [L, N]
         self._best = dots.amax(2).T * self._inverse
-        # What all texts share in a view: lengths, the negatives, and the part of a pixel that
-        # described Gaussians paint, found with ones, as the codes of such a Gaussian sum to 1.
+        # What all texts share in a view: lengths, the negatives, and the share of a pixel that
+        # described Gaussians paint (from codeword values of 1, since their codes sum to 1).
         self._rows = score(*self._codes, roots(self._codec.gram()), half=True)
         ones = torch.ones_like(self._codec.codewords[..., :1])
         self._plain = halves(torch.cat([dots, score(*self._codes, ones)], dim=2).flatten(1))
@@ -325,7 +325,7 @@ class _DrawnScores:
         return score(*self._codes, self._codec.similarity(texts))
 
     def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
-        texts = torch.arange(len(levels), device=levels.device)  # not a range: a GPU would wait
+        texts = torch.arange(len(levels), device=levels.device)  # with a range the GPU would wait
         dots, inverse = asked[:, levels, texts].T, self._inverse[levels]
         return torch.sigmoid(SHARPNESS * (dots * inverse - self._best[levels])) * (inverse > 0)
 
@@ -338,7 +338,7 @@ class _DrawnScores:
 
 
 class _DrawnView:
-    """On a GPU: what the view sees, norms and best negatives; a word is one render."""
+    """On a GPU: the view's frame, norms and best negatives; a word takes one render."""
 
     def __init__(self, frame: "Frame", inverse: Tensor, best: Tensor) -> None:
         self._frame, self._inverse, self._best = frame, inverse, best
@@ -360,9 +360,9 @@ def _inverse_norms(field: LanguageField) -> Tensor:
 
 
 class _LatentScores:
-    """The same when codes are latents of an autoencoder, looked up in a table if there can be one.
+    """The same for latents of an autoencoder, which are looked up in a table if there is one.
 
-    What is kept of a latent is its place in the table; without a table, the latent itself.
+    What is kept of a latent is its place in the table or, without a table, the latent itself.
     """
 
     def __init__(
@@ -376,13 +376,13 @@ class _LatentScores:
         self._gaussians, self._support, self._source = scene.gaussians, support, source
         self._levels = len(field.levels)
         latents = [field.values(level) for level in range(self._levels)]
-        # What is rendered beside the latents is the described Gaussians' share of the pixel.
+        # Rendered along with the latents: the share of the pixel that described Gaussians paint.
         self._values = torch.cat([*latents, (field.mass.T > 0).float()], dim=1)  # [N, L (D + 1)]
         self._negatives = self.ask(negatives)
         self._of_gaussians: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by level
 
     def ask(self, texts: Tensor) -> Tensor:
-        """[T, ...]: what a table says of the texts, or the texts, which latents are decoded for."""
+        """[T, ...]: the texts' cosines at the corners of the table or, without one, the texts."""
         return self._source.of_texts(texts) if isinstance(self._source, DecodeTable) else texts
 
     def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
@@ -396,7 +396,7 @@ class _LatentScores:
         return out
 
     def view(self, camera: Camera) -> _View:
-        """Latents and best negatives: one render of L (D + 1) channels."""
+        """Kept latents and best negatives, from one render of L (D + 1) channels."""
         image, _ = render(self._gaussians, camera, values=self._values)
         if image.is_cuda and isinstance(self._source, DecodeTable):
             from langsplat._query_triton import place
@@ -423,7 +423,7 @@ class _LatentScores:
             return latents
         if latents.is_cuda:
             return self._source.places(latents)
-        # Some rows at a time: temporaries as large as a picture are expensive.
+        # A few rows at a time: temporaries of the size of a picture are expensive.
         kept, axis = _empty((*latents.shape[:-1], 2), latents.device), max(0, latents.ndim - 3)
         some = max(1, _LATENTS_AT_ONCE * latents.shape[axis] // max(1, latents[..., 0].numel()))
         for part, own in zip(kept.split(some, axis), latents.split(some, axis), strict=True):
@@ -433,7 +433,7 @@ class _LatentScores:
 
 @dataclass(frozen=True)
 class _AsBlended:
-    """Decodes latents at the length that they are blended to, as the official evaluation does."""
+    """Decodes blended latents without normalising them, as the official evaluation does."""
 
     codec: Autoencoder
 
@@ -442,7 +442,7 @@ class _AsBlended:
 
 
 class _LatentView:
-    """Latents of the pixels, or their places in a table, [L, H, W, D]; a word looks them up."""
+    """Latents of the pixels, or their places in a table [L, H, W, D]; a word looks them up."""
 
     def __init__(
         self,
@@ -469,10 +469,10 @@ class _LatentView:
                 scores.mul_(SHARPNESS).sigmoid_().mul_(seen)
 
     def _cosines(self, level: int, asked: Tensor) -> Iterator[Tensor]:
-        """[H, W] of each text asked; of any value where nothing is seen."""
+        """[H, W] for each text asked; arbitrary where nothing is seen."""
         kept, seen = self._kept[level], self._seen[level]
         if isinstance(self._source, DecodeTable):
-            # One by one costs no more than together, and takes memory that is at hand.
+            # One by one is as fast as all together, and reuses memory.
             for text in asked.split(1):
                 yield self._source.cosines(kept, text)[..., 0]
             return
@@ -484,7 +484,7 @@ class _LatentView:
 
 
 class _PlacedView:
-    """On a GPU: where the latents are in the table, and best negatives; a word is one lookup."""
+    """On a GPU: places in the table, and best negatives; a word takes one lookup per pixel."""
 
     def __init__(self, places: Tensor, best: Tensor) -> None:
         self._places, self._best = places, best
@@ -500,14 +500,14 @@ class _PlacedView:
 
 
 class Recent(Generic[T]):
-    """Keeps what was made most recently; safe between threads.
+    """A thread-safe cache of the most recently used values.
 
-    If several threads ask for one thing at once it is made once, and while it is made nobody has to
-    wait for anything else.
+    If several threads ask for the same value at once it is made only once, and making it blocks
+    nobody who asks for another.
 
     Args:
-        limit: on the sum of the sizes of what is kept; a thing larger than that is made, not kept.
-        size: gives the size of a thing; by default 1, so that the limit is a number of things.
+        limit: on the sum of the sizes of the values kept; a larger value is made but not kept.
+        size: of a value; by default 1, so that the limit is a number of values.
     """
 
     def __init__(self, limit: float, size: Callable[[T], float] = lambda made: 1) -> None:
@@ -519,7 +519,7 @@ class Recent(Generic[T]):
         return len(self._made)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is kept under `key`, or what `make` makes now; an error of `make` is not kept."""
+        """The value kept under `key`, or else what `make` returns; its errors are not kept."""
         with self._lock:
             known = self._made.get(key)
             if known is None:
@@ -550,21 +550,21 @@ class Recent(Generic[T]):
 
 
 class SceneQuery:
-    """A scene and its encoder, ready to be asked; safe under concurrent callers.
+    """A scene and its encoder, ready to be asked; safe to call from several threads.
 
     Args:
-        scene: with a language field; what is kept of it does not follow later changes.
-        encoder: the one whose space the field lives in.
-        kept_bytes: the most that views may take together to answer new words at once; those asked
-            least recently go first. A view that needs more by itself is answered and not kept.
-        exact: decode an autoencoder's latents pixel by pixel, instead of looking them up in its
+        scene: with a language field; later changes to its tensors may not be noticed.
+        encoder: the one that the scene was described with.
+        kept_bytes: the most memory for views that are kept to answer new words quickly; the least
+            recently asked are dropped first. A view that needs more by itself is not kept.
+        exact: decode an autoencoder's latents pixel by pixel, instead of looking them up in a
             table, which keeps 99.9 % of the relevancies within 0.005 (`tabulate`).
         near_things: hold "the handle of the mug" to the mug (see above); False compares the text
             with features and nothing else, as the papers do.
         as_published: relevancies as the official evaluators compute them, for comparisons: every
             pixel answers, however little of it described Gaussians paint (where they paint nothing
-            codewords give 0.5, an autoencoder what its decoder makes of zeros), and latents are
-            decoded pixel by pixel, at the length that they blend to.
+            codewords give 0.5, an autoencoder what its decoder makes of zeros), and blended latents
+            are decoded pixel by pixel, without normalisation.
     Raises:
         ValueError: the scene has no language field, or one that is damaged or of another encoder;
             the encoder does not make of texts what `Encoder` says.
@@ -602,7 +602,7 @@ class SceneQuery:
         self.near_things, self.as_published = near_things, as_published
         field, scene = scene.language, replace(scene, gaussians=_still(scene.gaussians))
         self._gaussians = scene.gaussians
-        # What no view ever saw says nothing, whatever its code holds.
+        # A Gaussian that no view ever saw means nothing, whatever its code is.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0).detach()
         self._field = replace(field, codes=codes)
         self._embeddings: dict[str, Tensor] = {}
@@ -622,7 +622,7 @@ class SceneQuery:
     def ask(
         self, text: str, camera: Camera, *, threshold: float = 0.5, level: str | None = None
     ) -> Answer:
-        """Where in this view, and on which Gaussians, is `text`?
+        """Find `text` in a view and on the Gaussians.
 
         Args:
             text: 1 to 200 characters.
@@ -630,8 +630,8 @@ class SceneQuery:
             threshold: in [0, 1]; the mask is relevancy > threshold.
             level: subpart, part or whole; None takes the level with the highest score.
         Raises:
-            ValueError: an empty or endless text, an unknown level, a threshold outside [0, 1], a
-                picture of more than 10 million pixels.
+            ValueError: the text is empty or too long, the level is unknown, the threshold is
+                outside [0, 1], or the picture has more than 10 million pixels.
         """
         return self.ask_all([check_text(text)], camera, threshold=threshold, level=level)[0]
 
@@ -643,9 +643,9 @@ class SceneQuery:
         threshold: float = 0.5,
         level: str | None = None,
     ) -> list[Answer]:
-        """The answers that `ask` gives to several texts, at less than their cost one by one.
+        """The answers of `ask` to several texts, at less cost than one by one.
 
-        Each answer's `seconds` are those of all of them.
+        The `seconds` of each answer are for all of them together.
 
         Raises:
             ValueError: as `ask` does.
@@ -676,7 +676,7 @@ class SceneQuery:
         ]
 
     def warm_up(self, camera: Camera) -> None:
-        """Do what is done only once, mostly compiling, so that no answer is charged with it."""
+        """Do what is done only once, mostly compiling, so that the first answer is not slow."""
         self.ask(NEGATIVES[0], camera.resized(40))
 
     def render(self, camera: Camera) -> np.ndarray:
@@ -684,7 +684,7 @@ class SceneQuery:
         return render_rgb(replace(self.scene, gaussians=self._gaussians), camera)
 
     def relevancy(self, texts: Iterable[str], camera: Camera) -> Tensor:
-        """The pixel relevancy of several texts in one view, as it is before any smoothing.
+        """The pixel relevancy of several texts in one view, without smoothing.
 
         Returns:
             [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half (but
@@ -706,18 +706,18 @@ class SceneQuery:
     def _see(self, view: _View, asked: Any, out: Tensor) -> None:
         """Write to `out` [T, L, H, W] the pixel relevancy of the texts asked."""
         view.relevancy(asked, out)
-        # 0 means that nothing is drawn, since no sigmoid is 0: there all texts fit alike.
+        # No sigmoid is 0, so 0 means that nothing is drawn: there all texts fit equally.
         if self.as_published:
             out[out == 0] = 0.5
 
     def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
-        """The pixel relevancy [T, L, H, W] of a few texts, compared by themselves."""
+        """The pixel relevancy [T, L, H, W] of a few texts, not held to things."""
         maps = self._maps(len(texts), camera)
         self._see(view, self._scores.ask(self._texts(texts)), maps)
         return maps
 
     def gaussian_relevancy(self, texts: Iterable[str]) -> Tensor:
-        """Every Gaussian scored by itself, [T, L, N] float32 in [0, 1]; 0 where no view saw it."""
+        """The Gaussian relevancy, [T, L, N] float32 in [0, 1]; 0 for those no view ever saw."""
         texts = check_list(texts)
         none = torch.zeros(0, *self._field.mass.shape, device=self._field.codes.device)
         rated = (self._rate(asked, len(some)) for some, asked in self._batches(texts))
@@ -735,14 +735,14 @@ class SceneQuery:
         near: Mapping[str, Tensor],
         score: Callable[[Sequence[str], Sequence[int]], Tensor],
     ) -> None:
-        """Hold what texts score [T, ..], in place, to the things that they name parts of.
+        """Hold the texts' scores [T, ..], in place, to the things that they name parts of.
 
-        A score that is sure stands by itself: the words for a thing do not reach all of it.
+        A high score stands by itself: the words for a thing do not find all of it.
 
         Args:
-            near: for each thing that is found, how near everything scored is to it, up to 1.
-            score: from the words for parts, and the numbers of the texts that they come from, what
-                those words score by themselves.
+            near: for each thing found, how near to it everything scored is, up to 1.
+            score: called with the words for parts and the numbers of the texts that they come from;
+                returns their own scores.
         """
         named = [(k, part_of(text)) for k, text in enumerate(texts)]
         held = [(k, *found) for k, found in named if found and found[1] in near]
@@ -780,7 +780,7 @@ class SceneQuery:
         scores[:, rows] = held
 
     def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
-        """For each thing found in the view, how near to it each pixel [H, W] is, up to 1."""
+        """For each thing found in the view, how near to it every pixel is, [H, W] up to 1."""
         parts = [part_of(text) for text in texts] if self.near_things else []
         things = list(dict.fromkeys(found[1] for found in parts if found))
         near = {}
@@ -795,8 +795,8 @@ class SceneQuery:
         return near
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [T, E]. Kept, as the same words are asked from view to view."""
-        known = self._embeddings  # replaced, never changed: others may be reading it
+        """Embeddings [T, E], kept because the same words are asked in view after view."""
+        known = self._embeddings  # replaced, never changed: other threads may be reading it
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             on = self._field.codes.device
@@ -816,13 +816,13 @@ class SceneQuery:
         )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
-        """Some texts at a time, each time with what Gaussians and pixels are compared with."""
+        """A few texts at a time, with what `_Scores.ask` makes of them."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             some = texts[start : start + _TEXTS_AT_ONCE]
             yield some, self._scores.ask(self._texts(some))
 
     def _maps(self, texts: int, camera: Camera) -> Tensor:
-        """[T, L, H, W] to be filled."""
+        """Uninitialised maps [T, L, H, W]."""
         shape = texts, len(self._field.levels), camera.height, camera.width
         return _empty(shape, self._field.codes.device)
 
@@ -850,7 +850,7 @@ class SceneQuery:
 def _still(gaussians: Gaussians) -> Gaussians:
     """The Gaussians in float32 and without gradients.
 
-    They are the given ones where these are so already, since a frame of them can be used again.
+    If they are so already they are returned themselves, because frames of them can be reused.
     """
     g = gaussians
     shape = g.means, g.quats, g.scales, g.opacities
@@ -861,7 +861,7 @@ def _still(gaussians: Gaussians) -> Gaussians:
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """A tensor to be filled; on the CPU in memory that is used again."""
+    """An uninitialised tensor; on the CPU in recycled memory."""
     if device.type == "cuda":
         return torch.empty(shape, device=device)
     from langsplat._rasterize_numba import empty
@@ -870,7 +870,7 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _on_host(*values: Tensor) -> list[np.ndarray]:
-    """The tensors as arrays. What a GPU holds comes to pinned memory: to any other it is slow."""
+    """The tensors as arrays; from a GPU through pinned memory, to which copies are fast."""
     if not values[0].is_cuda:
         return [tensor.numpy() for tensor in values]
     pinned = [torch.empty(v.shape, dtype=v.dtype, pin_memory=True) for v in values]
@@ -881,7 +881,7 @@ def _on_host(*values: Tensor) -> list[np.ndarray]:
 
 
 def check_text(text: str) -> str:
-    """The query, trimmed; ValueError in words when it names nothing, or too much, to look for."""
+    """The query with tidy spaces; ValueError if it is empty, too long, or names no thing."""
     if not isinstance(text, str):
         raise ValueError(f"A query is a text, not a {type(text).__name__}.")
     # Marks of direction would turn the sentences that quote the text around, too.
@@ -915,7 +915,7 @@ def part_of(text: str) -> tuple[str, str] | None:
 
 
 def _highest_around(values: Tensor, half: int) -> Tensor:
-    """The highest of `values` >= 0 in the box around each that reaches `half` along every axis."""
+    """The maximum of `values` >= 0 in the box around each, which reaches `half` on every axis."""
     size = 2 * half + 1
     for axis in range(values.ndim):
         length = values.shape[axis]
@@ -931,7 +931,7 @@ def _highest_around(values: Tensor, half: int) -> Tensor:
 
 
 def half_smoothed(relevancy: Tensor) -> Tensor:
-    """[L, H, W] averaged with its own box mean: single bright pixels do not win (as in LERF).
+    """Average [L, H, W] with its own box mean, so that single bright pixels do not win (LERF).
 
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
     at the border. The result is float32.
@@ -941,7 +941,7 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
 
 
 def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps [M, H, W] half smoothed, in place; and the highest of each, [M]."""
+    """Half smooth maps [M, H, W], in place; also returns the maximum of each, [M]."""
     half = max(0, round(SMOOTHING * maps.shape[2] / 2))
     if maps.is_cuda:
         from langsplat._query_triton import half_smooth as on_gpu
@@ -982,18 +982,18 @@ def heat(relevancy: np.ndarray) -> np.ndarray:
 
 
 def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture, quietened, with the relevancy in color over it and the mask outlined.
+    """The picture, muted, with the relevancy in color over it and the mask outlined.
 
     Args:
         rgb: uint8 [H, W, 3]. relevancy: [H, W] in [0, 1]. mask: [H, W] bool.
     Returns:
         uint8 [H, W, 3].
     """
-    # Channel by channel: numpy is slow where the last axis has three numbers.
+    # Channel by channel: numpy is slow if the last axis has only three numbers.
     base = np.moveaxis(rgb, 2, 0).astype(np.float32, order="C")
     colors = np.moveaxis(heat(relevancy), 2, 0)
     strength = np.clip((relevancy - 0.25) / 0.4, 0, 1) * 0.65
-    strength[mask] = 0.65  # at a low threshold, too: a red thing must not look like a high score
+    strength[mask] = 0.65  # even at a low threshold: a red thing must not look like a high score
     quiet = 0.45 * (1 - strength)
     own = np.where(mask, 0.35, 0.35 * quiet)
     grey = (base[0] + base[1] + base[2]) * np.where(mask, 0, 0.65 / 3 * quiet)
@@ -1005,7 +1005,7 @@ def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndar
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels just outside the mask."""
+    """The pixels just outside the mask."""
     padded = np.pad(mask, 1)
     grown = padded.copy()
     for axis in (0, 1):
@@ -1015,7 +1015,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 
 
 def save_answer(answer: Answer, rgb: np.ndarray, folder: Path | str) -> list[Path]:
-    """Write render.png, overlay.png, mask.png, relevancy.npz and result.json; the paths written.
+    """Write render.png, overlay.png, mask.png, relevancy.npz and result.json; returns their paths.
 
     The mask is 255 inside and 0 outside. relevancy.npz holds `relevancy` [H, W] and
     `gaussian_relevancy` [N], both float32 and of the level that answered.
@@ -1042,7 +1042,7 @@ def save_answer(answer: Answer, rgb: np.ndarray, folder: Path | str) -> list[Pat
         "overlay.png": overlay(rgb, answer.relevancy, answer.mask),
         "mask.png": answer.mask.astype(np.uint8) * 255,
     }
-    # Written after every answer of the page: a smaller file would take several times as long.
+    # The page writes them after every answer: smaller files would take several times as long.
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / name, compress_level=_PNG_LEVEL)
     np.savez(

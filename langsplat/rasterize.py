@@ -1,8 +1,8 @@
 """Gaussians in, pictures out: one differentiable rasterizer with two backends.
 
-CUDA tensors go to gsplat, CPU tensors to numba. Checks, the background and spherical harmonics are
-here, once, above both. Rendering is linear in colors (image = W colors), so depth, features and
-weights are the same call with other colors, and `lift` is its transpose.
+CUDA tensors go to gsplat, CPU tensors to numba. Checks, background and spherical harmonics are
+shared by both. Rendering is linear in colors (image = W colors), so depth, features and weights are
+the same call with other colors, and `lift` is its transpose.
 
 Letters: N Gaussians, C cameras, H W pixels, K spherical-harmonics bases, D channels.
 
@@ -42,8 +42,8 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
-# Up to this many channels the CPU draws three at a time: its kernels keep three in registers, and
-# nine channels drawn this way, forward and backward, take a quarter of the time.
+# Up to this many channels the CPU draws three at a time, which its kernels keep in registers: nine
+# channels take a quarter of the time that way, forward and backward.
 FEW_CHANNELS = 24
 # Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
 MAX_ONE_HOT = 1 << 25
@@ -53,25 +53,25 @@ SH_C0 = 0.28209479177387814
 
 
 def available_backends() -> dict[str, str]:
-    """Every backend's name -> "ok", or the reason it cannot be used here."""
+    """The name of every backend -> "ok", or the reason why it cannot be used here."""
     return {"numba": "ok", "gsplat": _rasterize_gsplat.problem() or "ok"}
 
 
 def quickest_device() -> str:
-    """The device to draw a scene on now: "cuda" where gsplat is ready, else "cpu".
+    """The device to draw a scene on now: "cuda" if gsplat is ready, else "cpu".
 
-    gsplat is not ready while its kernels still have to be compiled, which happens at their first
-    use and takes some minutes.
+    gsplat is ready once its kernels are compiled, which happens at their first use and takes some
+    minutes.
     """
     ready = _rasterize_gsplat.problem() is None and _rasterize_gsplat.compiled()
     return "cuda" if ready else "cpu"
 
 
 def drawing_device(wanted: str) -> str:
-    """The device that a program's --device asks for: cpu, cuda, or auto for the quickest.
+    """The device for a program's --device: cpu, cuda, or auto for `quickest_device`.
 
     Raises:
-        ValueError: `wanted` is none of them, or cuda, which cannot be used here.
+        ValueError: `wanted` is none of these, or it is cuda, which cannot be used here.
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise ValueError(f"The device must be auto, cpu or cuda, got {wanted!r}.")
@@ -100,21 +100,21 @@ def rasterize(
 ) -> tuple[Tensor, Tensor]:
     """Draw Gaussians from C cameras (3D Gaussian Splatting, Kerbl et al. 2023, section 4).
 
-    Differentiable in means, quats, scales, opacities, colors and background. A Gaussian with a
-    number that is not finite is left out and gets no gradient. On the CPU cameras get none, and
-    those that ask for one are refused.
+    Differentiable in means, quats, scales, opacities, colors and background. Gaussians with numbers
+    that are not finite are left out and get no gradient. On the CPU cameras get none, and those
+    that ask for one are refused.
 
     Args:
         means: [N, 3] world units.
         quats: [N, 4] wxyz, any non-zero length.
         scales: [N, 3] > 0, world units.
         opacities: [N] in [0, 1].
-        colors: [N, D], or [C, N, D] where they differ between cameras; any values, any D >= 1.
+        colors: [N, D], or [C, N, D] if they differ between cameras; any values, any D >= 1.
         viewmats: [C, 4, 4] world to camera, OpenCV axes.
         Ks: [C, 3, 3] in pixels; pixel centres at +0.5.
         width, height: of the pictures, in pixels.
         background: [D] or [C, D], what shows where alpha < 1; None is 0.
-        near: a Gaussian nearer than this along the optical axis is not drawn, in world units.
+        near: Gaussians nearer than this along the optical axis are not drawn; world units.
         backend: "auto" (gsplat for CUDA tensors, numba for CPU tensors), "numba" or "gsplat".
     Returns:
         image [C, H, W, D] and alpha [C, H, W, 1] in [0, 1].
@@ -135,7 +135,8 @@ def rasterize(
     _check("Ks", Ks, (cameras, 3, 3))
     if colors.ndim not in (2, 3):
         raise ValueError(f"colors must be [N, D] or [C, N, D], got {list(colors.shape)}.")
-    _check("colors", colors, (*((cameras,) if colors.ndim == 3 else ()), n, *channels))
+    per_camera = (cameras,) if colors.ndim == 3 else ()
+    _check("colors", colors, (*per_camera, n, *channels))
     shapes = means, quats, scales, opacities
     _check_floats("means, quats, scales, opacities and colors", *shapes, colors)
     if colors.shape[-1] == 0:
@@ -158,7 +159,7 @@ def rasterize(
         )
     gaussians = _finite(means, quats, scales, opacities, colors)
     if len(gaussians[0]) == 0:
-        # Sums of nothing: zeros that are still part of the graph.
+        # Empty sums: zeros that are still part of the graph.
         nothing = sum(t.sum() for t in (means[:0], quats[:0], scales[:0], opacities[:0]))
         image = colors[..., :0, :].sum(-2).expand(cameras, -1)[:, None, None] + nothing
         image = image.expand(-1, height, width, -1)
@@ -179,7 +180,7 @@ def rasterize(
 
 
 def _joined(images: list[Tensor]) -> Tensor:
-    """Images [.., D] on the CPU, joined along D; without gradient, in recycled memory."""
+    """Images [.., D] on the CPU, joined along D; in recycled memory if there is no gradient."""
     if torch.is_grad_enabled() and any(image.requires_grad for image in images):
         return torch.cat(images, dim=-1)
     from langsplat._rasterize_numba import empty
@@ -229,14 +230,14 @@ def render(
 
 
 def look(gaussians: Gaussians, camera: Camera, tile: int) -> _rasterize_gsplat.Frame:
-    """What a view sees, to be drawn with one set of values after another.
+    """What a view sees, as a frame that can be drawn with one set of values after another.
 
     On a GPU only, without gradient.
 
     Args:
         gaussians: as `drawable` gives them.
-        tile: pixels along a side of gsplat's tiles. Small ones are faster to draw where splats are
-            small, and take longer to list where they are large.
+        tile: pixels along a side of gsplat's tiles. Small tiles are faster to draw if splats are
+            small, but take longer to list if they are large.
     """
     _backend("gsplat", gaussians.device)
     with torch.no_grad():
@@ -247,7 +248,7 @@ def look(gaussians: Gaussians, camera: Camera, tile: int) -> _rasterize_gsplat.F
 
 
 def drawable(gaussians: Gaussians) -> Gaussians:
-    """The same Gaussians, with opacity 0 where one has a number that is not finite; no gradient."""
+    """The same Gaussians without gradient, with opacity 0 for those that are not finite."""
     g = gaussians
     return replace(g, opacities=_opacities(g.means, g.quats, g.scales, g.opacities).detach())
 
@@ -260,11 +261,11 @@ def rotate(quats: Tensor, vectors: Tensor) -> Tensor:
 
 
 def render_surface(gaussians: Gaussians, camera: Camera) -> Tensor:
-    """What lies behind each pixel: which way it faces, and how near it is.
+    """The surface behind each pixel: its normal, and its inverse depth.
 
-    A flat Gaussian lies in the surface it stands for, so its shortest axis is the normal there.
-    Inverse depths are blended because a few far Gaussians would outweigh all others in a mean of
-    depths.
+    A flat Gaussian lies in the surface that it represents, so its shortest axis is the normal.
+    Inverse depths are blended because in a mean of depths a few far Gaussians would outweigh all
+    others.
 
     Returns:
         [H, W, 4]: the normal in camera axes, toward the camera, of length up to 1 (shorter where
@@ -288,9 +289,9 @@ def render_surface(gaussians: Gaussians, camera: Camera) -> Tensor:
 
 
 def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = "auto") -> Tensor:
-    """What each Gaussian receives of a picture: Wᵀ image, with W the blending weights of this view.
+    """Distribute a picture to the Gaussians: Wᵀ image, with W the blending weights of this view.
 
-    With image = 1 everywhere this is the total weight a Gaussian has in the view. It is the
+    With image = 1 everywhere this is the total weight of each Gaussian in the view. It is the
     vector-Jacobian product of `render` with respect to colors, on any backend.
 
     Args:
@@ -314,10 +315,10 @@ def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = 
 
 
 def painting(gaussians: Gaussians, camera: Camera) -> Tensor:
-    """[N] bool: the Gaussians that some pixel of a view shows.
+    """Which Gaussians contribute to some pixel of a view, [N] bool.
 
-    Drawn alone they look the same but for 1e-4, the light that those take which only end a pixel's.
-    A view of a large scene shows few of them, so what is large for each need not be made for all.
+    The view looks the same with these alone, up to the 1e-4 of light at which a pixel is done. They
+    are few in a view of a large scene, so values that take much memory need not be made for all.
     """
     ones = gaussians.means.new_ones(camera.height, camera.width, 1)
     return lift(gaussians, camera, ones)[:, 0] > 0
@@ -326,12 +327,11 @@ def painting(gaussians: Gaussians, camera: Camera) -> Tensor:
 def blending_weights(
     gaussians: Gaussians, camera: Camera, codes: "Codes", support: float
 ) -> "tuple[BlendingWeights, np.ndarray, np.ndarray]":
-    """The W of `image = W values` for one view: how much of each pixel each Gaussian paints.
+    """The W of `image = W values` for one view: how much each Gaussian contributes to each pixel.
 
     Pixels that see fewer codewords than Gaussians keep the codewords' weights instead. On the CPU
-    only, without gradient; weights below 1e-9 may be rounded to 0. A Gaussian with a number that is
-    not finite is left out. `langsplat._codes_numba.weigh` explains `codes`, `support` and what is
-    returned beside the weights.
+    only, without gradient; weights below 1e-9 may be rounded to 0. Gaussians that are not finite
+    are left out. `langsplat._codes_numba.weigh` explains `codes`, `support` and the other results.
     """
     from langsplat._codes_numba import weigh
 
@@ -352,22 +352,22 @@ def lift_labels(
     first: int = 0,
     backend: str = "auto",
 ) -> Tensor:
-    """The weight each Gaussian has on the pixels of each label: `lift` of one_hot(labels).
+    """The weight of each Gaussian on the pixels of each label: `lift` of one_hot(labels).
 
     On the CPU the one-hot picture is never built: a Gaussian's weight on a pixel is added to that
     pixel's own labels, however many others there are.
 
     Args:
-        labels: [H, W, L] integer, as large as the camera's picture: L labels of each pixel, 0 to
+        labels: [H, W, L] integer, of the size of the camera's picture: L labels of each pixel, 0 to
             count - 1; -1 = none.
-        count: of labels.
+        count: number of different labels.
         sums: [R, count], to which the weights of the R Gaussians from number `first` on are added;
-            None: zeros, for all of them.
+            None: zeros, for all Gaussians.
     Returns:
-        The sums, [N, count] in the Gaussians' dtype where none were given; no gradient.
+        The sums; [N, count] in the Gaussians' dtype if none were given; no gradient.
     Raises:
-        ValueError: the picture's size is not the camera's, a label is out of range, the sums given
-            are of another number of labels, or the Gaussians are neither float32 nor float64.
+        ValueError: the picture's size is not the camera's, a label is out of range, the given sums
+            are for another number of labels, or the Gaussians are neither float32 nor float64.
     """
     if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
@@ -404,11 +404,11 @@ def lift_labels(
 
 
 def heaviest(gaussians: Gaussians, camera: Camera, field: LanguageField, support: float) -> Tensor:
-    """The codeword that weighs most at each pixel of a view, at each level.
+    """The codeword with the most weight at each pixel of a view, at each level.
 
     That is the first of the highest channels of `render(gaussians, camera, field.values(level))`.
-    On the CPU this picture is never built: a Gaussian's weight on a pixel is added to those of the
-    few codewords that it names.
+    On the CPU this picture is never built: a Gaussian's weight on a pixel is added only to the few
+    codewords in its code.
 
     Args:
         field: of a codebook, on the Gaussians' device.
@@ -437,8 +437,8 @@ def heaviest(gaussians: Gaussians, camera: Camera, field: LanguageField, support
 def _heaviest_drawn(
     gaussians: Gaussians, camera: Camera, field: LanguageField, support: float
 ) -> Tensor:
-    """The same by the picture of all weights, on any backend."""
-    # The weights of all codewords are too many for Gaussians that are not seen.
+    """The same from the picture of all weights, on any backend."""
+    # Dense weights take much memory: only for the Gaussians that this view shows.
     shown = painting(gaussians, camera)
     gaussians, field = gaussians.select(shown), field.select(shown)
     found = []
@@ -451,7 +451,7 @@ def _heaviest_drawn(
 
 
 def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
-    """Color seen from a direction: 0.5 + the sum of sh times the bases (not clamped).
+    """Color seen from a direction: 0.5 plus the sum of sh times the bases, not clamped.
 
     Args:
         sh: [N, K, 3], K = 1, 4, 9 or 16.
@@ -461,7 +461,7 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
         [N, 3], RGB around [0, 1].
     Raises:
         ValueError: sh has fewer bases than the degree needs, or is neither float32 nor float64;
-            dirs are of another number.
+            dirs differ from sh in number.
     """
     _check("sh", sh, (len(sh), *sh.shape[1:2], 3))
     _check("dirs", dirs, (len(sh), 3))
@@ -506,7 +506,7 @@ def _check_floats(names: str, *tensors: Tensor) -> None:
 
 
 def _backend(name: str, device: torch.device) -> Any:
-    """The backend's rasterize function, imported now and not before."""
+    """The backend's rasterize function, imported on first use."""
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"backend must be auto, {' or '.join(BACKENDS)}, got {name!r}.")
     if name == "auto":
@@ -532,12 +532,12 @@ def _finite(*gaussians: Tensor) -> tuple[Tensor, ...]:
     *geometry, colors = gaussians
     if colors.is_cuda:
         return *geometry[:3], _opacities(*gaussians), colors
-    # The CPU's kernels leave them out while they project, but know only one camera's colors, and
-    # look at no more than three channels.
+    # The CPU's kernels leave them out while projecting, but check colors only if there is one set
+    # for all cameras, of at most three channels.
     if colors.ndim == 2 and colors.shape[1] <= 3:
         return gaussians
-    # A sum is finite only if all its terms are, and costs far less than a look at each of them.
-    # Not by torch: its threads would spin for more work on the cores needed next.
+    # A sum is finite only if all its terms are, and costs far less than testing each of them. Not
+    # summed by torch, whose threads would then spin on the cores that are needed next.
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(float(colors.detach().numpy().sum())):
             return gaussians

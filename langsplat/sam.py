@@ -1,10 +1,10 @@
 """Segment Anything as a segmenter: the masks LangSplat was published with, at three levels.
 
 SAM (Kirillov et al. 2023) answers a point with three masks, and LangSplat (arXiv 2312.16084,
-section 3.2) takes them for three levels: the first is a subpart, the second a part, the third a
-whole. The stock package throws the three into one list; here each mask keeps the number of the
-output it came from, every level passes SAM's own filters by itself, and then LangSplat's three
-rules: no near duplicates, no doubtful masks, no small mask inside a large one.
+section 3.2) uses them as three levels: subpart, part and whole. The stock package puts all three
+into one list; here each mask keeps the number of the output it came from, and each level passes
+first SAM's own filters and then LangSplat's three rules separately: no near duplicates, no doubtful
+masks, no small mask inside a large one.
 
     segmenter = load_segmenter("sam_vit_h")                   # the paper's settings
     segmenter = load_segmenter("sam_vit_h:fast")              # 16 x 16 points, no crops
@@ -61,21 +61,21 @@ class SamSettings:
     crop_layers: int = 1
     """0: the picture alone; 1: also its four overlapping quarters, magnified."""
     points_per_batch: int = 64
-    """Decoded at once; changes memory (13 MB a point) and nothing else."""
+    """Decoded together; affects only memory (13 MB per point)."""
     predicted_iou: float = 0.7
-    """SAM's own guess of a mask's quality must exceed this; 0 lets all pass."""
+    """SAM's own estimate of a mask's quality must exceed this; 0 lets all pass."""
     stability: float = 0.85
-    """IoU of the mask cut one logit higher and one lower, at least; 0 lets all pass."""
+    """The least IoU of the mask cut one logit higher and one lower; 0 lets all pass."""
     box_overlap: float = 0.7
-    """Of two masks whose boxes have a higher IoU, the worse goes."""
+    """Of two masks whose boxes have a higher IoU, the worse is dropped."""
     smallest: int = 100
-    """Holes and islands of fewer pixels are filled and removed."""
+    """Holes of fewer pixels are filled, islands removed."""
     mask_overlap: float = 0.8
-    """Of two masks with a higher IoU, the one with the lower score goes."""
+    """Of two masks with a higher IoU, the one with the lower score is dropped."""
     score: float = 0.7
     """Predicted IoU times stability must exceed this."""
     inside: float = 0.85
-    """A mask goes if at least this much of it lies in another one ..."""
+    """A mask is dropped if at least this much of it lies in another one ..."""
     fills: float = 0.5
     """... and it fills less than this much of that other one."""
 
@@ -93,14 +93,14 @@ def load_sam(spec: str, *, device: torch.device | str = "cpu") -> "SamSegmenter"
     """A SAM segmenter with its weights.
 
     Args:
-        spec: `sam_vit_h`, `sam_vit_l` or `sam_vit_b`, then `:<preset>`, `:<file>` or
-            `:<preset>/<file>` as wanted. Presets are paper, fast and cpu; without one it is paper,
-            for sam_vit_b cpu. Without a file the official weights come from the Hub's cache, else
-            from the Hub.
+        spec: `sam_vit_h`, `sam_vit_l` or `sam_vit_b`, optionally with `:<preset>`, `:<file>` or
+            `:<preset>/<file>`. Presets are paper, fast and cpu; the default is cpu for sam_vit_b
+            and paper for the others. Without a file the official weights come from the Hub's cache,
+            else from the Hub.
         device: where the model runs.
     Raises:
-        ValueError: unknown model or preset, weights that are absent, damaged, not the official
-            ones though they have their name, or another model's.
+        ValueError: the model or preset is unknown; the weights are missing, damaged, another
+            model's, or not the official ones although they have their name.
     """
     model, _, rest = spec.partition(":")
     if model not in WEIGHTS:
@@ -183,15 +183,15 @@ class SamSegmenter:
         return self.segments_and_masks(image)[0]
 
     def segments_and_masks(self, image: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The label maps, and every segment's whole mask also where another is painted over it.
+        """The label maps, and the whole mask of every segment, even where another one hides it.
 
         Args:
             image: [H, W, 3] uint8 RGB, at least one pixel.
         Returns:
-            [3, H, W] int32 as from the call, and for each level [M, H, W] bool (M may be 0); row i
-            of a level is the mask of its segment i.
+            [3, H, W] int32 as from `__call__`, and for each level [M, H, W] bool (M may be 0); row
+            i of a level is the mask of its segment i.
         Raises:
-            ValueError: it is not such a picture.
+            ValueError: the image has another shape or type.
         """
         check_picture(image)
         maps, masks = [], []
@@ -206,15 +206,15 @@ class SamSegmenter:
 def keep_masks(masks: np.ndarray, scores: np.ndarray, settings: SamSettings) -> np.ndarray:
     """LangSplat's non-maximum suppression of the masks of one level.
 
-    A mask goes if a mask of higher score covers about the same pixels (IoU above
+    A mask is dropped if a mask of higher score covers about the same pixels (IoU above
     `settings.mask_overlap`), if its score is not above `settings.score`, or if it lies in another
-    mask and fills little of it. A mask that goes still drives others out, as in the paper's code.
+    mask and fills little of it. Dropped masks still suppress others, as in the paper's code.
 
     Args:
         masks: [M, H, W] bool.
         scores: [M], predicted IoU times stability.
     Returns:
-        [M] bool, True = stays. The order of the masks is not touched.
+        [M] bool, True = kept.
     """
     shared = intersections(masks)
     area = shared.diagonal()
@@ -231,9 +231,9 @@ def keep_masks(masks: np.ndarray, scores: np.ndarray, settings: SamSettings) -> 
 def intersections(masks: np.ndarray) -> np.ndarray:
     """How many pixels each pair of masks shares: [M, H, W] bool -> [M, M] float64, exact.
 
-    A picture of a million pixels under 300 masks has only some thousand different sets of masks
-    over its pixels, so pixels are grouped by their set (a 64-bit sum of one random number a mask)
-    and one matrix product over the groups, weighted with their sizes, counts them all.
+    In a picture of a million pixels under 300 masks, pixels have only some thousand different sets
+    of masks. So pixels are grouped by their set (identified by a 64-bit sum of one random number
+    per mask), and one matrix product over the groups, weighted with their sizes, counts all pairs.
     """
     keys = np.random.default_rng(0).integers(0, 2**63, len(masks), dtype=np.uint64)
     sets = np.zeros(masks.shape[1:], np.uint64)
@@ -250,7 +250,7 @@ def intersections(masks: np.ndarray) -> np.ndarray:
 
 
 def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """The rows and columns a mask lies in, with a margin that the picture's border cuts."""
+    """The rows and columns that a mask lies in, with a margin (cut at the picture's border)."""
     rows = np.flatnonzero(mask.any(axis=1))
     if len(rows) == 0:
         return np.s_[:0, :0]
@@ -260,11 +260,11 @@ def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
 
 
 def paint(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lay masks over each other, later ones on top: [M, H, W] bool -> label map, visible rows.
+    """Paint masks [M, H, W] bool over each other, later ones on top.
 
     Returns:
-        [H, W] int32, ids without gaps of the masks that can still be seen, -1 where there is none;
-        and the rows of `masks` that these ids stand for.
+        The label map [H, W] int32, with ids without gaps for the masks that are still visible, -1
+        where there is none; and the rows of `masks` that these ids stand for.
     """
     top = np.full(masks.shape[1:], -1, np.int32)
     for row, mask in enumerate(masks):
@@ -272,7 +272,7 @@ def paint(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         top[box][mask[box]] = row
     visible = np.unique(top)
     visible = visible[visible >= 0]
-    new = np.full(len(masks) + 1, -1, np.int32)  # the last entry serves -1
+    new = np.full(len(masks) + 1, -1, np.int32)  # the extra last entry is where -1 points to
     new[visible] = np.arange(len(visible))
     return new[top], visible
 
@@ -280,15 +280,15 @@ def paint(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def without_specks(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
     """Fill the holes and remove the islands of fewer than `smallest` pixels (diagonals connect).
 
-    If all islands are that small the largest one stays.
+    If all islands are that small the largest one is kept.
 
     Returns:
-        The mask, [H, W] bool, and whether it had any: also a mask that is one small island counts,
-        as in SAM's own code, which then ranks it behind the tidy ones.
+        The mask, [H, W] bool, and whether it had any. A mask that is a single small island counts,
+        too, as in SAM's own code, which ranks such masks last.
     """
     from scipy import ndimage
 
-    # With this margin a region that leaves the box is never taken for a small one.
+    # With this margin a region that extends beyond the box is never mistaken for a small one.
     box = _box(mask, margin=int(np.ceil(np.sqrt(smallest))))
     inner, specks = mask[box], False
     for holes in (True, False):
@@ -312,13 +312,13 @@ def without_specks(mask: np.ndarray, smallest: int) -> tuple[np.ndarray, bool]:
 
 @cache
 def _generator_class() -> type:
-    """SAM's automatic mask generator with levels; made at first use because its import is slow."""
+    """SAM's automatic mask generator with levels; defined on first use, as the import is slow."""
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.utils import amg
     from torchvision.ops import box_area, nms
 
-    # Boxes of different levels are moved this far apart, so that the stock filters, which compare
-    # all boxes they get, never compare those of two levels.
+    # Boxes of different levels are moved this far apart, so that they never overlap in the stock
+    # filters, which compare all boxes with each other.
     apart = 1 << 20
 
     class LevelGenerator(SamAutomaticMaskGenerator):
@@ -359,7 +359,7 @@ def _generator_class() -> type:
                     for key in ("iou_preds", "stability_score")
                 )
                 scores = quality * np.nan_to_num(stability)
-                # Cleaning may have made two masks alike: those that needed none are preferred.
+                # Cleaning may have made two masks alike: prefer those that needed none.
                 boxes = amg.batched_mask_to_box(torch.from_numpy(masks)).float().reshape(-1, 4)
                 order = nms(boxes, torch.from_numpy(tidy).float(), self.box_nms_thresh).numpy()
                 out.append((masks[order], scores[order]))
@@ -395,7 +395,7 @@ def _generator_class() -> type:
             crop_box: list[int],
             orig_size: tuple[int, ...],
         ) -> Any:
-            """The stock filters, in their order, on masks that remember their output's number."""
+            """The stock filters, in their order, on masks that keep the number of their output."""
             device, cut = self.predictor.device, self.predictor.model.mask_threshold
             prompts = torch.as_tensor(
                 self.predictor.transform.apply_coords(points, im_size), device=device

@@ -1,4 +1,4 @@
-"""The nouns: Camera, Gaussians, LanguageField, Scene; and the one file a scene is stored in.
+"""The nouns: Camera, Gaussians, LanguageField and Scene, and the file a scene is stored in.
 
 Letters used everywhere: N Gaussians, C cameras, H W pixels, K spherical-harmonics bases, L levels
 (subpart, part, whole), D code size, V codewords, E embedding size, M segments.
@@ -41,8 +41,8 @@ from langsplat.progress import write_tensors
 LEVELS = ("subpart", "part", "whole")
 FORMAT = "langsplat-scene"
 FORMAT_VERSION = 1
-# Phones take photos of 8192 x 6144. Of this many pixels all numbers of up to AT_ONCE channels still
-# have places in 31 bits, which is what gsplat counts them with.
+# Phones take photos of 8192 x 6144. gsplat indexes with 31 bits, which is enough for this many
+# pixels with AT_ONCE channels each.
 MAX_IMAGE_PIXELS = 64_000_000
 NEAR = 0.01  # the near plane, as gsplat's
 
@@ -79,7 +79,7 @@ class Camera:
     name: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("viewmat", "K"):  # arrays and lists will do
+        for name in ("viewmat", "K"):  # arrays and lists are accepted, too
             given = torch.as_tensor(getattr(self, name)).to(torch.float32)
             object.__setattr__(self, name, given)
         _check("viewmat", self.viewmat, (4, 4), " (world to camera)")
@@ -93,7 +93,7 @@ class Camera:
                 f"A picture must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, "
                 f"got {self.width} x {self.height}: choose another size."
             )
-        object.__setattr__(self, "width", int(self.width))  # numpy's would not go into JSON
+        object.__setattr__(self, "width", int(self.width))  # JSON takes no numpy integers
         object.__setattr__(self, "height", int(self.height))
 
     @property
@@ -118,7 +118,7 @@ class Camera:
         return replace(self, K=self.K * scale.to(self.K), width=width, height=height)
 
     def to(self, device: torch.device | str) -> "Camera":
-        # Copies to a GPU are queued behind its work: neither is waited for.
+        # Copies to a GPU are queued behind its other work; nothing waits for them here.
         later = torch.device(device).type == "cuda"
         viewmat, K = (t.to(device, non_blocking=later) for t in (self.viewmat, self.K))
         return replace(self, viewmat=viewmat, K=K)
@@ -137,8 +137,9 @@ class Gaussians:
         quats: [N, 4] wxyz, any non-zero length.
         scales: [N, 3] > 0, world units (standard deviations along the axes).
         opacities: [N] in [0, 1].
-        sh: [N, K, 3], K = (degree + 1)^2, real spherical harmonics of the color; RGB = 0.5 + ....
-        near: a Gaussian nearer to the camera than this, along the optical axis, is not drawn; world
+        sh: [N, K, 3], K = (degree + 1)^2, real spherical harmonics of the color; RGB is 0.5 plus
+            their sum.
+        near: Gaussians nearer to the camera than this, along the optical axis, are not drawn; world
             units, > 0. Models of Inria's code were trained with 0.2.
     """
 
@@ -177,7 +178,7 @@ class Gaussians:
         return self._each(lambda tensor: tensor.to(device))
 
     def detached(self) -> "Gaussians":
-        """The same numbers, detached from any autograd graph, so that another one may use them."""
+        """The same numbers, detached from any autograd graph and usable in another."""
         return self._each(lambda t: t.clone() if t.is_inference() else t.detach())
 
     def select(self, mask: Tensor) -> "Gaussians":
@@ -197,16 +198,16 @@ class Gaussians:
 
 @dataclass(frozen=True, eq=False)
 class LanguageField:
-    """What each Gaussian means, at each level, in the codec's few numbers.
+    """What each Gaussian means at each level, as codes of a few numbers.
 
-    A Gaussian's code is either D pairs of a codeword and its weight (`rows` and `codes`, codec a
-    Codebook), or D numbers of a latent (`codes`, codec an Autoencoder).
+    With a Codebook, a Gaussian's code is D pairs of a codeword (`rows`) and its weight (`codes`);
+    with an Autoencoder, it is a latent of D numbers (`codes`).
 
     Args:
-        rows: [L, N, D] integer, which codeword each entry of a code weighs; None for latents.
-        codes: [L, N, D] float. Of a codebook, weights >= 0 whose sum is 1 where mass > 0. Of an
-            autoencoder, latents of length 1 where mass > 0.
-        mass: [L, N] float, the blending weight that supports the code; 0 = no view ever saw it.
+        rows: [L, N, D] integer, the codeword that each weight belongs to; None for latents.
+        codes: [L, N, D] float. With a codebook, weights >= 0 whose sum is 1 where mass > 0; with
+            an autoencoder, latents of length 1 where mass > 0.
+        mass: [L, N] float, the blending weight that supports the code; 0 = seen in no view.
         codec: turns codes into embeddings.
         encoder: name of the encoder whose space the embeddings live in.
     Raises:
@@ -278,7 +279,7 @@ class LanguageField:
         return tuple(name for name, some in zip(self.levels, found, strict=True) if some)
 
     def why_silent(self, level: str | None) -> str:
-        """Why nothing can be found at `level`; empty if something can, or it is no level."""
+        """Why nothing can be found at `level`; empty if something can, or if it is not a level."""
         if level not in self.levels or level in self.described:
             return ""
         return (
@@ -287,10 +288,10 @@ class LanguageField:
         )
 
     def values(self, level: int) -> Tensor:
-        """What to render to get the codes that pixels blend to, [N, D'] float32.
+        """The values [N, D'] float32 to render to get the blended codes of pixels.
 
-        The weights of all codewords (D' = V), or the latents (D' = D); 0 where no view ever saw
-        the Gaussian.
+        The weights of all codewords (D' = V), or the latents (D' = D); 0 for Gaussians that no
+        view ever saw.
         """
         if self.rows is not None:
             return self.dense(level)
@@ -303,7 +304,7 @@ class LanguageField:
         return weights.scatter_add_(1, rows[level].long(), self.codes[level].float())
 
     def score(self, per_codeword: Tensor) -> Tensor:
-        """Codeword values [L, V, T] blended by the codes -> [L, N, T] float32."""
+        """Blend values of codewords [L, V, T] by the codes -> [L, N, T] float32."""
         rows, _ = self._sparse()
         out = []
         for level in range(len(rows)):
@@ -339,7 +340,7 @@ class Scene:
         radius: distance from `center` at which the cameras stand, in world units, > 0.
         language: None for a scene without words.
         name: short, for lists.
-        provenance: how it was made (JSON values only): capture, settings, seconds, examples ...
+        provenance: how it was made, as JSON values: capture, settings, seconds, examples ...
     """
 
     gaussians: Gaussians
@@ -393,7 +394,7 @@ def save_scene(
     Means, scales and masses keep float32; quats, opacities, SH and codes are stored in float16.
 
     Args:
-        folder: where; an earlier scene there is replaced, other content is never touched.
+        folder: an earlier scene there is replaced; other content is never touched.
         preview: the bytes of preview.jpg.
         card: the text of README.md.
     Returns:
@@ -401,9 +402,10 @@ def save_scene(
     Raises:
         ValueError: `folder` exists and holds something other than a scene; the scene has numbers
             that are not finite, or too large for half floats, or scales that are not positive.
-        OSError: it cannot be written, for example because the disk is full; what was there stays.
+        OSError: it cannot be written, for example because the disk is full. An earlier scene is
+            kept.
     """
-    folder = Path(folder).resolve()  # if it is a link, what it leads to
+    folder = Path(folder).resolve()  # a link stays a link: its target is replaced
     check_destination(folder)
     tensors, metadata = _tensors_of(scene), _metadata_of(scene)
     try:
@@ -416,7 +418,7 @@ def save_scene(
             (partial / PREVIEW_FILE).write_bytes(preview)
         if card is not None:
             (partial / "README.md").write_text(writable(card), encoding="utf-8")
-        for file in partial.iterdir():  # safetensors closes its own to all others
+        for file in partial.iterdir():  # safetensors makes its files private
             file.chmod(partial.stat().st_mode & 0o666)
         if folder.exists():
             retired = partial.with_name(partial.name + ".old")
@@ -434,10 +436,10 @@ def save_scene(
 
 @contextlib.contextmanager
 def beside(folder: Path) -> Iterator[Path]:
-    """A new hidden folder beside `folder`, to be renamed to it once all is there; else it goes."""
+    """A new hidden folder beside `folder`, for the caller to rename; an error removes it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
-    partial.mkdir()  # as open to others as any: temporary names would be closed
+    partial.mkdir()  # with the usual permissions; tempfile's would be private
     try:
         yield partial
     except BaseException:
@@ -448,19 +450,16 @@ def beside(folder: Path) -> Iterator[Path]:
 def check_destination(folder: Path) -> None:
     """Raise ValueError unless a scene may be written to `folder`: new, empty, or an older scene.
 
-    Its path must be valid UTF-8 as well: the libraries that read weights open no other files.
+    Its path must also be valid UTF-8: the libraries that read weights cannot open other files.
     """
     check_name(str(folder), "choose another folder")
     check_not_here(folder)
     if folder.is_dir():
-        foreign = {path.name for path in folder.iterdir()} - {
-            SCENE_FILE,
-            PREVIEW_FILE,
-            "README.md",
-        }
+        ours = (SCENE_FILE, PREVIEW_FILE, "README.md")
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if foreign:
             raise ValueError(
-                f"{folder} holds other files ({sorted(foreign)[0]} ...), which would be lost: "
+                f"{folder} holds other files ({foreign[0]} ...), which would be lost: "
                 "choose a new folder for the scene."
             )
     elif folder.exists():
@@ -468,7 +467,7 @@ def check_destination(folder: Path) -> None:
 
 
 def check_not_here(folder: Path) -> None:
-    """Raise ValueError if a folder that is to be replaced is the one that the program runs in."""
+    """Raise ValueError if `folder`, which will be replaced, is the current working folder."""
     if folder.resolve() == Path.cwd():
         raise ValueError(
             "The folder that you are in would be replaced: write to a folder of its own instead."
@@ -479,7 +478,7 @@ def load_scene(path: Path | str) -> Scene:
     """Read a scene from its folder, or from the scene.safetensors in it.
 
     Raises:
-        ValueError: there is none, it is damaged, it is something else, or it is of a newer version.
+        ValueError: there is none, or it is damaged, not a scene, or of a newer version.
     """
     path = Path(path)
     file = path / SCENE_FILE if path.is_dir() else path
@@ -545,7 +544,7 @@ def _tensors_of(scene: Scene) -> dict[str, Tensor]:
         tensors["language.mass"] = language.mass.float()
         for name, tensor in language.codec.tensors().items():
             tensors[f"language.codec.{name}"] = tensor.float()
-    # Copies, as no two of a file's tensors may share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     dense = torch.contiguous_format
     return {n: t.detach().cpu().clone(memory_format=dense) for n, t in tensors.items()}
 
@@ -640,7 +639,7 @@ def _cameras_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> t
 
 
 def writable(text: str) -> str:
-    """`text` with "?" for what UTF-8 cannot encode, as in file names made of other bytes."""
+    """`text` with "?" for what UTF-8 cannot encode, such as bytes of other encodings in names."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -651,6 +650,6 @@ def check_name(name: str, remedy: str) -> None:
 
 
 def _printable(text: str, most: int = 200) -> str:
-    """A stranger's name made fit for a list: one line, no control characters, not endless."""
+    """A stranger's name made safe for a list: one line, no control characters, at most `most`."""
     controls = ("Cc", "Cs", "Zl", "Zp")
     return "".join(ch for ch in text if unicodedata.category(ch) not in controls)[:most]

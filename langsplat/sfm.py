@@ -1,14 +1,14 @@
-"""Camera positions from bare photos: COLMAP's incremental mapper, in a process of its own.
+"""Camera positions from bare photos: COLMAP's incremental mapper, in a child process.
 
 In: a folder of prepared JPEGs and a job. Out: a COLMAP model folder. pycolmap is imported in the
-child only: loaded before zlib it makes the whole process abort, some of its errors abort too, and a
-child can be stopped at any moment. The parent reads one pipe of JSON lines (ours) and log lines
+child only: loaded before zlib it makes the whole process abort, some of its errors abort, too, and
+a child can be stopped at any moment. The parent reads one pipe of JSON lines (ours) and log lines
 (COLMAP's).
 
     result = place_cameras(workdir, [PhotoGroup(["0000.jpg", ...], 1600, 1200, None)])
 
-The child, `python -m langsplat.sfm WORKDIR`, ends itself when its stdin closes: that happens
-however the parent dies.
+The child, `python -m langsplat.sfm WORKDIR`, ends when its stdin closes, which happens however the
+parent dies.
 """
 
 import json
@@ -27,11 +27,12 @@ from langsplat.progress import Progress, silent
 
 FEATURES, MATCHING, PLACING = "Find features", "Match photos", "Place cameras"
 JOB_FILE, PHOTOS, MODEL = "job.json", "photos", "model"
-# All pairs up to here; beyond, neighbours in order, plus all pairs among a sparse subset.
+# Up to this many photos, all pairs are matched; beyond, neighbours in order, plus all pairs among a
+# sparse subset.
 EXHAUSTIVE_LIMIT = 60
 NEIGHBOURS = 10
 LOOP_SUBSET = 40
-MAX_FEATURES = 2048  # matching a pair takes about 25 ms; four times that for twice as many
+MAX_FEATURES = 2048  # matching a pair takes about 25 ms; twice as many take four times as long
 _SEED = 0  # the same photos give the same cameras
 PAIRS_PER_BLOCK = 64  # how often the matcher reports; blocks of 8 x 8 photos
 
@@ -58,12 +59,12 @@ class Placement:
 
     Args:
         model: folder of the COLMAP model (binary), None if no two photos could be placed.
-        placed: photos in it.
-        other: photos in the next largest separate model, 0 if there is none.
-        poor: photos in which hardly any details were found.
+        placed: number of photos in it.
+        other: number of photos in the next largest separate model, 0 if there is none.
+        poor: number of photos in which hardly any details were found.
         turning: whether no pair of photos shows that the camera moved sideways.
-        angle: median over points of the largest angle between two views of it, degrees.
-        focal_ratio: the focal length over the long side, of the group farthest from 1.
+        angle: median over points of the largest angle between two views of the point, degrees.
+        focal_ratio: the focal length over the long side, of the camera where it is farthest from 1.
     """
 
     model: Path | None
@@ -76,7 +77,7 @@ class Placement:
 
 
 def pairs_to_match(count: int) -> list[tuple[int, int]]:
-    """Which of `count` photos, in their order, are compared: all pairs, or a chain with loops."""
+    """The pairs of `count` photos, in their order, to match: all, or a chain with loops."""
     if count <= EXHAUSTIVE_LIMIT:
         return [(i, j) for i in range(count) for j in range(i + 1, count)]
     pairs = {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + NEIGHBOURS, count))}
@@ -98,13 +99,13 @@ def place_cameras(
         groups: every photo once, in shooting order; at least two photos in all.
         progress: stages "Find features", "Match photos", "Place cameras".
     Raises:
-        ValueError: the child crashed; the sentence holds its last words.
+        ValueError: the child crashed; the message has the last line it wrote.
     """
     job = {"groups": [asdict(group) for group in groups]}
     (workdir / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
     package = Path(__file__).resolve().parent.parent
     paths = [str(package), os.environ.get("PYTHONPATH", "")]
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "langsplat.sfm", str(workdir)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -112,16 +113,13 @@ def place_cameras(
         text=True,
         errors="replace",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    )
-    try:
-        result, words = _listen(child, sum(len(group.names) for group in groups), progress)
-        code = child.wait()
-    finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+    ) as child:
+        try:
+            result, words = _listen(child, sum(len(group.names) for group in groups), progress)
+            code = child.wait()
+        finally:
+            child.kill()
+            child.wait()
     if result is None or code != 0:
         last = next((line for line in reversed(words) if line.strip()), "nothing").strip()
         raise ValueError(
@@ -135,7 +133,7 @@ def place_cameras(
 def _listen(
     child: "subprocess.Popen[str]", photos: int, progress: Progress
 ) -> tuple[dict[str, Any] | None, deque[str]]:
-    """Turn the child's lines into progress until it closes its end; its result and last words."""
+    """Turn the child's lines into progress until it closes its pipe; its result and last lines."""
     words: deque[str] = deque(maxlen=20)
     result = None
     earlier = 0  # photos of the groups before the one at work
@@ -159,7 +157,7 @@ def _listen(
 
 
 def _work(workdir: Path) -> None:
-    """The child: features, matches, model, and a verdict."""
+    """The child's work: features, matches, model, and a verdict on the model."""
     import zlib  # noqa: F401 - must be in the process before pycolmap, or zlib's first use aborts
 
     import pycolmap
@@ -234,7 +232,7 @@ def _work(workdir: Path) -> None:
 
 
 def _verdict(workdir: Path, models: list[Any]) -> dict[str, Any]:
-    """Keep the largest model and measure what tells a false one from a good one."""
+    """Save the largest model, and measure what distinguishes a false one from a good one."""
     import numpy as np
     import pycolmap
 
@@ -277,7 +275,7 @@ def _verdict(workdir: Path, models: list[Any]) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    """Die as soon as stdin closes, so that a killed parent leaves no child behind."""
+    """Exit as soon as stdin closes, so that a killed parent leaves no child behind."""
 
     def wait() -> None:
         # Not sys.stdin: its lock, held here, would make the interpreter abort when it exits.

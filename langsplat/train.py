@@ -1,10 +1,10 @@
 """Fit Gaussians to posed photos: L1 + SSIM, Adam, and densification as Markov-chain Monte Carlo.
 
-A capture comes in, activated `Gaussians` go out. Logs and logits of parameters live only here,
-under the names `log_scales` and `logit_opacities`. Densification follows "3D Gaussian Splatting
-as Markov Chain Monte Carlo" (Kheradmand et al. 2024, arXiv 2404.09591): noise on the means, dead
-Gaussians moved onto living ones, growth up to a ceiling; it needs nothing from the rasterizer but
-gradients. Schedules are given as shares of the run, so a short run has the shape of a long one.
+In: a capture. Out: activated `Gaussians`; logs and logits of parameters exist only here, as
+`log_scales` and `logit_opacities`. Densification follows "3D Gaussian Splatting as Markov Chain
+Monte Carlo" (Kheradmand et al. 2024, arXiv 2404.09591): noise on the means, dead Gaussians moved
+onto living ones, growth up to a ceiling; all it needs from the rasterizer is gradients. Schedules
+are given as fractions of the run, so a short run has the shape of a long one.
 
 Letters: N Gaussians, K SH bases, P points, H W pixels.
 
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ FEW_POINTS = 500
 """With fewer SfM points than this, random ones are added."""
 
 USUAL_EXTENT = 20.0
-"""World units: what COLMAP makes, and the bundled scenes, are of this size or smaller."""
+"""World units: COLMAP's models and the bundled scenes are of this size or smaller."""
 
 TRAINING = "Train Gaussians"
 REPORT_SECONDS = 0.5
@@ -48,10 +49,10 @@ STATE_FORMAT = "langsplat-training-3"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how many, how fast: everything that decides the result, the photos apart.
+    """Everything besides the photos that decides the result.
 
     Learning rates are 3 to 6 times those of the 30,000-step recipes (Kerbl et al. 2023): a run of
-    a few thousand steps must go as far in fewer of them (measured: tests/benchmarks/NOTES.md).
+    a few thousand steps must cover the same distance (measured: tests/benchmarks/NOTES.md).
     """
 
     iterations: int = 3000
@@ -61,20 +62,20 @@ class TrainConfig:
     sh_degree: int = 2
     """Highest degree of the view-dependent color, 0 to 3."""
     sh_step: float = 0.1
-    """Share of the run after which the SH degree goes up by one, again and again."""
+    """The SH degree goes up by one each time this share of the run has passed."""
     half_resolution_until: float = 0.4
-    """Share of the run that sees the photos at half size, which is four times as fast."""
+    """Share of the run that uses the photos at half size, which is four times as fast."""
     refine_every: int = 100
     """Steps between two rounds of relocation and growth."""
     refine_from: float = 0.05
     """Share of the run before the first such round."""
     refine_until: float = 0.85
-    """Share of the run after which N and the dead are left alone, and no noise is added."""
+    """Share of the run after which there is no relocation, growth or noise."""
     grow_until: float = 0.5
-    """Share of the run at which N reaches its ceiling; it grows by equal factors till then."""
+    """Share of the run at which N reaches its ceiling; until then it grows exponentially."""
     noise: float = 5e5
-    """Strength of the noise on the means, times their learning rate (paper: 5e5); in a world
-    larger than USUAL_EXTENT as in one of this size."""
+    """Strength of the noise on the means, times their learning rate (paper: 5e5); a world larger
+    than USUAL_EXTENT gets the noise of one of that size."""
     ssim_weight: float = 0.2
     """The loss is (1 - this) L1 + this (1 - SSIM)."""
     opacity_reg: float = 0.01
@@ -84,9 +85,9 @@ class TrainConfig:
     init_opacity: float = 0.3
     """Opacity of the first Gaussians."""
     means_lr: float = 6.4e-4
-    """First learning rate of the means, times the scene's extent."""
+    """Initial learning rate of the means, times the scene's extent."""
     means_lr_end: float = 6.4e-6
-    """Last one; in between it falls exponentially."""
+    """The final one; in between it falls exponentially."""
     log_scales_lr: float = 1.5e-2
     """Learning rate of the log-scales."""
     quats_lr: float = 3e-3
@@ -102,7 +103,7 @@ class TrainConfig:
     holdout_every: int = 0
     """Keep every n-th photo (the first included) out of training; 0 = train on all."""
     time_limit: float | None = None
-    """Seconds; schedules then follow the clock where it is ahead, and results may vary."""
+    """Seconds; schedules then follow the clock where it is ahead of the steps, and results vary."""
     seed: int = 0
     """Of the initialisation, the order of photos, the noise and the sampling."""
 
@@ -121,7 +122,7 @@ class TrainConfig:
             "ssim_weight",
             "lr_end",
         ):
-            _check_range(name, getattr(self, name), 0.0, 1.0)
+            _check_range(name, getattr(self, name), 0, 1)
         for name in (
             "noise",
             "opacity_reg",
@@ -134,7 +135,7 @@ class TrainConfig:
             "sh_dc_lr",
             "sh_rest_lr",
         ):
-            _check_range(name, getattr(self, name), 0.0, math.inf)
+            _check_range(name, getattr(self, name), 0, math.inf)
         _check_range("init_opacity", self.init_opacity, 0.01, 0.99)
         if self.holdout_every == 1:
             raise ValueError("holdout_every = 1 leaves no photo to train on: use 0 or 2 and more.")
@@ -145,13 +146,12 @@ class TrainConfig:
 def _check_whole(name: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, Integral):
         raise ValueError(f"{name} must be a whole number, got {value!r}.")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
+    _check_range(name, value, low, high)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value}.")
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
 
 
 def split_views(count: int, holdout_every: int) -> tuple[list[int], list[int]]:
@@ -172,7 +172,7 @@ def mean_psnr(gaussians: Gaussians, capture: Capture, views: Sequence[int]) -> f
     with torch.no_grad():
         for i in views:
             image, _ = render(gaussians, capture.cameras[i].to(gaussians.device))
-            photo = _photo(capture.images[i], gaussians.device)
+            photo = _tensor(capture.images[i]).to(gaussians.device).float() / 255
             values.append(float(psnr(image.clamp(0, 1), photo)))
     return sum(values) / len(values)
 
@@ -188,14 +188,14 @@ def fit_gaussians(
     """Train Gaussians on a capture.
 
     On the CPU the same capture, config and number of threads give the same result bit for bit,
-    also when a run is interrupted and continues from `state`; with a time limit they do not.
+    even if a run is interrupted and continues from `state`, unless there is a time limit.
 
     Args:
         capture: photos, their cameras, and SfM points (possibly none).
         config: None = the defaults.
         device: where to train and where the result lives, "cpu" or "cuda".
-        state: a checkpoint file, written every 20 s and at the end. If it holds an unfinished run
-            of the same capture and config, that run continues; if another, it is overwritten.
+        state: a checkpoint file, written every 20 s and at the end. If it is of the same capture
+            and config, that run continues; otherwise it is overwritten.
         progress: called as ("Train Gaussians", step, steps, "loss ..., PSNR ..., N Gaussians").
     Returns:
         N <= config.max_gaussians activated Gaussians, K = (sh_degree + 1)^2, unit quaternions.
@@ -212,7 +212,7 @@ def fit_gaussians(
 
 
 def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gaussians:
-    """Resume if there is something to, step till the run is over, report and save on the way."""
+    """Resume if possible, step until the run is over, report and save along the way."""
     config = trainer.config
     checkpoints = Checkpoints(state, trainer.identity())
     earlier = checkpoints.load(TRAINING, config.iterations, progress)
@@ -252,12 +252,12 @@ def _check_capture(capture: Capture, train_views: Sequence[int]) -> None:
             )
 
 
-def _photo(image: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)).to(device).float() / 255
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))  # torch takes no negative strides
 
 
 class _Trainer:
-    """Parameters, optimiser and random state of one run; `step` by `step`."""
+    """Parameters, optimiser and random state of one run."""
 
     def __init__(
         self,
@@ -270,15 +270,12 @@ class _Trainer:
         self.config, self.device, self.threads = config, device, threads
         self.generator = torch.Generator().manual_seed(config.seed)
         self.cameras = [capture.cameras[i].to(device) for i in train_views]
-        self.images = [
-            torch.from_numpy(np.ascontiguousarray(capture.images[i])).to(device)
-            for i in train_views
-        ]
+        self.images = [_tensor(capture.images[i]).to(device) for i in train_views]
         self.positions = torch.stack([camera.position for camera in self.cameras])
         self.fingerprint = _fingerprint(capture, train_views)
         points = torch.as_tensor(capture.points, dtype=torch.float32).reshape(-1, 3)
         self.extent = _extent(self.positions.cpu(), points)
-        self.near = min(NEAR, 0.1 * self.extent)  # or a world in kilometres would not be drawn
+        self.near = min(NEAR, 0.1 * self.extent)  # else a world in kilometres would not be drawn
         self.order = torch.zeros(len(self.cameras), dtype=torch.int64)
         self.iteration, self.earlier_seconds, self.bad_steps = 0, 0.0, 0
         self.began = time.monotonic()
@@ -357,7 +354,7 @@ class _Trainer:
         scales, opacities = p["log_scales"].exp(), p["logit_opacities"].sigmoid()
         with torch_threads(self.threads):
             colors = sh_to_rgb(sh, directions, degree)
-        colors = colors.clamp_min(0)  # torch's, so on its one thread
+        colors = colors.clamp_min(0)  # a torch operation, so on its one thread
         with torch_threads(self.threads):
             images, _ = rasterize(
                 p["means"],
@@ -426,7 +423,8 @@ class _Trainer:
         quats = F.normalize(p["quats"], dim=1)
         local = rotate(quats * quats.new_tensor([1, -1, -1, -1]), noise)
         shaped = rotate(quats, local * (2 * p["log_scales"]).exp())
-        # A covariance is an area: in millimetres it would throw Gaussians a million times as far.
+        # The noise scales with an area: in millimetres it would throw Gaussians a million times as
+        # far.
         strength = self.config.noise * means_lr * min(1.0, USUAL_EXTENT / self.extent) ** 2
         p["means"].add_(shaped * (weights * strength)[:, None])
 
@@ -444,7 +442,7 @@ class _Trainer:
             self._share_out(_sample(opacities, missing, self.generator), None)
 
     def _wanted(self, share: float) -> int:
-        """N of the schedule: from the first N to the ceiling in equal factors."""
+        """N by the schedule: exponential growth from the first N to the ceiling."""
         config = self.config
         phase = max(config.grow_until - config.refine_from, 1e-9)
         part = min(max((share - config.refine_from) / phase, 0.0), 1.0)
@@ -452,7 +450,7 @@ class _Trainer:
         return min(round(wanted), config.max_gaussians)
 
     def _share_out(self, sources: Tensor, places: Tensor | None) -> None:
-        """Let each source share its light with copies of it, put in `places`, or appended if None.
+        """Split each source into itself and copies, put in `places`, or appended if that is None.
 
         `sources` [M] may repeat. Where one Gaussian becomes n, each gets the opacity and scales
         with which the n together look nearly as the one did (the paper's rule for relocation):
@@ -522,7 +520,7 @@ class _Trainer:
     # --- checkpoints ---
 
     def save(self, checkpoints: Checkpoints) -> None:
-        """Leave everything the next step depends on."""
+        """Save everything the next step depends on."""
         tensors = {f"params.{name}": tensor for name, tensor in self.params.items()}
         for key, per_name in self._moments().items():
             tensors |= {f"{key}.{name}": tensor for name, tensor in per_name.items()}
@@ -536,7 +534,7 @@ class _Trainer:
         )
 
     def resume(self, earlier: Saved) -> None:
-        """Continue the run that left this."""
+        """Continue an earlier run from its checkpoint."""
         tensors, values = earlier.tensors, earlier.values
         groups: dict[str, dict[str, Tensor]] = {key: {} for key in ("params", *MOMENTS)}
         for key, tensor in tensors.items():
@@ -558,15 +556,15 @@ class _Trainer:
 
 
 def _fingerprint(capture: Capture, train_views: Sequence[int]) -> str:
-    """A hash of all that training reads of a capture."""
+    """A hash of everything in a capture that training reads."""
     arrays = (*(capture.images[i] for i in train_views), capture.points, capture.point_colors)
     views = (t for i in train_views for t in (capture.cameras[i].viewmat, capture.cameras[i].K))
-    return digest_of(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), *views)
+    return digest_of(*map(_tensor, arrays), *views)
 
 
 def _sample(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` indices with replacement, in proportion to the weights [N] -> [count] int64."""
-    # torch.multinomial takes at most 2^24 weights; a search in the running sum takes any number.
+    # torch.multinomial takes at most 2^24 weights; a search in the cumulative sum takes any number.
     sums = weights.double().cumsum(0)
     draws = torch.rand(count, generator=generator, dtype=torch.float64) * sums[-1]
     return torch.searchsorted(sums, draws, right=True).clamp_max(len(weights) - 1)
@@ -578,7 +576,7 @@ def _split(opacities: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     old = opacities.double().clamp(1e-6, 1 - 1e-6)
     new = 1 - (1 - old) ** (1 / n)
     total = torch.zeros_like(old)
-    # Terms of alternating sign as large as C(50, j) o'^j: float64, binomials through their logs.
+    # Terms alternate in sign and grow to C(50, j) o'^j: float64, binomials through their logs.
     for j in range(1, int(n.max()) + 1):
         binomial = torch.exp(
             torch.lgamma(n + 1) - math.lgamma(j + 1) - torch.lgamma((n - j + 1).clamp_min(1))
@@ -592,7 +590,7 @@ def _split(opacities: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 def _extent(positions: Tensor, points: Tensor) -> float:
     """The scene's size in world units: 1.1 x the reach of the cameras around their middle.
 
-    Where the cameras stand nearly still, a tenth of the median distance to the points instead.
+    It is at least a tenth of the median distance to the points, for cameras that hardly move.
     """
     middle = positions.mean(dim=0)
     extent = 1.1 * float((positions - middle).norm(dim=1).max())
@@ -609,7 +607,7 @@ def _initial_parameters(
     extent: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Gaussians at the SfM points, or at random in the frustums where points are few."""
+    """Gaussians at the SfM points and, if these are few, at random in the frustums."""
     points = torch.as_tensor(capture.points, dtype=torch.float32).reshape(-1, 3)
     colors = torch.as_tensor(capture.point_colors).reshape(-1, 3).float() / 255
     good = torch.isfinite(points).all(dim=1)
@@ -654,13 +652,13 @@ def _random_points(
 ) -> tuple[Tensor, Tensor]:
     """Points [P, 3] in the cameras' frustums and the colors [P, 3] of the pixels they lie behind.
 
-    Depths are spread (evenly in their logarithm) around the point nearest to all optical axes.
+    Depths are log-uniform around that of the point nearest to all optical axes.
     """
     cameras = [capture.cameras[i].to("cpu") for i in train_views]
     positions = torch.stack([camera.position for camera in cameras])
     axes = torch.stack([camera.viewmat[2, :3] for camera in cameras])
-    # The squared distance to a line is |P (x - position)|² with P = I - axis axisᵀ. A faint pull
-    # to a point in front of the cameras decides where all axes are parallel.
+    # The squared distance to a line is |P (x - position)|² with P = I - axis axisᵀ. A weak pull
+    # to a point in front of the cameras decides if all axes are parallel.
     project = torch.eye(3) - axes[:, :, None] * axes[:, None, :]
     ahead = positions.mean(dim=0) + extent * axes.mean(dim=0)
     matrix = project.mean(dim=0) + 1e-3 * torch.eye(3)
@@ -678,6 +676,5 @@ def _random_points(
         local = rays * depth[:, None]
         points[rows] = local @ camera.viewmat[:3, :3] + camera.position
         x, y = pixels.long().unbind(dim=1)
-        image = torch.from_numpy(np.ascontiguousarray(capture.images[train_views[i]]))
-        colors[rows] = image[y, x].float() / 255
+        colors[rows] = _tensor(capture.images[train_views[i]])[y, x].float() / 255
     return points, colors

@@ -765,8 +765,8 @@ def test_a_build_killed_while_it_trains_language_goes_on_inside_that_stage(
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "The machine has not enough memory for this: .* close other programs"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The machine has not enough"),
+        (MemoryError(), "machine does not have enough memory for this: .* close other programs"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The machine does not have"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "--device cpu"),
     ],
 )

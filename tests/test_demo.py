@@ -1221,10 +1221,16 @@ def test_a_gpu_that_is_not_there_ends_the_app_with_one_sentence(
         (["--results", "{tmp}/file"], "file cannot be used .Not a directory"),
         (["--port", "99999"], "a port lies between 1 and 65535"),
         (["--port", "x"], "a port lies between 1 and 65535"),
-        (["--host", "::1"], "::1 is no IPv4 address: choose another"),
+        (["--host", "::1"], "::1 is not an IPv4 address: choose another"),
         (["--host", "é" * 70], "é .that is no name of a host.: choose another"),
-        (["--host", "203.0.113.9"], "no page at 203.0.113.9 .Cannot assign requested address"),
-        (["--port", "{taken}"], "no page at 127.0.0.1, port .* .Address already in use.: choose"),
+        (
+            ["--host", "203.0.113.9"],
+            "The page cannot be served at 203.0.113.9 .Cannot assign requested address",
+        ),
+        (
+            ["--port", "{taken}"],
+            "The page cannot be served at 127.0.0.1, port .* .Address already in use.: choose",
+        ),
     ],
 )
 def test_an_argument_that_cannot_be_used_ends_the_app_with_one_sentence(

@@ -314,7 +314,7 @@ def test_only_the_file_of_a_scene_stands_for_its_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="There is no scene 'f/g/h': give a scene's folder"):
         find_scene(Path("f/g/h"))
     for spec in ("f/notes.txt", "f/backup.safetensors", "jane/garden"):
-        with pytest.raises(ValueError, match=f"{spec} is no scene: give the folder of a scene"):
+        with pytest.raises(ValueError, match=f"{spec} is not a scene: give a scene's folder"):
             find_scene(spec)
 
 
