@@ -75,7 +75,7 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
         if args.scene:
             shelf.add_first(args.scene, terminal_progress())
     except (ValueError, OSError) as error:
-        return _refuse(plain(str(error)))
+        return _refuse(str(error))
     builder = Builder(shelf)
     # At the very first start the renderer is compiled: begin before a visitor asks.
     threading.Thread(target=shelf.warm_up, daemon=True).start()
@@ -93,7 +93,7 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"app.py: {sentence}", file=sys.stderr)
+    print(f"app.py: {plain(sentence)}", file=sys.stderr)  # names must not steer the terminal
     return 2
 
 
