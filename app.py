@@ -128,7 +128,7 @@ def _try_address(host: str, port: int) -> None:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         try:
             door.bind((host, port))
-        except TypeError:  # of too many letters, or of such as no host's name can have
+        except TypeError:  # it is too long, or has letters that no host's name can have
             raise OSError("that is no name of a host") from None
 
 

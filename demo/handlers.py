@@ -465,8 +465,8 @@ class BuildStatus:
     Args:
         text: the sentence to show.
         kind: as for `viewer.status`; "busy" until the build is over.
-        share: of the current stage, 0 to 1.
-        log: the last lines on earlier stages.
+        share: of the current stage, 0 to 1; None if that is not known.
+        log: a line for each of the last stages, the current one included.
         scene: the name of the new scene, once it is done.
         note: the current stage's note; at the end, what was left out.
         stopping: somebody has stopped the build, which takes a moment.

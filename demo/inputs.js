@@ -86,8 +86,8 @@
     const shown = String(all).replaceAll("%2C", ",").replaceAll("%2F", "/");
     try { history.replaceState(history.state, "", `?${shown}${location.hash}`); } catch {} // not in every frame
   };
-  // gradio reloads a page that has lost its server: what was asked meanwhile is then asked again. Nothing
-  // longer than a query may be: every request carries the address, and servers limit its length.
+  // gradio reloads a page that has lost its server: what was asked meanwhile is then asked again, unless it
+  // is longer than a query may be: every request carries the address, and servers limit its length.
   window.keepWords = (text, most) => {
     const shown = new URLSearchParams(location.search);
     if (text?.trim() && text.length <= most) shown.set("q", text);

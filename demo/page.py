@@ -193,8 +193,9 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         ),
         css_paths=_HERE / "style.css",
     )
-    # A browser has six connections to a host. Gradio's heartbeat would hold one for each open page:
-    # with six of them none is answered. All it is for are the visits of pages that were closed.
+    # A browser opens six connections to a host at most, and gradio's heartbeat would hold one for
+    # each page: with six pages open nothing would be answered. All it does is forget the visits
+    # of pages that were closed.
     page.config["connect_heartbeat"] = False
     return address
 
@@ -390,7 +391,7 @@ class Explore:
         self._answer_after(opened)
 
     def _show_names_after(self, opened: Any) -> None:
-        """The scene's text into the field, or the list back to the scene that is open."""
+        """Put the scene's text into the field, or set the list back to the open scene."""
         opened.failure(None, self.address, self.scene, js=_STAYS, **_PRIVATE)
         self._offer_text_after(opened)
 
@@ -706,7 +707,7 @@ class NewScene:
             **_PRIVATE,
         }
         shown = [self.start, self.monitor]
-        self.start.click(None, None, shown, js=_STARTING, **_PRIVATE)  # a second click is none
+        self.start.click(None, None, shown, js=_STARTING, **_PRIVATE)  # disabled at once
         begun = self.start.click(self.begin, [self.photos, self.name], **followed)
         _say_if_failed(begun, self.start, self.monitor)
         page.load(self.come_back, key, **followed)
@@ -757,7 +758,7 @@ class NewScene:
             if report.kind == "error":
                 shown[self.tabs] = gr.Tabs(selected="new")
             elif report.scene:
-                if report.note:  # said where the visitor is now
+                if report.note:  # as a toast, because the tab changes
                     gr.Info(html.escape(report.text), duration=20)
                 shown |= {
                     self.built: report.scene,

@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_out(build, "SCENE_DIR", "folder of the new scene")
     build.add_argument("--name", help="name of the scene; default: that of the photos' folder")
     build.add_argument("--iterations", type=int, help="training steps; default: 3000")
-    build.add_argument("--max-gaussians", type=int, help="limit on their number; default: 30000")
+    build.add_argument("--max-gaussians", type=int, help="the most Gaussians; default: 30000")
     build.add_argument("--max-side", type=int, help="pixels of the photos' long side; default: 480")
     build.add_argument(
         "--segmenter", help="bundled, or sam_vit_h|l|b, then :<preset>, :<file> or :<preset>/<file>"
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--codec", help="codebook (default), or the paper's autoencoder")
     build.add_argument("--language", help="lift (default), or train it as well: quick, paper")
     build.add_argument("--codewords", type=int, help="size of each level's codebook; default: 256")
-    build.add_argument("--holdout-every", type=int, help="hold out every n-th photo, and measure")
+    build.add_argument("--holdout-every", type=int, help="hold out every n-th photo, to measure")
     build.add_argument("--examples", nargs="*", help="example queries stored with the scene")
     build.add_argument("--seed", type=int, help="the same seed gives the same scene; default: 0")
     _add_device(build, "where to work; default: a GPU if there is one")
@@ -238,7 +238,7 @@ def _add_device(
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--progress", choices=("bar", "json"), default="bar", help="json: lines for programs"
+        "--progress", choices=("bar", "json"), default="bar", help="json: JSON lines, for programs"
     )
 
 

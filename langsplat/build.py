@@ -1,4 +1,4 @@
-"""From photos to a scene: capture, train, describe, lift, save; every step can be resumed.
+"""From photos to a scene: capture, train, describe, lift, save; a stopped build can be resumed.
 
 Finished work stays in a folder beside the result (`SCENE.build/`) until the scene is written: after
 an interruption the same command goes on where it stopped, and a changed setting repeats only what
@@ -441,7 +441,7 @@ class _Work:
         shutil.rmtree(self.folder)
 
     def _empty(self) -> None:
-        """Remove all but the marker, which says that what is left of the rest is ours."""
+        """Remove all but the marker: without it, files left over would not be known as ours."""
         for item in self.folder.iterdir():
             if item.is_dir():
                 shutil.rmtree(item)
@@ -607,9 +607,9 @@ def _describe(
         count = sum(len(rows) for rows in features.embeddings)
         return f"{count} segments in {cameras[view].name}, {seconds:.1f} s"
 
-    # A second thread makes the bundled encoder only a third faster on the crops of one view, so two
-    # views are processed at once instead. Large models keep all threads busy by themselves, and a
-    # stop, which waits for the views in progress, would take too long with several of them.
+    # A second thread makes the bundled encoder only a third faster on the crops of one view, so
+    # every thread gets its own view instead. Large models keep all threads busy by themselves, and
+    # a stop, which waits for the views in progress, would take too long with several of them.
     small = segmenter.name == encoder.name.split(":")[0] == "bundled"
     workers = min(torch.get_num_threads(), AT_ONCE) if small else 1
     with torch_threads(1 if small else torch.get_num_threads()):

@@ -77,7 +77,7 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
 
 
 def check_list(texts: Iterable[str]) -> list[str]:
-    """The texts as a list; ValueError for a string in place of a list, or if one is no text."""
+    """The texts as a list; ValueError for a string instead, or an item that is not a text."""
     if isinstance(texts, str):
         raise ValueError("Give a list of texts, not a string: its letters would be the texts.")
     several = list(texts)

@@ -9,7 +9,7 @@ A labelled frame lists objects as LERF-OVS does: a category (the words to ask), 
 A query is a (frame, category) pair: the masks of its objects are joined, and each of their boxes
 counts. For each query the relevancy of every level becomes a mask; the protocol chooses a level,
 and the IoU of its mask with the label is the score. For localisation the protocol chooses a level
-by itself, and its brightest spot is a hit if it lies in a box. The report also has the scores of
+separately, and its brightest spot is a hit if it lies in a box. The report also has the scores of
 every level and the best of them (the oracle). Profiles:
 
 - `langsplat-v1`: LangSplat's evaluator of LERF-OVS (arXiv 2312.16084), with its even window and a
@@ -380,7 +380,7 @@ def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool
     """
     end = np.asarray(corners, dtype=np.float64).reshape(-1, 2).astype(np.int64)
     start = np.roll(end, 1, axis=0)
-    # The ends of what is seen of each edge, and of which anything is.
+    # The ends of the visible part of each edge, and whether any of it is visible.
     first, last, seen = start.copy(), end.copy(), np.ones(len(end), dtype=bool)
     beyond = ((end < 0) | (end >= [width, height])).any(axis=1)
     whole = ~(beyond | np.roll(beyond, 1))
@@ -390,9 +390,9 @@ def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool
     x, y = _outline(first[seen], last[seen])
     painted[y, x] = True
 
-    # Every edge from its upper corner down to the row before its lower one, on the line through the
-    # ends of what is seen: those are whole pixels, so that it is not quite the edge. One of which
-    # no more than a row is seen stays as it is.
+    # Follow every edge from its upper corner down to the row before its lower one, on the line
+    # through the ends of its visible part: those are whole pixels, so this is not quite the edge.
+    # An edge that is visible in no more than one row keeps its own line.
     level = first[:, 1] == last[:, 1]
     first[level], last[level] = start[level], end[level]
     slanted = start[:, 1] != end[:, 1]
@@ -403,7 +403,7 @@ def fill_polygon(corners: ArrayLike, width: int, height: int) -> NDArray[np.bool
     slope = np.sign(run) * (np.abs(run) // (lower[:, 1] - upper[:, 1]))
     edge, step = _counted(bottom[:, 1] - top[:, 1])
     y = top[edge, 1] + step
-    # To the nearest pixel; but where an edge was cut, to that on the left of it.
+    # Rounded to the nearest pixel or, if the edge was cut, to the one on its left.
     half = whole[slanted][edge].astype(np.int64) << _FRACTION - 1
     x = (upper[edge, 0] << _FRACTION) + (y - upper[edge, 1]) * slope[edge] + half
     order = np.lexsort((x, y))

@@ -696,7 +696,7 @@ class Found:
         rgb: if there are no runs, the model without language: a checkpoint or a point cloud.
         autoencoder: best_ckpt.pth.
         colmap: the folder of the COLMAP model.
-        cameras_json: if there is no COLMAP model, the model's cameras.json.
+        cameras_json: if there is no COLMAP model, the cameras.json of the model folder.
         features: the folder of 512-number features.
         latents: the folder of their 3-number codes.
         resolution: as in cfg_args.

@@ -148,8 +148,8 @@ class Checkpoints:
     ) -> Saved | None:
         """The checkpoint of an earlier run, or None if there is none, of this work and intact.
 
-        If there is a file, the note given to `progress` says whether it is used. One that is not
-        is no error: the stage starts from the beginning.
+        If there is a file, the note given to `progress` says whether it is used. It is no error if
+        it cannot be: the stage then starts from the beginning.
         """
         if self._path is None or not self._path.exists():
             return None

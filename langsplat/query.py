@@ -22,8 +22,9 @@ pixel, a part of the picture at a time.
 "The handle of the mug" names a part that other things have as well, and encoders mostly ignore the
 order of words. So if the thing itself is found in the view, two rules apply: near it the part's own
 word, "handle", counts as much as the whole text, and away from it only a high relevancy counts in
-full. A pixel is near if the thing is found in a box around it; a Gaussian is as near as the pixel
-that its centre falls on, and outside of the picture only the whole text counts.
+full. How near a pixel is, from 0 to 1, follows from the thing's highest relevancy in a box around
+it; a Gaussian is as near as the pixel that its centre falls on, and outside of the picture only the
+whole text counts.
 
 The codecs share one interface to the engine: `_Scores` (`ask` texts, `rate` Gaussians, `view` from
 a camera) and the `_View` it makes (`relevancy` of pixels, `nbytes`).
@@ -80,8 +81,8 @@ _PART_OF = re.compile(  # "a photo of a mug" names no part
 # name a thing in another language: "or" is not here because it is French for gold.
 _FILLERS = frozenset("a an the of and in on to with my this that these those".split())
 ELSEWHERE = 100  # if so many Gaussians are found, it may be out of sight; any text finds a few
-NEARBY = 21 / 480  # of the view's width: the size of the box in which a thing counts as near
-NEAR_ENOUGH = 0.8  # of the thing's best relevancy: near this much of it a part counts in full
+NEARBY = 21 / 480  # of the view's width: the side of the box around a pixel
+NEAR_ENOUGH = 0.8  # of the thing's best relevancy: if the box has this much, a part counts in full
 SURE = 0.9  # with at least this relevancy a part counts in full anywhere
 
 T = TypeVar("T")
@@ -208,7 +209,7 @@ class Answer:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the maps, as JSON values."""
+        """The answer's numbers and words as JSON values, without its arrays."""
         return {
             "text": self.text,
             "found": self.found,
@@ -630,8 +631,8 @@ class SceneQuery:
             threshold: in [0, 1]; the mask is relevancy > threshold.
             level: subpart, part or whole; None takes the level with the highest score.
         Raises:
-            ValueError: the text is empty or too long, the level is unknown, the threshold is
-                outside [0, 1], or the picture has more than 10 million pixels.
+            ValueError: the text is empty, too long or names no thing, the level is unknown, the
+                threshold is outside [0, 1], or the picture has more than 10 million pixels.
         """
         return self.ask_all([check_text(text)], camera, threshold=threshold, level=level)[0]
 
@@ -690,8 +691,8 @@ class SceneQuery:
             [T, L, H, W] float32 in [0, 1]; 0 where described Gaussians paint less than half (but
             see `as_published`).
         Raises:
-            ValueError: a string in place of a list, or what is no text in it; a picture of more
-                than 10 million pixels.
+            ValueError: a string in place of a list, or an item that is not a text; a picture of
+                more than 10 million pixels.
         """
         texts = check_list(texts)
         view, out = self._view(camera), self._maps(len(texts), camera)
