@@ -90,22 +90,22 @@ from langsplat._rasterize_numba import (
 
 Array = NDArray[Any]
 
-ONE = 65_535.0  # the square root of weight 1, as kept
-HALF = 32_700.0  # what 1 is in 16 bits with a sign; above it is room for rounding
+ONE = 65_535.0  # the square root of weight 1, as stored
+HALF = 32_700.0  # stands for 1 in 16 bits with a sign; above it is room for rounding
 GROUP = 4  # negatives compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
 # Channels whose sums stay in registers at once. AVX-512 has enough of them for ten words on three
-# levels (BROAD), or on one (WIDE); AVX2 for six. The rest goes by fours (THIN), to whole ones of
-# which an owner's channels are padded. Sums of a few lines are made in two SETS where there are
+# levels (BROAD), or on one (WIDE); AVX2 for six. The rest is done by fours (THIN): an owner's
+# channels are padded to a multiple of that. Sums of a few lines are made in two SETS if there are
 # registers for them.
 BROAD, WIDE, SETS = (30, 10, 2) if "+avx512f" in get_host_cpu_features() else (6, 6, 1)
 THIN = 4
-ROWS_A_PAIR = 8  # of a Gaussian and a tile; scenes have 3 to 8 of at most 16
-# Half, less what a running sum may add to it: where a word scores just as a negative does, 0.5, the
-# smoothed score must not be above it.
+ROWS_A_PAIR = 8  # per pair of a Gaussian and a tile; scenes have 3 to 8 of at most 16
+# Half, minus what a running sum may add to it: where a word scores the same as a negative, 0.5, the
+# smoothed score must not be above that.
 ROUNDED_DOWN = 0.5 * (1 - 2e-6)
 PACKED_AT_ONCE = 32768  # Gaussians, whose records stay in the cache
-_LATER = 24  # rows; what belongs to the Gaussian that far ahead is fetched into the cache
+_LATER = 24  # rows; the data of the Gaussian that far ahead is fetched into the cache
 
 _ROW = ir.VectorType(ir.FloatType(), LANES)
 _ROOTS = ir.VectorType(ir.IntType(16), LANES)
@@ -117,7 +117,7 @@ _LANES = Lanes(types.float32)
 # ----------------------------------------------------------------- blocks of 16 pixels as vectors
 
 
-# In what follows an array is a pair of its type and its value.
+# In the following, an array is a pair of its type and its value.
 
 
 def _address(context, builder, array, offset):  # type: ignore[no-untyped-def]
@@ -159,9 +159,9 @@ def _all_lanes(context, builder, array, offset, lanes=LANES):  # type: ignore[no
 
 
 def _sums(builder, count, first, end, factors, sets=1):  # type: ignore[no-untyped-def]
-    """`count` rows, in registers: sums over k = first ... end - 1 of the pairs factors(k) gives.
+    """`count` rows, in registers: sums over k = first ... end - 1 of the products of factors(k).
 
-    Each is made in some `sets`, which take turns, so that the next product need not wait for a sum.
+    Each sum is made in `sets` parts that take turns, so that a product need not wait for the last.
     """
     sums = [[cgutils.alloca_once(builder, _ROW) for _ in range(count)] for _ in range(sets)]
     for register in itertools.chain(*sums):
@@ -183,7 +183,7 @@ def _sums(builder, count, first, end, factors, sets=1):  # type: ignore[no-untyp
 
 
 def _in_all(builder, add, registers):  # type: ignore[no-untyped-def]
-    """What some registers hold together."""
+    """The contents of some registers, combined by `add`."""
     return functools.reduce(add, (builder.load(register) for register in registers))
 
 
@@ -202,7 +202,7 @@ def _keep_code(typingctx, target, at, row):  # type: ignore[no-untyped-def]
 
 
 def _add_code(typingctx, planes, places, codes, first, apart, end, row):  # type: ignore[no-untyped-def]
-    """Entries of a code, first ... end - 1: plane += code, `apart` further, * row."""
+    """For entries first ... end - 1 of a code: plane += code (`apart` further on) * row."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         planes, places, codes, first, apart, end, row = zip(signature.args, args, strict=True)
@@ -287,10 +287,10 @@ def _pair_code(typingctx, pairs, at, one, other, scale):  # type: ignore[no-unty
 def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin, end):  # type: ignore[no-untyped-def]
     """For QUADRATIC codewords, in pairs from present[begin] on: sum of plane * (gram . planes).
 
-    The lines of this level begin at `line`. Codewords come in pairs, and so do numbers of 16 bits
-    in an integer: of gram [.., V / 2], and of the planes in pairs[k * 16 ...], of present[k].
-    Two products and both sums are one instruction, for which two of floats are needed. `end` is
-    even, so that a turn of the loop takes two pairs.
+    The lines of this level begin at `line`. Codewords come in pairs, as two numbers of 16 bits in
+    an integer: in gram [.., V / 2], and for the planes of present[k] in pairs[k * 16 ...].
+    One instruction makes two products and both sums, for which floats need two. `end` is even, as
+    each turn of the loop takes two pairs.
     """
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -380,7 +380,7 @@ def _total_of(count):  # type: ignore[no-untyped-def]
     def code(typingctx, places, codes, first, apart, end, table, pitch, channel, out, at):  # type: ignore[no-untyped-def]
         """Entries of a code, first ... end - 1, times `count` channels of table [places, pitch].
 
-        The sum is written to out[at + channel ...]. A place's code is `apart` further.
+        The sum is written to out[at + channel ...]. A place's code is `apart` further on.
         """
 
         def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -427,13 +427,11 @@ def _weigh(
     part, parts, weights, owners, taken, splats, index, starts, members, columns, size, rules,
     records, entries, largest, gram, unit, lines, support, spans, inverse, best,
 ):  # fmt: skip
-    """A part's rows of weights and their owners.
+    """A part's rows of weights and their owners; spans tells where a block's are (BlendingWeights).
 
-    Where a block's lie is in spans (see BlendingWeights).
-
-    They are put into weights and owners, and into larger copies if these are too short. Then what
-    does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16]. Returned as
-    well: which tiles are the part's.
+    They are put into weights and owners, or into larger copies if these are too short. Then what
+    does not depend on words is written to inverse and best [tiles, BLOCKS, L, 16]. Also returned is
+    which tiles are the part's.
     """
     alpha_max, stop = np.float32(rules[4]), np.float32(rules[5])
     state, _, items, _ = _workspace(splats.dtype)
@@ -443,16 +441,16 @@ def _weigh(
         largest_tile = max(largest_tile, starts[tile + 1] - starts[tile])
     levels, groups, _, words = lines.shape
     gaussians, pitch = records.shape
-    # Flat before the loops: each view of an array counts its references, an atomic operation.
+    # Flat before the loops: each view of an array counts references, which is an atomic operation.
     lines, inverse, best = flattened(lines), flattened(inverse), flattened(best)
     spans = flattened(spans)
     records, marked = flattened(records, np.float32), levels * words // 32
-    # Of a tile's splats: their rows, the blocks they touch, their Gaussians, and these' records.
+    # Of a tile's splats: their rows, the blocks they touch, their Gaussians and their records.
     near = room(largest_tile * COLUMNS, splats.dtype)
     masks, names = room(largest_tile + BATCH, np.uint16), room(largest_tile, np.int64)
     near_codes = room(largest_tile * pitch, np.float32)
     near_places = flattened(near_codes, np.int32)
-    # Of a block's rows: the number in the tile of the splat that draws each, and the weights.
+    # Of a block's rows: for each its splat's number in the tile, and the weights.
     drawers = room(largest_tile + 1, np.int64)
     drawn = room((largest_tile + 1) * LANES, np.float32)
     found = room(-(-marked // LANES) * LANES, np.int32)
@@ -468,7 +466,7 @@ def _weigh(
     while tile < tiles:
         x0, y0 = _start_tile(tile, columns, size, state)
         begin, count, known = starts[tile], starts[tile + 1] - starts[tile], 0
-        most = BLOCKS * min(count, levels * words)  # rows that may come
+        most = BLOCKS * min(count, levels * words)  # rows that may be added
         if used + most > space:
             space += space // 2 + most
             weights = _grown(weights, used * LANES, space * LANES)
@@ -476,8 +474,8 @@ def _weigh(
         for block in range(BLOCKS):
             p, rows = block * FIELDS, 0
             x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
-            # A row is added to the planes while the next one is drawn: until that one's weights are
-            # known, the additions have the processor.
+            # A row is added to the planes while the next one is drawn: the processor is free for
+            # the additions until the weights of that one are known.
             at, end, before = np.int64(0), np.int64(0), light
             for first in range(0, count, BATCH):
                 if bits(light > 0) == 0:
@@ -554,7 +552,7 @@ def _root(row):
 
 @_inner
 def _even_bits(number):
-    """Every other of 16 bits, in 8."""
+    """Every other one of 16 bits, as 8 bits."""
     number &= 0x5555
     number = (number | (number >> 1)) & 0x3333
     number = (number | (number >> 2)) & 0x0F0F
@@ -600,7 +598,7 @@ def _measure(
             line = (level * groups + group) * GROUP
             a, b, c, d, share = _linear(lines, line, words, planes, first, present, n)
             high = max(high, max(max(a, b), max(c, d)))
-        # As parts of all that is described in a pixel they fill 15 bits, and no sum overflows.
+        # As shares of all that is described in a pixel they fit 15 bits, and no sum overflows.
         scale = np.float32(HALF) / max(share, np.float32(1e-12))
         for k in range(m):
             two = (first + 2 * doubles[k]) * LANES
@@ -657,7 +655,7 @@ def _answer(
             if x0 >= width or y0 >= height:
                 continue
             first, end = spans[tile, block, 0], spans[tile, block, levels]
-            # Rows of codewords lie level by level, and have nothing for the other levels.
+            # Rows of codewords are sorted by level, and have nothing for the other levels.
             apart = spans[tile, block, 1] >= 0 and texts >= THIN
             for level in range(levels if apart else 1):
                 channel, stop, last = START, channels, pitch - THIN
@@ -672,7 +670,7 @@ def _answer(
                     _sum_wide(weights, owners, first, end, values, pitch, channel, sums)
                     channel += WIDE
                 while channel < stop:
-                    channel = min(channel, last)  # some a second time, but none beyond the row
+                    channel = min(channel, last)  # some for a second time, but none beyond the row
                     _sum_thin(weights, owners, first, end, values, pitch, channel, sums)
                     channel += THIN
             whole = x0 + SIDE <= width and y0 + SIDE <= height
@@ -695,7 +693,7 @@ def _answer(
 def _score(part, parts, records, entries, table, out):
     """Write out [.., L T padded] of a part's Gaussians: the codes times table [places, ..].
 
-    The table is as wide; it is zero in the channels of other levels than the place's.
+    The table is as wide as out, and zero in the channels of other levels than the place's.
     """
     n, size, pitch = records.shape[0], records.shape[1], out.shape[1]
     marked = table.shape[0] // 32
@@ -736,9 +734,9 @@ def _rate(part, parts, values, levels, inverse, best, sharpness, out):
 def _half_smooth(part, parts, maps, half, peaks):
     """Average each pixel of a part's maps [M, H, W] with the box around it, in place.
 
-    The box reaches `half` pixels each way and is cut at the border. Down a column the sum runs: a
-    row enters it and another leaves, which in float32 adds less than 1e-6 to a mean. Along a row it
-    is added up from the sums of four neighbours.
+    The box reaches `half` pixels each way and is cut at the border. Down a column it is a running
+    sum: a row enters and another leaves, which in float32 adds less than 1e-6 to a mean. Along a
+    row it is added up from the sums of four neighbours.
     """
     number, height, width = maps.shape
     maps = flattened(maps)
@@ -804,8 +802,8 @@ class BlendingWeights:
     rows: list[Array]  # for each part [R * 16] uint16, roots of the weights
     owners: list[Array]  # for each part [R] uint32: a Gaussian, or N + a codeword's place
     tiles: list[Array]  # for each part, which tiles its rows are of
-    # [tiles, BLOCKS, L + 1], where the rows of each block begin and end, and between these, where
-    # those of each level but the first do; -1 there for rows of Gaussians, which are of all levels.
+    # [tiles, BLOCKS, L + 1]: where the rows of each block begin and end, and in between where those
+    # of each level but the first begin, or -1 for rows of Gaussians, which are of all levels.
     spans: Array
     width: int
     height: int
@@ -854,7 +852,7 @@ class Codes:
         for level, numbers in enumerate(per_codeword):
             table[level, : len(numbers), level * texts : (level + 1) * texts] = numbers
         table, gaussians = table.reshape(-1, pitch), len(self.records)
-        # An owner's values in as few lines of the cache as can be: they are read in no order.
+        # An owner's values take as few lines of the cache as possible: they are read in no order.
         out = empty((gaussians + len(table), pitch), np.float32)
         _in_threads(_score, torch.get_num_threads(), self.records, self.entries, table, out)
         np.multiply(table, self.largest, out=out[gaussians:])
@@ -887,7 +885,7 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     records = empty((n, pitch), np.int32)
     records[:] = 0
     for start in range(0, n, PACKED_AT_ONCE):
-        # Entry by entry; those that are not zero lie behind each other.
+        # Entry by entry; those that are not zero are stored one after the other.
         flat = records[start : start + PACKED_AT_ONCE].reshape(-1)
         for level, k in np.ndindex(levels, each):
             weights = codes[level, start : start + PACKED_AT_ONCE, k].astype(np.float32)
@@ -901,15 +899,15 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
             flat[own + places // 32] |= np.left_shift(np.int32(1), places % 32)
     lower = np.zeros((levels, words + 2, words), np.float32)
     lower[:, :known, :known] = np.tril(gram) + np.tril(gram, -1)
-    # Imported codewords have any length: those of other levels, and those nobody has, must not
-    # take the bits from these.
+    # Imported codewords have any length: those of other levels, and those that no Gaussian has,
+    # must not cost these any bits.
     used = np.zeros((levels, words), bool)
     for level in range(levels):
         used[level, rows[level][codes[level] > 0]] = True
     lower[:, :words] *= used[:, :, None] & used[:, None]
     widest = np.abs(lower).max(axis=(1, 2), initial=1e-12)
     pairs = np.round(lower * (HALF / widest)[:, None, None]).astype(np.int16).view(np.int32)
-    # An odd number of pairs is filled up with one behind the last, which is read, times zero.
+    # After an odd number of pairs one more is read, times zero: the memory goes on behind the last.
     pairs = np.append(pairs, np.int32(0))[:-1].reshape(pairs.shape)
     groups = -(-negatives.shape[2] // GROUP)
     lines = np.zeros((levels, groups, GROUP, words), np.float32)
@@ -945,7 +943,7 @@ def weigh(
     spans = np.zeros((tiles, BLOCKS, codes.levels + 1), np.int64)
     shape = (tiles, BLOCKS, codes.levels, LANES)
     inverse, best = empty(shape, np.float32), empty(shape, np.float32)
-    # More than enough, as what is not used is never there.
+    # More than enough, as pages that are not used take no memory.
     space = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
     rows = [empty(space * LANES, np.uint16) for _ in range(frame.parts)]
     owners = [empty(space, np.uint32) for _ in range(frame.parts)]
@@ -988,7 +986,7 @@ def rate(values: Values, levels: Array, inverse: Array, best: Array, sharpness: 
 def half_smooth(maps: Array, half: int) -> Array:
     """Average each pixel of maps [M, H, W] float32 >= 0, in place, with the mean of the box around.
 
-    The box reaches `half` away. Returns the highest of each map, [M].
+    The box reaches `half` pixels away. Returns the highest value of each map, [M].
     """
     peaks = np.empty(len(maps), np.float32)
     _in_threads(_half_smooth, torch.get_num_threads(), maps, half, peaks)

@@ -1,7 +1,7 @@
 """Sixteen numbers at once in numba kernels: a vector type that LLVM maps onto any CPU's registers.
 
     a = load(array, at)                # Lanes: array[at : at + 16], of a flat array
-    s = min(a * a + 0.5, reach)        # lane by lane; a plain number stands on all lanes
+    s = min(a * a + 0.5, reach)        # lane by lane; a plain number is on all lanes
     store(array, at, where(s > 1, s, 0.0))
 
 Lanes take + += - * / abs min max math.sqrt math.floor math.ceil, the comparisons < <= == >= >, &
@@ -10,7 +10,7 @@ between the results of those, and the functions below, which also make arrays fo
 which LLVM unrolls and leaves scalar.
 
 numba keeps compiled kernels by the content of their own file, not of this one: after a change here,
-or in the rasterizer's kernels, remove what it kept of the files that import them
+or in the rasterizer's kernels, remove the kept kernels of the files that import them
 (`rm langsplat/__pycache__/*.nb?`).
 """
 
@@ -29,7 +29,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.np.arrayobj import populate_array
 
 LANES = 16
-LINE = 64  # bytes of the cache
+LINE = 64  # bytes of a line of the cache
 _ROOT_HALF = int.from_bytes(struct.pack(">d", math.sqrt(0.5)))  # the bits of a number
 # No "nnan", "ninf": masked lanes may hold infinities.
 FAST = ("contract", "nsz", "arcp", "afn")
@@ -64,7 +64,7 @@ class _LanesModel(extending.models.PrimitiveModel):
 
 
 def _spread(context: Any, builder: Any, value: Any, source: types.Type, dtype: types.Type) -> Any:
-    """A number on all lanes; lanes as they are."""
+    """A number on all lanes; lanes stay as they are."""
     if isinstance(source, Lanes):
         return value
     empty = ir.Constant(_vector(dtype), ir.Undefined)
@@ -82,7 +82,7 @@ def _instruction(builder: Any, name: str, result: Any, *args: Any, **options: An
 def _operation(
     function: Any, arity: int, emit: Callable[..., Any], *, compares: bool = False
 ) -> None:
-    """Let an operator or function take lanes, and lanes beside numbers."""
+    """Let an operator or function take lanes, also together with numbers."""
 
     class Template(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
@@ -138,7 +138,7 @@ def _intrinsic(code: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
-    """Where LANES neighbours begin in a flat array."""
+    """The address where LANES neighbours begin in a flat array."""
     view = context.make_array(kind)(context, builder, array)
     pointer = builder.gep(view.data, [at])
     return builder.bitcast(pointer, _vector(kind.dtype).as_pointer())
@@ -226,7 +226,7 @@ def _all_before(builder: Any, at: Any, end: Any) -> Any:
 
 
 def _picked(builder: Any, rows: list[Any], places: list[int]) -> Any:
-    """The numbers at some places, as lanes, of rows [LANES] behind each other."""
+    """Lanes of the numbers at some places of rows [LANES] that are put one after the other."""
     picked = rows[0]
     for k, row in enumerate(rows):
         mask = [
@@ -252,7 +252,7 @@ def _rearranging(places: list[list[int]]) -> Callable[..., Any]:
     return code
 
 
-# LANES pixels of three channels, in three lanes: channel by channel from pixel by pixel, and back.
+# LANES pixels of three channels, as three lanes: pixel by pixel to channel by channel, and back.
 to_planes = _intrinsic(_rearranging([[3 * lane + c for lane in range(LANES)] for c in range(3)]))
 to_pixels = _intrinsic(
     _rearranging(
@@ -263,7 +263,7 @@ to_pixels = _intrinsic(
 
 @_intrinsic
 def room(typingctx, count, dtype):  # type: ignore[no-untyped-def]
-    """An array for `count` numbers, which begins at a line of the cache: lanes never straddle two.
+    """An array for `count` numbers that begins at a line of the cache: lanes never straddle two.
 
     Nothing is written to it. Unlike numpy's `empty`, this and `flattened` compile in no time.
     """
@@ -340,7 +340,7 @@ def store_fours(typingctx, array, at, step, lanes):  # type: ignore[no-untyped-d
 
 
 def _four(context: Any, builder: Any, kind: Any, k: int, array: Any, at: Any, step: Any) -> Any:
-    """Where four numbers of a flat array begin, k steps behind a place."""
+    """The address where four numbers of a flat array begin, k steps after a place."""
     at = builder.add(at, builder.mul(step, _LONG(k)))
     place = _place(context, builder, kind, array, at)
     return builder.bitcast(place, ir.VectorType(_ELEMENTS[kind.dtype], 4).as_pointer())
@@ -383,7 +383,7 @@ def spread(typingctx, number):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def times_power(typingctx, number, power):  # type: ignore[no-untyped-def]
-    """number * 2^n, of floats or lanes; the last bits of `power`, which is as wide, are n."""
+    """number * 2^n, for floats or lanes; n is in the last bits of `power`, which is as wide."""
     width, digits = {32: (32, 23), 64: (64, 52)}[getattr(number, "dtype", number).bitwidth]
     whole = ir.IntType(width)
     places = ir.Constant(whole, digits)
@@ -412,9 +412,10 @@ def doubled(typingctx, lanes):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def log2(typingctx, lanes):  # type: ignore[no-untyped-def]
-    """The logarithm of positive normal numbers, lanes of float64, to 1e-15 beside an integer.
+    """The base-2 logarithm of positive normal numbers, lanes of float64: an integer, plus the rest
+    to 1e-15.
 
-    A library has one for single numbers only: sixteen calls take ten times as long.
+    Libraries have one for single numbers only: sixteen calls take ten times as long.
     """
     whole = ir.VectorType(_LONG, LANES)
 
@@ -491,8 +492,8 @@ def _listed(builder: Any, mask: Any, part: int) -> tuple[Any, Any]:
 def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untyped-def]
     """numbers[used ...] = base + each place of a bit that is set in the LANES bits of mask.
 
-    Returns how many numbers [..] uint16 are used then; LANES more are overwritten. By table: a loop
-    over the bits ends where no processor foresees it, which costs more than the work.
+    Returns how many numbers [..] uint16 are used then; LANES more are overwritten. By table, as no
+    processor foresees where a loop over the bits ends, which costs more than the work.
     """
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
@@ -514,10 +515,10 @@ def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untype
 
 @_intrinsic
 def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner):  # type: ignore[no-untyped-def]
-    """The same for bits that are squares of a 4 x 4 part of a grid with so many columns.
+    """The same for bits that are the squares of a 4 x 4 part of a grid with `columns` columns.
 
-    numbers[used ...] int32 = the numbers in the grid of the squares set, the first's being `first`;
-    and owners[used ...] int32 = the owner.
+    numbers[used ...] int32 = the numbers in the grid of the squares that are set, where `first` is
+    that of the part's first square; and owners[used ...] int32 = the owner.
     """
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
@@ -576,7 +577,7 @@ def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def take(typingctx, counter):  # type: ignore[no-untyped-def]
-    """counter[0] of int64, then increased by one: no two threads get the same number."""
+    """counter[0] of int64, which is then increased by one: no two threads get the same number."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         view = context.make_array(counter)(context, builder, args[0])
@@ -607,10 +608,10 @@ def bit_count(typingctx, number):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def totals(typingctx, several):  # type: ignore[no-untyped-def]
-    """The sums over the lanes of up to LANES lanes, a tuple: lane k the k-th's, the rest 0.
+    """The sums over each of up to LANES lanes, a tuple: lane k is the k-th's sum, the rest are 0.
 
-    Two become one that holds sums of two neighbours of both, so the work halves from step to step:
-    a third of what one after the other costs.
+    Two become one that holds sums of two neighbours from both, so the work halves from step to
+    step: this costs a third of summing one after the other.
     """
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
@@ -639,7 +640,7 @@ def totals(typingctx, several):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def prefetch(typingctx, array, row):  # type: ignore[no-untyped-def]
-    """Begin to load a row of an array into the cache: rows are read in no order, memory is slow."""
+    """Begin to load a row into the cache, as rows are read in no order and memory is slow."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         fetch(context, builder, array, *args)

@@ -22,19 +22,19 @@ from torch import Tensor
 from langsplat._rasterize_gsplat import Frame
 
 VIEW_TILE = 8  # pixels along a side; the sums of more would not fit into registers
-COLUMNS = 64  # of a row that are summed at once, for each level
+COLUMNS = 64  # of a row, summed at once for each level
 _GROUP, _STAGES = 32, 3  # splats that are blended together, and how many groups are fetched ahead
-_REGISTERS = 168  # of a thread, so that three programs share a multiprocessor
-_RUN = 256  # splats between two checks whether a tile is done
-_BLOCK = 1024  # pixels of a program
+_REGISTERS = 168  # per thread, so that three programs share a multiprocessor
+_RUN = 256  # splats between two checks of whether a tile is done
+_BLOCK = 1024  # pixels per program
 _BOX = 16, 128  # the same for smoothing, rows and columns
-_PRODUCTS = 4096  # of a program that scores Gaussians
+_PRODUCTS = 4096  # per program that scores Gaussians
 _COMPILED = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
 
 
 @triton.jit
 def _exp2(x):
-    """2^x, without special care for results below 1e-38, which takes as long again."""
+    """2^x, without special care for results below 1e-38, which would take as long again."""
     if _COMPILED:
         return tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -59,7 +59,7 @@ def _split(x):
     return high, (x - high.to(tl.float32)).to(tl.float16)
 
 
-# Compiled once, whatever the number of splats: by default again for multiples of 16.
+# Compiled once, whatever the number of splats; by default once more for multiples of 16.
 @triton.jit(do_not_specialize=["count"])
 def _view_kernel(
     means2d,  # [N, 2]
@@ -92,8 +92,8 @@ def _view_kernel(
 ):
     """1 / length of each pixel's blended row, 0 where too little is seen; and its best negative.
 
-    How much light is left before and behind each splat is a product over those before it: in
-    logarithms a sum, and that is one product with a triangle of ones.
+    The light left before and behind each splat is a product over the splats before it: with
+    logarithms a sum, and that is one matrix product with a triangle of ones.
     """
     PIXELS: tl.constexpr = TILE * TILE
     tile = tl.program_id(0)
@@ -278,7 +278,7 @@ def _place_kernel(
     longest = tl.where(on_x, x, tl.where(on_y, y, z))
     half = 0.5 * side
     scale = half / tl.maximum(tl.abs(longest), 1e-12)
-    # Off the border by a hair, or rounding would mix in the neighbour in the table.
+    # Off the border by a hair, as rounding could mix in the neighbour in the table.
     u = tl.minimum(tl.maximum(tl.where(on_x, y, x) * scale + half, 1e-3), side - 1e-3)
     v = tl.minimum(tl.maximum(tl.where(on_x | on_y, z, y) * scale + half, 1e-3), side - 1e-3)
     face = tl.where(on_x, 0, tl.where(on_y, 2, 4)) + (longest < 0).to(tl.int32)

@@ -100,12 +100,12 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Python calls."""
     try:
         return njit(cache=True, nogil=True, **_HOW)(function)
-    except RuntimeError:  # neither the checkout nor a home can be written to: nothing is kept
+    except RuntimeError:  # neither the checkout nor a home is writable: nothing is kept
         return njit(nogil=True, **_HOW)(function)
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What kernels call: compiled only into them, which takes four fifths of the time."""
+    """What kernels call: compiled only into them, in four fifths of the time."""
     return extending.register_jitable(**_HOW)(function)
 
 
@@ -115,7 +115,7 @@ def _summing_inner(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _power_coefficients(degree: int) -> np.ndarray:
-    """Of a polynomial near 2^x for |x| <= 0.5, its relative error about the same everywhere."""
+    """Those of a polynomial near 2^x for |x| <= 0.5, with an even relative error."""
     x = np.cos(np.linspace(0, np.pi, 1001)) / 2
     half = (-0.5, 0.5)
     fit = np.polynomial.Polynomial.fit(x, 2**x, degree, w=2**-x, domain=half, window=half)
@@ -133,8 +133,8 @@ def _half_to(s: float) -> float:
 
 @extending.overload(_half_to, jit_options=_HOW)
 def _half_to_overload(s):  # type: ignore[no-untyped-def]
-    # A number of this size has no bits behind the point: adding it rounds, and the integer is left
-    # in the last bits. Relative error below 3e-6 in float32 (checked in the tests).
+    # A number of this size has no fractional bits: adding it rounds, and the integer is left in
+    # the last bits. Relative error below 3e-6 in float32 (checked in the tests).
     if getattr(s, "dtype", s) == types.float32:
         c0, c1, c2, c3, c4 = _POWER_SINGLE
         rounding = np.float32(1.5 * 2**23)
@@ -200,14 +200,14 @@ def _to_camera(mean, view):
 @_inner
 def _may_touch(mx, my, xx, yy, size):
     """Whether a box around a centre reaches into the picture, by the squares of its half sides."""
-    # Not a number is nowhere: `max` gives its second argument then.
+    # NaN is nowhere: `max` then gives its second argument.
     x, y = max(0.0, max(-mx, mx - size[0])), max(0.0, max(-my, my - size[1]))
     return (x * x < xx) & (y * y < yy)
 
 
 @_inner
 def _candidates(begin, end, means, scales, opacities, view, K, size, rules):
-    """The Gaussians begin ... end that a cheap bound leaves, and their number.
+    """Those of the Gaussians begin ... end that pass a cheap bound, and how many they are.
 
     The list is padded to whole lanes.
     """
@@ -255,7 +255,7 @@ def _project(
 ):
     """Splats of the Gaussians this view may see (EWA splatting, as gsplat).
 
-    Those with a number that is not finite are left out; colors are looked at if they are NARROW.
+    Those with a number that is not finite are left out; colors are checked if they are NARROW.
 
     A part's splats, and the Gaussians they come from (index), lie packed at the start of its
     share of the rows. Returns its keys for sorting: depth above row number.
@@ -487,7 +487,7 @@ def _footprint(quat, scale, u, v):
     return g, h
 
 
-# A tile's working memory, block by block, a block's fields behind each other:
+# A tile's working memory, block by block, a block's fields one after the other:
 X, Y, LIGHT, REST, PLANE0, PLANE1, PLANE2, _, FIELDS = (LANES * k for k in range(9))
 # X, Y: pixel centres in the tile. LIGHT: transmittance, negative once the pixel is done or outside.
 # REST: what lies behind the splat at hand. PLANE0 ...: up to three channels. More are kept pixel by
@@ -498,7 +498,7 @@ X, Y, LIGHT, REST, PLANE0, PLANE1, PLANE2, _, FIELDS = (LANES * k for k in range
 
 @_inner
 def _grown(numbers, used, size):
-    """The first numbers, with room behind them. (A slice's assignment takes seconds to compile.)"""
+    """The first numbers, with room after them. (A slice's assignment takes seconds to compile.)"""
     grown = room(size, numbers.dtype)
     for k in range(used):
         grown[k] = numbers[k]
@@ -514,7 +514,7 @@ def _pixel(block, lane):
 
 @_inner
 def _place(u, v):
-    """Where the field 0 of the tile's pixel in column u and row v is."""
+    """Where field 0 of the tile's pixel in column u and row v is."""
     return (v // SIDE * (TILE // SIDE) + u // SIDE) * FIELDS + v % SIDE * SIDE + u % SIDE
 
 
@@ -545,10 +545,10 @@ def _workspace(dtype):
 
 @_inner
 def _tile_of(part, parts, turn, columns):
-    """Which tile a part takes in its turn; beyond the last one when it is through.
+    """Which tile a part takes in its turn; beyond the last one when it is done.
 
-    Of every row of tiles a part takes a share, in the next row the next share: tiles in sequence
-    share splats, and after any number of rows all parts have had about as many.
+    A part takes a share of every row of tiles, and in the next row the next share: tiles in
+    sequence share splats, and after any number of rows all parts have had about equally many.
     """
     row, left = turn // columns * parts, turn % columns
     for k in range(parts):
@@ -562,10 +562,10 @@ def _tile_of(part, parts, turn, columns):
 
 @_inner
 def _next_tile(tile, taken):
-    """The tile a part draws after `tile` (-1: none yet); beyond the last one when it is through.
+    """The tile a part draws after `tile` (-1: none yet); beyond the last one when it is done.
 
-    Whichever part is free takes the next RUN tiles: tiles differ, and so do cores. Only for results
-    that do not depend on which part draws a tile; sums of gradients do.
+    Whichever part is free takes the next RUN tiles, as tiles differ, and so do cores. Only for
+    results that, unlike sums of gradients, do not depend on which part draws a tile.
     """
     tile += 1
     return take(taken) * RUN if tile % RUN == 0 else tile
@@ -573,7 +573,7 @@ def _next_tile(tile, taken):
 
 @_inner
 def _start_tile(tile, columns, size, state):
-    """Light in all pixels of the picture; returns where the tile is."""
+    """Fill all pixels of the picture with light; returns where the tile is."""
     one = spread(state.dtype.type(1))
     x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
     for p in range(0, BLOCKS * FIELDS, FIELDS):
@@ -609,7 +609,7 @@ def _touched(fields, at, x0, y0, left, top, span):
     best_y = max(top, min(bottom, x * fields[at + SLOPE]))
     a, b = x * p + best_y * q, best_y * r
     c, d = best_x * p + y * q, y * r
-    # A hair for rounding: whether a pixel is drawn is its own decision.
+    # A hair for rounding: whether a pixel is drawn is decided for each pixel itself.
     limit = fields[at + REACH] * fields.dtype.type(1.001)
     return bits(min(a * a + b * b, c * c + d * d) <= limit)
 
@@ -1092,7 +1092,7 @@ def _project_backward(
         jx, jy = K[0, 0] / z, K[1, 1] / z
         v_tx = -jx * (w_u0 * view[2, 0] + w_u1 * view[2, 1] + w_u2 * view[2, 2])
         v_ty = -jy * (w_v0 * view[2, 0] + w_v1 * view[2, 1] + w_v2 * view[2, 2])
-        # Through the centre, and where x / z is not held through the Jacobian.
+        # Through the centre and, where x / z is not held, through the Jacobian.
         v_px = v_mx * K[0, 0] + where(tx == x, v_tx, 0)
         v_py = v_my * K[1, 1] + where(ty == y, v_ty, 0)
         v_cx, v_cy = v_px / z, v_py / z
@@ -1125,7 +1125,7 @@ def _project_backward(
 
 
 def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]:
-    """Run kernel(part, parts, *args) for all parts at once; of a list, each gets its own item."""
+    """Run kernel(part, parts, *args) for all parts at once; of a list, each part gets one item."""
 
     def run(part: int) -> Any:
         return kernel(part, parts, *(a[part] if isinstance(a, list) else a for a in args))
@@ -1303,13 +1303,13 @@ def _prepare(
     visible = [len(part) for part in part_keys]
     keys = _sort(np.concatenate(part_keys))
     counts = np.empty((parts, columns * rows), np.int64)
-    # Few sizes, so that memory of the frame before fits, and more than enough: what a frame does
-    # not write to is never there.
+    # Few sizes, so that memory of the frame before fits, and more than enough: pages that a frame
+    # does not write to take no memory.
     space = 1 << int(2 * _tiles_each * len(keys) / parts + columns * rows + LANES).bit_length()
     space_for = ([empty(space, np.int32) for _ in range(parts)] for _ in ("tiles", "owners"))
     listed = _in_threads(_list_tiles, parts, keys, splats, counts, size, *space_for)
     tiles, owners = (list(arrays) for arrays in zip(*listed, strict=True))
-    # Every part fills its own places of a tile, behind those of the parts with nearer splats.
+    # Every part fills its own places of a tile, after those of the parts with nearer splats.
     cursors = counts.T.cumsum().reshape(-1, parts).T - counts
     starts = np.append(cursors[0], counts.sum())
     members = empty(int(starts[-1]), np.int32)
@@ -1447,7 +1447,7 @@ def rasterize(
     rules: tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:
     """Image [C, H, W, D] and alpha [C, H, W, 1], without background; see langsplat.rasterize."""
-    # One camera's colors go in as they are: gradients of views of them are torch operations.
+    # Colors [N, D] are passed as they are: gradients of views of them would be torch operations.
     each = colors if colors.ndim == 3 else [colors] * len(viewmats)
     views = [
         _Rasterize.apply(means, quats, scales, opacities, color, view, K, width, height, rules)
@@ -1655,7 +1655,7 @@ def lift_labels(
     owners[splats] = np.arange(len(splats))
     numbers = labels.numpy().astype(np.int64)
     present = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=sums.shape[1] + 1)[1:])
-    # The extra last place is where -1, no label, points to, and so is the extra last sum.
+    # No label, -1, points to the extra last place, and through it to the extra last sum.
     columns = np.full(sums.shape[1] + 1, len(present), np.int32)
     columns[present] = np.arange(len(present))
     weights = np.zeros((frame.parts, len(seen), len(present) + 1), frame.splats.dtype)

@@ -1,6 +1,6 @@
-"""Compile the query kernels for a GPU that need not be here: `python -m tests.compile_kernels`.
+"""Compile the query kernels for a GPU, which need not be here: `python -m tests.compile_kernels`.
 
-The interpreter that runs them in tests takes more than the compiler does.
+The interpreter that runs them in tests accepts more than the compiler does.
 """
 
 import triton

@@ -15,7 +15,7 @@ import torch  # noqa: E402
 # Before anything imports Triton: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-# It comes with torch's CUDA builds only.
+# Triton comes with torch's CUDA builds only.
 collect_ignore = [] if find_spec("triton") else ["test_query_triton.py"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def real_data(folder: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
-    """In every test, whichever ran before it."""
+    """Every test starts from the same seed, whichever ran before it."""
     torch.manual_seed(0)
 
 

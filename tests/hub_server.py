@@ -1,7 +1,7 @@
 """A small HTTP server that answers a Hub client: /{user}/{name}/resolve/{revision}/{file}.
 
-Like the real Hub it answers a large file with a redirect to another host, which serves the bytes
-and understands ranges. It can also be closed, gated, broken off in the middle, or silent.
+Like the real Hub it redirects requests for a large file to another host, which serves the bytes
+and understands ranges. It can also refuse, be gated, break off in the middle, or stay silent.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ class Repo:
 
     files: dict[str, bytes]
     commit: str = "a" * 40
-    refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+    refusal: tuple[int, str] | None = None  # status and X-Error-Code for every request
     claimed_size: int | None = None  # instead of the true one
-    cuts: int = 0  # how many more transfers break off half-way
+    cuts: int = 0  # how many more transfers break off halfway
 
 
 @dataclass
 class Hub:
-    """The running server: what it holds and what it was asked."""
+    """The running server: its repositories and the requests it got."""
 
     url: str
     repos: dict[str, Repo]
@@ -62,7 +62,7 @@ def serve(repos: dict[str, Repo]) -> Iterator[Hub]:
 
         def resolve(self, name: str, revision: str, filename: str) -> None:
             repo = hub.repos.get(name)
-            if repo is None:  # to someone not logged in, unknown and private look the same
+            if repo is None:  # without a login, unknown and private repositories look the same
                 return self.reply(401, {"X-Error-Code": "RepoNotFound"})
             if repo.refusal is not None:
                 status, code = repo.refusal
@@ -130,7 +130,7 @@ def serve(repos: dict[str, Repo]) -> Iterator[Hub]:
 def closed_port() -> Iterator[str]:
     """An endpoint that refuses every connection."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound but not listening, so nobody else gets the port
+        taken.bind(("127.0.0.1", 0))  # bound but not listening, so nothing else gets the port
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
@@ -142,7 +142,7 @@ def black_hole() -> Iterator[str]:
         deaf.listen(0)
         fillers = []
         try:
-            for _ in range(4):  # fill the queue of connections that nobody accepts
+            for _ in range(4):  # fill the queue of connections, which are never accepted
                 filler = socket.socket()
                 filler.setblocking(False)
                 filler.connect_ex(deaf.getsockname())

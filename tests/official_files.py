@@ -1,7 +1,7 @@
-"""Files as the official LangSplat code writes them, made from nothing.
+"""Files as the official LangSplat code writes them, made without it.
 
-The scene: a red ball of Gaussians at the left and a blue one at the right, seen by eight cameras
-that stand in a half circle; latents +x and +y.
+The scene is a red ball of Gaussians on the left and a blue one on the right, seen by eight cameras
+on an arc in front of them; their latents are +x and +y.
 """
 
 import json
@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-SIZE = (64, 48)  # of the pictures
+SIZE = (64, 48)  # width and height of the pictures
 FOCAL = 60.0
 VIEWS = 8
 LATENTS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 def balls(n: int = 200, seed: int = 0) -> dict[str, torch.Tensor]:
-    """What training stores of n Gaussians: logs, logits, and quaternions of any length."""
+    """n Gaussians as training stores them: logs, logits, and quaternions of any length."""
     generator = torch.Generator().manual_seed(seed)
     side = (torch.arange(n) % 2).float()
     means = 0.3 * torch.randn(n, 3, generator=generator).clamp(-1.5, 1.5)
@@ -77,7 +77,7 @@ def write_checkpoint(path: Path, stage: str, n: int = 200, **options: object) ->
 
 
 def as_numpy_1(path: Path) -> None:
-    """Rename numpy's scalars in a checkpoint to what they were called before numpy 2."""
+    """Give numpy's scalars in a checkpoint the names that they had before numpy 2."""
     with zipfile.ZipFile(path) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -114,7 +114,7 @@ def write_ply(path: Path, n: int = 200) -> Path:
 
 
 def pose(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation world to camera and position of a camera that looks at the middle."""
+    """World-to-camera rotation and position of a camera that looks at the origin."""
     angle = math.radians(-60 + 120 * index / (VIEWS - 1))
     position = np.array([5 * math.sin(angle), -0.5, -5 * math.cos(angle)])
     forward = -position / np.linalg.norm(position)
@@ -174,10 +174,10 @@ def write_cfg_args(path: Path, **settings: object) -> None:
 def write_features(
     folder: Path, embeddings: torch.Tensor, *, size: tuple[int, int] = SIZE, pooled: int = 3
 ) -> None:
-    """_s.npy and _f.npy of every view: left half row 0, right half row 1 of each level.
+    """_s.npy and _f.npy of every view: row 0 in the left half and row 1 in the right, per level.
 
     Args:
-        embeddings: [2, E]. pooled: rows of the first channel, which come before all others.
+        embeddings: [2, E]. pooled: rows of the first channel, which precede all others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     width, height = size

@@ -1,7 +1,7 @@
 """The definition of the rasterizer: every pixel against every Gaussian, in float64 torch.
 
-Equations of 3D Gaussian Splatting (Kerbl et al. 2023) and EWA splatting (Zwicker et al. 2001), no
-tiles, no culling but the near plane; autograd gives the gradients. Slow and plain on purpose.
+Equations of 3D Gaussian Splatting (Kerbl et al. 2023) and EWA splatting (Zwicker et al. 2001),
+without tiles, culling only by depth; autograd gives the gradients. Slow and plain on purpose.
 """
 
 import torch
@@ -12,7 +12,7 @@ from langsplat.rasterize import RULES
 
 
 def rotation_of(quats: Tensor) -> Tensor:
-    """[N, 4] wxyz, any length -> [N, 3, 3]."""
+    """Quaternions [N, 4] wxyz of any length -> rotation matrices [N, 3, 3]."""
     w, x, y, z = F.normalize(quats, dim=1).unbind(1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], 1),
@@ -25,7 +25,7 @@ def rotation_of(quats: Tensor) -> Tensor:
 def project(
     means: Tensor, quats: Tensor, scales: Tensor, view: Tensor, K: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres [N, 2], covariances [N, 2, 2] in pixels and depths [N]."""
+    """Centres [N, 2] and covariances [N, 2, 2], in pixels, and depths [N]."""
     camera = means @ view[:3, :3].T + view[:3, 3]
     x, y, z = camera.unbind(1)
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
@@ -58,7 +58,7 @@ def rasterize(
     height: int,
     background: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What langsplat.rasterize must return, in float64."""
+    """What `langsplat.rasterize` must return, in float64."""
     means, quats, scales, opacities, colors = (
         t.double() for t in (means, quats, scales, opacities, colors)
     )

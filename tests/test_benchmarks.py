@@ -74,7 +74,7 @@ def test_the_benchmarked_query_is_the_naive_pipelines() -> None:
     field = scene.language
     assert field is not None and isinstance(field.codec, Autoencoder)
     codes = field.codes.clone()
-    codes[::2] = -codes[1, 0]  # else all levels are as good, and the last bit chooses
+    codes[::2] = -codes[1, 0]  # else all levels score alike, and rounding chooses
     scene = replace(scene, language=replace(field, codes=codes))
     encoder = synthetic.AnyWords()
     meant = field.codec.decode(codes[1, 0])

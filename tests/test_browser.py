@@ -72,7 +72,7 @@ def visit(
     return page, outside, errors
 
 
-# The least contrast of the words that are seen, and of those that say what a field is for.
+# The least contrast of the visible words and of the fields' placeholders.
 FAINTEST = """theme => {
   document.body.classList.toggle("dark", theme === "dark");
   const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
@@ -96,7 +96,7 @@ FAINTEST = """theme => {
 
 
 def turn_points(page: "playwright.Page") -> list[float]:
-    """Drag the 3D view; where its camera stands afterwards."""
+    """Drag the 3D view and return where its camera is afterwards."""
     before = page.evaluate(EYE)
     box = page.locator(".points-plot").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -152,7 +152,7 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
     page.fill("#text textarea, #text input", "")
     page.click("#find")
     page.wait_for_selector('.status-text[data-kind="error"]:has-text("Type what to look for")')
-    page.fill(TEXT, 70_000 * "x")  # which no address has room for
+    page.fill(TEXT, 70_000 * "x")  # too long for any address
     page.click("#find")
     page.wait_for_selector('.status-text[data-kind="error"]:has-text("at most 200 characters")')
     assert errors == []
@@ -165,7 +165,7 @@ def test_what_is_typed_while_a_scene_opens_stays(
 ) -> None:
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.goto(address)
-    page.locator(TEXT).fill("own words")  # the first scene is still on its way, with its example
+    page.locator(TEXT).fill("own words")  # before the first scene and its example have arrived
     page.wait_for_selector(FOUND)
     page.wait_for_timeout(500)
     assert page.input_value(TEXT) == "own words"
@@ -207,7 +207,7 @@ def test_the_address_follows_the_visitor_and_brings_others_to_the_same_place(
         wait_for_text(page, text)
 
     def draw_slowly(name: str, view: View) -> np.ndarray:
-        time.sleep(1)  # whatever else a page asks for as it comes is done before
+        time.sleep(1)  # all else that a page requests while loading is done earlier
         return draw(name, view)
 
     draw = shelf.picture
@@ -292,7 +292,7 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     field("Yaw °").fill("90")
     field("Yaw °").press("Tab")
     stands("orbit at yaw 90°")
-    number.focus()  # past the other sliders, with nothing changed
+    number.focus()  # then past the other sliders, without a change
     for _ in range(12):
         page.keyboard.press("Tab")
 
@@ -305,7 +305,7 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     page.wait_for_selector('.status-text:has-text("Found “")')
     stands("orbit at yaw 90°")
     page.locator("#after").click()
-    stands("view 12")  # the one after that which the slider shows
+    stands("view 12")  # the one after the view that the slider shows
     page.locator("#reset").click()
     stands(f"view {shelf.room(shelf.default).scene.start_view}")
     assert errors == []
@@ -346,7 +346,7 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
         page.locator(TEXT).press("Enter")
 
     def stands(place: str, text: str) -> None:
-        """Whatever was done before is done."""
+        """Let all that was asked finish, then compare the page."""
         go.set()
         page.wait_for_selector(f'#found img[alt*="“{text} ball”"]', state="attached")
         assert page.locator("#picture img").get_attribute("alt") == f"balls, {place}"
@@ -358,11 +358,11 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     number.fill("8")
     number.press("Enter")
     ask("yellow")
-    page.wait_for_url("**q=yellow+ball*")  # which a lost connection would load anew
+    page.wait_for_url("**q=yellow+ball*")  # which the page would load after a lost connection
     stands("view 8", "yellow")
     assert number.input_value() == "8"
 
-    scene.focus()  # passed by, nothing is chosen
+    scene.focus()  # passed by without a choice
     page.keyboard.press("Tab")
     scene.click()
     scene.press("Escape")
@@ -407,7 +407,7 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     page.wait_for_selector('#picture img[alt="other, view 0"]', state="attached")
     page.wait_for_selector(FOUND)
 
-    monkeypatch.setattr(shelf, "answer", None)  # as anything may fail that nobody thought of
+    monkeypatch.setattr(shelf, "answer", None)  # stands for any failure that nobody thought of
     ask("yellow")
     page.wait_for_selector('#line .status-text[data-kind="error"]:has-text("did not work")')
     page.wait_for_selector("#find:enabled")
@@ -507,7 +507,7 @@ def test_a_build_goes_on_while_its_page_is_gone_and_opens_at_its_end(
     page.wait_for_function("document.querySelector('#picture img')?.alt.startsWith('my-scene')")
     page.reload()
     page.wait_for_function("document.querySelector('#picture img')?.alt.startsWith('balls')")
-    page.wait_for_timeout(1500)  # in which the browser's key would have brought it back
+    page.wait_for_timeout(1500)  # time enough to bring it back by the key that the browser keeps
     assert page.locator("#picture img").get_attribute("alt").startswith("balls")
     assert errors == []
     page.close()

@@ -126,7 +126,7 @@ def test_what_is_built_already_is_built_again_only_if_something_has_changed(
     monkeypatch.setattr("langsplat.build.load_segmenter", begin)
     copied, moved = tmp_path / "copied", tmp_path / "scene"
     shutil.copytree(built, moved)
-    shutil.copytree(capture, copied)  # in a copy the photos have other times
+    shutil.copytree(capture, copied)  # the copies of the photos get other times
     for file in copied.rglob("*"):
         os.utime(file, (1, 1))
     command, as_before = ["build", str(capture), "--out"], ["--examples", "red ball", *QUICK]
@@ -157,7 +157,7 @@ def test_other_weights_of_the_same_name_are_another_build(
     command = ["build", str(capture), "--out", str(tmp_path / "scene"), "--examples", "red ball"]
     assert main([*command, *QUICK]) == 0
     monkeypatch.setattr("langsplat.build.bundled_name", lambda: "bundled:0123abcd")
-    with pytest.raises(ZeroDivisionError):  # it begins
+    with pytest.raises(ZeroDivisionError):  # raised when a build begins
         main([*command, *QUICK])
     file = tmp_path / "weights.pt"
     for config in (
@@ -210,7 +210,7 @@ def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Pa
 def test_a_scene_of_latents_is_built_and_asked(
     capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = partial(AutoencoderConfig, rounds=2)  # of a hundred
+    few = partial(AutoencoderConfig, rounds=2)  # instead of a hundred
     monkeypatch.setattr("langsplat.language.AutoencoderConfig", few)
     out = tmp_path / "scene"
     command = ["build", str(capture), "--out", str(out), "--codec", "autoencoder", *QUICK]
@@ -426,7 +426,7 @@ def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
 def test_a_view_of_a_name_that_several_have_is_asked_for_by_its_folder_or_number(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As those of a rig, of which every camera numbers its photos from 0."""
+    """As in a rig whose cameras each number their photos from 0."""
     scene = load_scene(built)
     names = ("left/0.png", "right/0.png")
     views = [replace(view, name=name) for view, name in zip(scene.cameras, names, strict=False)]
@@ -558,7 +558,7 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
 
     for path in (photos, photos / "transforms.json"):
         assert not goes_on(path)
-        assert goes_on(path)  # its own files, though inside the capture, are none of the photos
+        assert goes_on(path)  # its own files are not taken for photos, though inside the capture
         for file in (photos / "more" / "b.jpg", tmp_path / "linked" / "c.jpg"):
             file.write_bytes(file.read_bytes() + b"2")
             assert not goes_on(path)
@@ -576,7 +576,7 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
 
 
 def test_what_was_built_among_the_photos_is_none_of_them(tmp_path: Path) -> None:
-    """A scene's preview, and what a build that was killed while it placed cameras left."""
+    """A scene's preview, and what is left of a build that was killed while it placed cameras."""
     for name in "abc":
         (tmp_path / f"{name}.jpg").touch()
     before = build._digest(tmp_path, tmp_path / "scene", {}), _gather(list(_folders(tmp_path)))
@@ -685,7 +685,7 @@ def test_views_described_at_once_are_described_as_one_by_one(tmp_path: Path) -> 
 def test_files_of_unfinished_work_that_are_damaged_are_made_again(
     capture: Path, tmp_path: Path, damage: str
 ) -> None:
-    """As after a power failure: else every build would end at them."""
+    """As after a power failure; else every further build would fail at them."""
 
     def work() -> tuple[list[np.ndarray], list[torch.Tensor]]:
         made = build._captured(capture / "transforms.json", 64, tmp_path, silent)

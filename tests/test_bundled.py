@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 DATA = ROOT / "tests" / "data"
 HELD_OUT = DATA / "heldout"
 
-# Example query of each scene -> the text of the labels that says the same.
+# For each scene: example query -> the text in the labels that means the same.
 MEANT: dict[str, dict[str, str]] = {
     "teatable": {
         "red mug": "red mug",

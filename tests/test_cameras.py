@@ -300,7 +300,7 @@ def test_a_lens_for_a_photo_of_another_size_scales_each_axis_by_itself():
 def test_a_portrait_lens_is_a_landscape_lens_on_its_side_and_loses_nothing():
     K, width, height = Lens(640, 480, 500, 510, 322, 236, (-0.2,)).pinhole()
     other, *size = Lens(480, 640, 510, 500, 236, 322, (-0.2,)).pinhole()
-    assert size == [height, width] and width > 660  # a barrel holds more than its pinhole's size
+    assert size == [height, width] and width > 660  # a barrel lens sees more than its size
     np.testing.assert_allclose(other[[1, 0, 2]][:, [1, 0, 2]], K)
 
 

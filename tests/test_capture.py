@@ -75,7 +75,7 @@ def test_snowmiku_points_have_the_colors_of_the_pixels_they_project_to():
     assert not capture.notes
 
     def error(zoom: float) -> float:
-        """Median difference of colors, were the focal length `zoom` times what it is."""
+        """Median difference of colors if the focal length were `zoom` times what it is."""
         errors = []
         for image, camera in zip(capture.images[::8], capture.cameras[::8], strict=True):
             assert image.shape == (camera.height, camera.width, 3) and image.dtype == np.uint8
@@ -249,7 +249,7 @@ def test_a_zip_of_a_capture_reads_like_its_folder(tmp_path):
         handle.writestr("wrapped/images/.DS_Store", b"clutter")
         handle.writestr("__MACOSX/wrapped/images/other.png", b"clutter")
         handle.writestr("wrapped/program.exe", b"of no use")
-        handle.writestr("wrapped/small.txt", b" " * 9000)  # packs well, and harms nobody
+        handle.writestr("wrapped/small.txt", b" " * 9000)  # compresses well, but does no harm
         handle.writestr("wrapped/a folder.zip/", b"")
     unpacked = set()
 
@@ -284,7 +284,7 @@ def test_a_camera_of_any_size_serves_small_photos(tmp_path):
 def test_a_text_model_is_read_in_less_memory_than_its_file_takes(tmp_path):
     folder = colmap(tmp_path)
     file = folder / "sparse/0/points3D.txt"
-    load_capture(folder)  # what is imported then is not counted
+    load_capture(folder)  # so that the memory of imports is not counted
     file.write_text("# Number of points: 2000\n" + f"1 0 0 1 1 2 3 0.5{' 123' * 1000}\n" * 2000)
     tracemalloc.start()
     try:
@@ -467,7 +467,7 @@ def test_the_photos_of_a_model_are_sought_where_most_of_them_are_but_never_above
     folder = colmap(tmp_path / "capture")
     shutil.copytree(folder / "images", folder / "my photos")
     (folder / "images/photo1.png").unlink()
-    (folder / "cameras.txt").touch()  # alone it is no model
+    (folder / "cameras.txt").touch()  # on its own this is no model
     capture = load_capture(folder)
     assert len(capture.images) == 3 and not capture.notes
     shutil.rmtree(folder / "images")
@@ -491,7 +491,7 @@ def test_a_capture_in_map_coordinates_is_moved_to_where_numbers_are_exact(tmp_pa
     far, middle = colmap(tmp_path / "far", count=5), np.array([4e6 + 0.1, -5e5, 5e6])
     images, points = (far / "sparse/0" / name for name in ("images.txt", "points3D.txt"))
     away = np.array([2, 0, 4])
-    place = middle + away  # these cameras are not turned: they stand at minus what is written
+    place = middle + away  # these cameras are not rotated: they stand at minus what is written
     for k in range(5):
         x, y, z = np.array([k, 0, 4]) - place
         text = images.read_text().replace(f"0 0 0 {k} 0 4 7", f"0 0 0 {x} {y} {z} 7")
@@ -852,7 +852,7 @@ def test_a_photo_that_does_not_decode_is_left_out_and_named(tmp_path):
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG that says it is so large."""
+    """A PNG whose header claims this size."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n\0\0\0\r" + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT"
@@ -954,7 +954,7 @@ def test_photos_are_turned_as_their_exif_asks(tmp_path, monkeypatch, suffix):
             straight.append(np.asarray(ImageOps.exif_transpose(picture)).astype(int))
     shutil.rmtree(tmp_path / "png")
     for one, two in zip(prepared(tmp_path, monkeypatch), straight, strict=True):
-        assert one.shape == two.shape and np.abs(one - two).mean() < 8  # what JPEG costs
+        assert one.shape == two.shape and np.abs(one - two).mean() < 8  # JPEG's loss
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
@@ -1088,7 +1088,7 @@ def test_a_folder_that_is_closed_to_us_is_in_nobodys_way(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied")
         return iterdir(folder)
 
-    # The one that runs the tests may be allowed everything.
+    # Patched, because whoever runs the tests may have access to everything.
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed and access(path, mode))
     monkeypatch.setattr(Path, "iterdir", listed)
     assert len(load_capture(tmp_path).images) == 4
@@ -1329,7 +1329,7 @@ TRUSTED = {"placed": 9, "other": 0, "poor": 0, "turning": False, "angle": 5.0, "
 
 
 def placed(folder: Path, monkeypatch, **verdict):
-    """The capture of ten bare photos, the first upside down, of which COLMAP says `verdict`."""
+    """The capture of ten bare photos, the first upside down, for which COLMAP returns `verdict`."""
     exif = Image.Exif()
     exif[0x0112] = 3
     for k in range(10):
@@ -1456,7 +1456,7 @@ def test_photos_that_cannot_be_placed_end_in_a_sentence():
 
 def test_a_crash_of_sfm_is_told_with_its_last_words(tmp_path):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "database.db").mkdir()  # in the way of COLMAP's own
+    (tmp_path / "database.db").mkdir()  # in the way of COLMAP's database
     told = r"stopped unexpectedly \(exit code 1\).* last words: RuntimeError: .*database"
     with pytest.raises(ValueError, match=told):
         place_cameras(tmp_path, [PhotoGroup(["a.jpg", "b.jpg"], 64, 48, None)])

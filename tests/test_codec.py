@@ -37,7 +37,7 @@ def test_separate_clusters_get_a_codeword_each() -> None:
 
 
 def test_codewords_that_are_long_attract_no_more_than_short_ones() -> None:
-    """Those of an imported codebook have lengths of their own; only their direction says a word."""
+    """In an imported codebook they have any length; only their directions mean something."""
     rows = clusters(6, 20)
     codec = fit_codebook([rows], size=6)
     imported = Codebook(codec.codewords * torch.tensor([0.1, 1, 10, 2, 5, 0.01])[:, None])
@@ -59,7 +59,7 @@ def test_levels_may_have_few_or_no_segments() -> None:
 
 
 def test_of_copies_of_a_codeword_the_first_is_assigned() -> None:
-    """Also where a view has one segment, whose product with each copy is rounded in its own way."""
+    """Also in a view with one segment, where the product with each copy is rounded differently."""
     generator = torch.Generator().manual_seed(0)
     for dim in (3, 32, 512):
         words = F.normalize(torch.randn(5, dim, generator=generator), dim=1)
@@ -153,7 +153,7 @@ def test_an_official_file_codes_as_the_official_network_does(sizes, tmp_path: Pa
         latents = network.encode(rows)
         torch.testing.assert_close(codec.encode(rows), latents, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(codec.decode(latents), network.decode(latents))
-        short = 0.4 * latents  # as at a border; the official evaluation decodes it as it is
+        short = 0.4 * latents  # as at a border; the official evaluation decodes it unscaled
         torch.testing.assert_close(codec.decode(short, unit=False), network.decode(short))
     torch.testing.assert_close(codec.decode(short), codec.decode(latents))
 
@@ -181,7 +181,7 @@ def test_training_an_autoencoder_keeps_apart_what_was_apart() -> None:
 
 def test_the_weights_of_the_best_round_are_kept_and_not_the_last() -> None:
     rows, told = clusters(6, 30, dim=24), []
-    # So fast that rounds get worse, too.
+    # A rate so high that some rounds make it worse.
     config = AutoencoderConfig(encoder=(16, 3), decoder=(16,), rounds=12, learning_rate=0.1)
     codec, best = fit_autoencoder(rows, config, progress=lambda *report: told.append(report[3]))
     assert told[-2] == told[-1], "the last round was not the best"

@@ -322,7 +322,7 @@ def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(
         shelf.files(answer, np.zeros((480, 640, 3), np.uint8))
     left = {str(folder) for folder in shelf.downloads.iterdir()}
     assert len(left) == 4 and not left & before
-    shutil.rmtree(shelf.downloads)  # as systems do with temporary folders
+    shutil.rmtree(shelf.downloads)  # as some systems delete temporary folders
     assert shelf.files(answer, np.zeros((480, 640, 3), np.uint8))["mask.png"].is_file()
 
 
@@ -369,7 +369,7 @@ def test_a_strangers_scene_does_not_choose_a_file_of_the_server(tmp_path: Path) 
     for name in ("jane/balls", "jane/balls@bbbbbbb"):
         room = Shelf(tmp_path / "results", {name: tmp_path / "s"}, load).room(name)
         assert room.engine is None and "on its author's machine" in room.why_silent
-    with pytest.raises(AssertionError):  # what was built here names what is here
+    with pytest.raises(AssertionError):  # a scene built here may name files that are here
         Shelf(tmp_path / "results", {"balls": tmp_path / "s"}, load).room("balls")
 
 
@@ -449,7 +449,7 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
     scores = np.zeros_like(answer.gaussian_relevancy)
     scores[cloud.rows[0]] = 0.9
     one = point_payload("balls", cloud, replace(answer, gaussian_relevancy=scores))
-    for threshold in (0.2, 0.5, 0.6, 0.8, 1.0):  # the bytes say what the words say, rounded or not
+    for threshold in (0.2, 0.5, 0.6, 0.8, 1.0):  # points and words agree, whatever is rounded
         near = replace(
             answer,
             threshold=threshold,
@@ -727,7 +727,7 @@ def test_a_scene_that_cannot_be_read_leaves_the_one_that_is_open(
     shown = explore.open(Visit("balls"), "bad")
     assert explore.visit not in shown and shown[explore.scene] == "balls"
     assert len(told) == 1 and "bad is not a readable scene" in told[0]
-    # None is open yet: what is said of it is not covered by the answer that follows.
+    # No scene is open yet: the answer that follows must not hide the message.
     visit = explore.arrive(Visit())[explore.visit]
     said = explore.answer(visit, AUTO, 0.5, "Overlay")[explore.line]
     assert said["kind"] == "error" and "bad is not a readable scene" in said["text"]
@@ -745,7 +745,7 @@ def test_no_step_of_the_page_is_dropped_while_an_earlier_one_is_on_its_way(shelf
     steps = build_app(shelf, Builder(shelf)).config["dependencies"]
     steps = [step for step in steps if step["backend_fn"] and step["queue"]]
     once = {step["api_name"] for step in steps if step["trigger_mode"] == "once"}
-    # Those of scripts; and builds, and scenes of the Hub, come one at a time.
+    # The endpoints for scripts; and builds and scenes from the Hub, which come one at a time.
     assert once == {"scenes", "render", "query", "begin", "come_back", "fetch_scene"}
 
 
@@ -835,7 +835,7 @@ print(json.dumps({"scene": out}))
 
 
 def builder_of(tmp_path: Path, mode: str) -> tuple[Shelf, Builder]:
-    """A builder whose child behaves as `mode` says: what is tested is how it is watched."""
+    """A builder whose child behaves as `mode` says, to test how it is watched."""
     shelf = shelf_of_balls(tmp_path)
     (tmp_path / "build.py").write_text(BUILD)
     mode = str(tmp_path / "balls") if mode == "copy" else mode
@@ -855,7 +855,7 @@ def leftovers(shelf: Shelf) -> list[str]:
     ("good", "bad"),
     [
         ("\N{SNOWMAN}".encode(), b"\xff\xfe\xff"),  # a name that is no text
-        (b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x63"),  # for zip's version 9.9
+        (b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x63"),  # which needs zip version 9.9
     ],
 )
 def test_a_zip_that_cannot_be_read_is_refused_in_words(
@@ -910,7 +910,7 @@ print(json.dumps({"error": "enough"}))
 """
 
 
-# Named, as pytest puts a test's name into the environment, where 200,000 letters are too many.
+# With ids: pytest puts a test's name into the environment, where 200,000 letters are too many.
 @pytest.mark.parametrize(
     "name", ["--help", "-mug", "my\0 \n" + 200_000 * "x"], ids=["help", "option", "endless"]
 )
@@ -1068,7 +1068,7 @@ def test_uploads_that_broke_off_are_removed_in_time(
         monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
         forget_broken_uploads()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    # One may be going on, whole ones are gradio's; the first may be another program's.
+    # The new one may be going on, whole ones are gradio's, the first may be another program's.
     assert left == {"tmpold", "gradio/tmpnew", "gradio/0a1b/tmpold.zip"}
 
 

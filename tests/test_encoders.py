@@ -84,7 +84,7 @@ def test_pictures_are_prepared_as_open_clip_does(
     ("model", "way"),
     [
         ("MobileCLIP2-S0", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
-        ("ViT-L-14", {}),  # known ones differ; CLIP's way is the default
+        ("ViT-L-14", {}),  # its known weights differ, so CLIP's way is taken
         (SMALL, {}),
     ],
 )
@@ -296,15 +296,15 @@ def test_a_gpu_embeds_as_the_cpu_does(crops: np.ndarray) -> None:
     small = crops[:, :128, :128]
     for count in (5, 3):
         got, want = (encoder.encode_images(small[:count]) for encoder in (there, here))
-        # A GPU rounds what it convolves to TensorFloat-32.
+        # A GPU rounds the inputs of convolutions to TensorFloat-32.
         torch.testing.assert_close(got.cpu(), want, atol=3e-3, rtol=0)
     got, want = (encoder.encode_texts(["mug", "a red mug"]) for encoder in (there, here))
     torch.testing.assert_close(got.cpu(), want, atol=1e-4, rtol=0)
 
 
 def test_crops_on_a_gpu_are_laid_out_so_that_nothing_is_compiled_for_their_number() -> None:
-    # Of a convolution channel by channel that is channels last, cuDNN compiles one for each number
-    # of crops. "meta" is a device that has layouts and no values.
+    # For depthwise convolutions with channels last, cuDNN compiles one for each number of crops.
+    # "meta" is a device with layouts but no values.
     encoder, seen = load_encoder(device="meta"), []
     for layer in encoder._model.visual.modules():  # type: ignore[attr-defined]
         if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1:

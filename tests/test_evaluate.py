@@ -54,7 +54,7 @@ class Maps:
 
 
 def random_map(rng: np.random.Generator) -> np.ndarray:
-    """[3, H, W]: hills, and a lonely bright pixel; some rounded to few values: there are ties."""
+    """[3, H, W]: hills and a lone bright pixel; some rounded to few values, for ties."""
     ys, xs = np.mgrid[:HEIGHT, :WIDTH]
     out = np.zeros((3, HEIGHT, WIDTH))
     for level in range(3):
@@ -209,7 +209,7 @@ def slow_query(
 def slow_evaluation(
     folder: Path, maps: list[dict[str, np.ndarray]], profile: str
 ) -> dict[tuple[str, str], tuple[list[float], int, list[bool], int]]:
-    """As published: a frame is the number in its name, minus one, of the renders in order."""
+    """As published: the number in a frame's name, minus one, is its place among the renders."""
     out = {}
     for file in sorted(folder.glob("*.json")):
         content = json.loads(file.read_text())
@@ -262,7 +262,7 @@ def test_a_shifted_frame_number_changes_the_slow_one_and_not_ours(tmp_path: Path
     whole = evaluate(Maps(NAMES, [first, *maps]), labels)
     slow = slow_evaluation(tmp_path / "scene", [first, *maps], "langsplat-v1")
     assert in_slow_form(whole) == slow
-    # The first photo was never placed: everything behind it moves up by one.
+    # Without the first photo, which was not placed, all renders after it move up by one.
     shifted = evaluate(Maps([*NAMES[1:], "frame_00004.jpg"], [*maps, after]), labels)
     assert shifted.rows == whole.rows
     assert slow_evaluation(tmp_path / "scene", [*maps, after], "langsplat-v1") != slow
@@ -289,7 +289,7 @@ def test_3d_ovs_joins_the_table_to_the_rooms_wall_and_never_takes_subparts(tmp_p
     Image.fromarray(truth).save(place / "wood wall.png")
     left, right = np.zeros((2, 3, HEIGHT, WIDTH), dtype=np.float32)
     left[1:, :, :10], right[1:, :, 36:] = 0.9, 0.6
-    left[0] = truth / 255  # would be perfect, but may not answer
+    left[0] = truth / 255  # a perfect match, but this level may not answer
     maps = Maps(["00.jpg"], [{"wood wall": left, "wood table": right}])
     (tmp_path / "room" / "transforms.json").write_text("{}")  # the scene's folder, as it was built
     labels = read_labels(tmp_path / "room")
@@ -369,7 +369,7 @@ def test_labels_are_resized_with_the_rounding_of_the_published_evaluators() -> N
     ("size", "box", "rows", "columns"),
     [
         ((10, 10), (4, 4, 6, 6), {4, 5, 6}, {4, 5, 6}),
-        # As published: whole pixels between them.
+        # As published: the whole pixels between the corners.
         ((10, 10), (3.2, 3.2, 6.9, 6.9), {4, 5, 6}, {4, 5, 6}),
         ((10, 10), (2, 4, 5, 6), {4, 5, 6}, {2, 3, 4, 5}),
         ((5, 5), (4, 4, 4, 4), {2}, {2}),
@@ -749,7 +749,7 @@ def test_a_bundled_scenes_name_comes_before_a_run_beside_it(
 def test_labels_that_fit_hardly_anywhere_are_doubted(
     count: int, fitting: int, doubted: int
 ) -> None:
-    """As many things on the left, of which the answers to some are on the left too."""
+    """`count` things on the left, and answers of which `fitting` are on the left too."""
     left = np.zeros((40, 40), dtype=bool)
     left[:, :20] = True
     things = tuple(LabelledObject.of(f"thing {k}", left) for k in range(count))

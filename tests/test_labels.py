@@ -78,7 +78,7 @@ def test_a_polygon_that_leaves_the_picture_paints_what_opencv_4_paints() -> None
     want = np.array([[c == "#" for c in line.strip()] for line in drawn.split()])
     corners = [[-3, 2.5], [8, -4], [15, 6], [12, 7.9], [4, 13], [5, 3]]
     np.testing.assert_array_equal(fill_polygon(corners, 12, 9), want)
-    # Of one edge the picture shows a single pixel, and nothing of another.
+    # Of one edge a single pixel is in the picture, and nothing of another.
     corner = fill_polygon([[1, 14], [5, 17], [21, 1]], 14, 10)
     assert corner.sum(axis=1).tolist() == [0, 0, 0, 0, 0, 1, 3, 4, 5, 6]
     assert np.array_equal(corner, np.sort(corner, axis=1)), "all of them at the right border"

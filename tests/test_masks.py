@@ -131,7 +131,7 @@ class Room:
         self.normals = np.where(wall, (0.0, 0.0, -1.0), UP)
 
     def add(self, mask, depth, normals, color) -> np.ndarray:
-        """Paint what is nearer than what is there; -> [H, W] bool, where it is seen."""
+        """Paint `mask` where it is nearer than what is there; -> [H, W] bool, where it is seen."""
         mask = mask & (1 / depth > self.inverse)
         self.inverse[mask] = 1 / np.broadcast_to(depth, mask.shape)[mask]
         self.normals[mask] = np.broadcast_to(normals, self.normals.shape)[mask]
@@ -153,7 +153,7 @@ class Room:
         return self.add(mask, np.full(mask.shape, depth), (0.0, 0.0, -1.0), color)
 
     def segments(self, surface: bool = True, times: int = 1) -> np.ndarray:
-        """Of the room's size, also where picture and surface are enlarged before."""
+        """Segments in the room's size, even if picture and surface are enlarged first."""
         noise = np.random.default_rng(0).normal(0, 3, self.image.shape)
         image = np.clip(self.image + noise, 0, 255).astype(np.uint8)
         behind = np.concatenate([self.normals, self.inverse[..., None]], axis=2)
@@ -169,7 +169,7 @@ def test_neighbours_of_one_color_are_told_apart_by_their_depth():
     far = room.front(60, 60, 130, 110, 8.0, (60, 90, 180))
     near = room.front(100, 80, 170, 140, 6.0, (60, 90, 180))
     far &= ~near
-    for times in (1, 3):  # 3: larger than a picture is cut in
+    for times in (1, 3):  # 3: so large that pictures are shrunk first
         whole = room.segments(times=times)[2]
         assert best_overlap(whole, far) > 0.85 and best_overlap(whole, near) > 0.9
     assert all(best_overlap(ids, far) < 0.7 for ids in room.segments(surface=False))

@@ -363,7 +363,7 @@ def test_cameras_of_colmap_and_of_cameras_json_agree_and_look_through_the_middle
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"img_name": "a"}]', "[" * 9000])
 def test_what_is_no_cameras_json_is_refused_in_a_sentence(tmp_path, text):
     with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
-        read_cameras(tmp_path / "cameras.json")  # nor is what is not there
+        read_cameras(tmp_path / "cameras.json")  # nor is a file that does not exist
     (tmp_path / "cameras.json").write_text(text)
     if text == "{}":
         text = '[{"img_name":"a","width":9,"height":9,"fx":1,"fy":1,"position":[0,0,0],"rotation":'
@@ -458,7 +458,7 @@ def test_bad_features_are_refused_in_a_sentence(tmp_path):
 
 
 class Words:
-    """An encoder that knows three words; the others lie across."""
+    """An encoder that knows two texts; all others have a cosine of 0 with these."""
 
     name = ENCODER
     dim = 512
@@ -471,7 +471,7 @@ class Words:
 
 
 def asked(scene_folder, text: str):
-    """Where on the Gaussians and in the middle view a text is found."""
+    """How well a text fits each ball's Gaussians, and its pixels in the middle view."""
     scene = load_scene(scene_folder)
     answer = SceneQuery(scene, Words()).ask(text, scene.cameras[files.VIEWS // 2])
     right = scene.gaussians.means[:, 0] > 0
@@ -495,7 +495,7 @@ def v2_runs(root):
         other = F.normalize(torch.randn(62, 512, generator=torch.Generator().manual_seed(level)))
         book = torch.cat([2.0 * EMBEDDINGS, other])[None]
         files.write_checkpoint(run / "chkpnt10000.pth", "LangSplatV2", codebook=book)
-        files.write_checkpoint(run / "chkpnt2000.pth", "RGB", 10)  # an older one is not looked at
+        files.write_checkpoint(run / "chkpnt2000.pth", "RGB", 10)  # the older one is ignored
         files.write_cfg_args(run / "cfg_args", feature_level=level)
     return root
 
@@ -535,21 +535,21 @@ def test_residual_codebooks_are_added_up_each_with_the_softmax_of_its_top_four(t
         want += (weights / weights.sum(dim=1, keepdim=True)) @ books[layer]
     for level in range(3):
         got = field.dense(level) @ field.codec.codewords[level]
-        # Half of each, so that a Gaussian's weights have the sum 1; only directions count.
+        # Codes are halved, so that a Gaussian's weights add up to 1; only directions count.
         assert torch.allclose(2 * got, want, atol=2e-2), (2 * got - want).abs().max()
         assert torch.allclose(field.codes[level].float().sum(dim=1), torch.ones(200), atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def autoencoder() -> Autoencoder:
-    """Trained to carry the two balls' embeddings and little else."""
+    """One trained to encode the two balls' embeddings and little else."""
     codec, cosine = fit_autoencoder(EMBEDDINGS.repeat(8, 1), AutoencoderConfig(rounds=20))
     assert cosine > 0.98
     return codec
 
 
 def v1_project(root, autoencoder: Autoencoder):
-    """LangSplat's own: three level runs, the autoencoder of the scene and one of another."""
+    """LangSplat's own: runs of three levels, the scene's autoencoder and another scene's."""
     latents = autoencoder.encode(EMBEDDINGS)
     for level in (1, 2, 3):
         run = root / f"output/teatime_{level}"
@@ -890,7 +890,7 @@ def test_exported_features_are_of_the_camera_that_the_files_describe(tmp_path, d
     files.write_cameras_json(root / "output/teatime_1/cameras.json")
     scene = load_scene(import_official(find_official([root]), tmp_path / "scene"))
     K = scene.cameras[0].K.clone()
-    K[0, 2] += 9  # cameras.json has no place for it
+    K[0, 2] += 9  # cameras.json cannot store it
     cut = replace(scene, cameras=(replace(scene.cameras[0], K=K),)).to(device)
     said = []
     for name, one in (("plain", replace(scene, cameras=scene.cameras[:1])), ("cut", cut)):

@@ -39,7 +39,7 @@ print(-(work() - work()))
     reason="only glibc can be told",
 )
 def test_memory_that_is_freed_stays_with_the_program() -> None:
-    """8,000 pages of 4 KB are asked for, four times: none comes from the system again."""
+    """8,000 pages of 4 KB are asked for, four times: hardly any come from the system again."""
     run = subprocess.run(
         [sys.executable, "-c", NEW_PAGES], capture_output=True, text=True, cwd=ROOT, check=True
     )
@@ -47,7 +47,7 @@ def test_memory_that_is_freed_stays_with_the_program() -> None:
 
 
 def test_a_program_that_starts_does_not_look_for_old_garbage() -> None:
-    """What is imported is no garbage; young garbage, a cycle that was let go, still goes."""
+    """What is imported is no garbage; new garbage, a cycle no longer in use, is still collected."""
     code = """
 import gc, weakref
 from langsplat.progress import prepare_process

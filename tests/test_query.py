@@ -152,7 +152,7 @@ def test_a_scene_of_half_floats_is_asked_and_drawn() -> None:
 
 @on_devices
 def test_codewords_may_be_of_any_length(device: str) -> None:
-    """As LangSplatV2's are, each level's on its own; and one that nobody has must not matter."""
+    """As in LangSplatV2, differently for each level; one that no Gaussian has must not matter."""
     scene = asked_scene()
     assert scene.language is not None and isinstance(scene.language.codec, Codebook)
     rows, codewords = scene.language.rows.clone(), scene.language.codec.codewords.clone()
@@ -185,7 +185,7 @@ def latent_scene() -> Scene:
         }
     )
     codes = F.normalize(torch.randn(3, n, 3, generator=torch.Generator().manual_seed(2)), dim=2)
-    left, right = codec.encode(torch.eye(E)[:2])  # the decoder gives nearly the axis again
+    left, right = codec.encode(torch.eye(E)[:2])  # the decoder nearly returns the axes
     codes[1, :60], codes[1, 60:120] = left, right
     field = LanguageField(None, codes, scene.language.mass, codec, "table")
     return replace(scene, language=field)
@@ -220,7 +220,7 @@ def test_a_table_answers_as_the_decoder_does(monkeypatch: pytest.MonkeyPatch) ->
     exact = SceneQuery(scene, TableEncoder(), exact=True)
     want, want_3d = exact.relevancy(["both"], camera), exact.gaussian_relevancy(["both"])
     engine = SceneQuery(scene, TableEncoder())
-    monkeypatch.setattr(Autoencoder, "decode", None)  # nothing is decoded once the table stands
+    monkeypatch.setattr(Autoencoder, "decode", None)  # with a table nothing is decoded any more
     for got, wanted in (
         (engine.relevancy(["both"], camera), want),
         (engine.gaussian_relevancy(["both"]), want_3d),
@@ -285,7 +285,7 @@ def test_words_find_their_balls_through_latents_too() -> None:
 
 @pytest.mark.parametrize("texts", [1, 2, 7, 10, 12, 17, 21])
 def test_any_number_of_words_sums_all_its_channels(texts: int) -> None:
-    """Straight to the engine, as queries ask for ten words at most at a time."""
+    """Asked of the scores directly, because queries ask for at most ten words at a time."""
     scene = random_scene(n=40)
     scores = SceneQuery(scene, TableEncoder())._scores
     assert isinstance(scores, _CodebookScores)
@@ -537,7 +537,7 @@ def random_scene(n: int = 300, words: int = 100) -> Scene:
         opacities=0.05 + 0.95 * rand(n),
         sh=rand(n, 1, 3),
     )
-    # As encoders' embeddings do, they share a direction: sums of any do not cancel.
+    # Like encoders' embeddings they share a direction, so that sums of any do not cancel.
     codewords = F.normalize(torch.randn(3, words, E, generator=generator) + 1, dim=2)
     codes = rand(3, n, 4)
     codes[:, ::3, 2:] = 0
@@ -550,10 +550,10 @@ def random_scene(n: int = 300, words: int = 100) -> Scene:
 
 
 def test_a_part_is_looked_for_near_its_thing_where_that_is_found() -> None:
-    """Both balls have a knob; the text says whose."""
+    """Both balls have a knob; the text says which one's is meant."""
     scene = asked_scene()
     assert scene.language is not None
-    scene.language.mass[0] = 0  # what it says there is random
+    scene.language.mass[0] = 0  # at this level codes are random
     camera, encoder = scene.cameras[0], TableEncoder()
     engine, plain = SceneQuery(scene, encoder), SceneQuery(scene, encoder, near_things=False)
     middle = camera.width // 2
@@ -579,7 +579,7 @@ def test_a_part_is_looked_for_near_its_thing_where_that_is_found() -> None:
 
 
 def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> None:
-    """The encoder knows handles, and makes nothing of "the handle of the left ball"."""
+    """The encoder knows handles, but does not understand "the handle of the left ball"."""
     scene = asked_scene()
     assert scene.language is not None
     scene.language.mass[0] = 0
@@ -591,7 +591,7 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
         assert answer.mask[:, :middle].any() and not answer.mask[:, middle:].any()
         selected = answer.gaussian_relevancy > 0.5
         assert selected[:60].any() and not selected[60:].any()
-    # In a scene so wide that all which is seen is close together, the picture still tells.
+    # In a scene so wide that everything visible is close together, the picture still decides.
     gaussians = scene.gaussians
     means = gaussians.means.clone()
     means[110:115] = torch.tensor([-1000.0, -1000, -1000])
@@ -605,7 +605,7 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
     )
     selected = held.gaussian_relevancy > 0.5
     assert selected[:60].any() and not selected[60:].any()
-    # Outside of the picture they score what the whole text says.
+    # Outside the picture they score as for the whole text.
     np.testing.assert_array_equal(held.gaussian_relevancy[110:], free.gaussian_relevancy[110:])
     numbers = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities)
     fine = Gaussians(*(t.double() for t in (*numbers, gaussians.sh)))
@@ -635,7 +635,7 @@ def test_the_part_that_a_text_names_and_its_thing(text: str, named: tuple[str, s
 def test_codebooks_of_any_size_are_scored_as_full_features(words: int) -> None:
     scene = random_scene(words=words)
     assert scene.language is not None
-    # Rounded as scenes are saved; that the weights of a Gaussian sum to 1 is not relied on.
+    # Rounded as in saved scenes; a Gaussian's weights need not sum to 1.
     rounded = replace(scene.language, codes=(1.25 * scene.language.codes).half())
     gaussians = replace(scene.gaussians, near=3.1)  # amid them
     scene = replace(scene, gaussians=gaussians, language=rounded)
@@ -888,7 +888,7 @@ def test_visitors_may_ask_at_the_same_time(engine: SceneQuery) -> None:
 @pytest.mark.parametrize("size", [(30, 100), (3, 993), (41, 47), (1, 1)])
 def test_half_smoothing_averages_with_a_box_cut_at_the_border(size: tuple[int, int]) -> None:
     relevancy = torch.rand(20, *size)
-    relevancy[:, size[0] * 2 // 3 + 1 :] = 0  # what is left of running sums must not show there
+    relevancy[:, size[0] * 2 // 3 + 1 :] = 0  # remainders of running sums must not show there
     before = relevancy.clone()
     got = half_smoothed(relevancy)
     assert torch.equal(relevancy, before), "what is smoothed stays as it is"

@@ -54,7 +54,7 @@ def cloud(opacity: float) -> tuple[Gaussians, Camera]:
 
 
 def frame_of(gaussians: Gaussians, camera: Camera) -> Frame:
-    """As `look` makes it; on the CPU by gsplat's functions in plain torch."""
+    """A frame as `look` makes it; on the CPU by gsplat's functions in plain torch."""
     if DEVICE == "cuda":
         return look(drawable(gaussians).to(DEVICE), camera, VIEW_TILE)
     from gsplat.cuda import _torch_impl as plain
@@ -182,7 +182,7 @@ def test_what_is_drawn_of_texts_becomes_their_relevancy(texts: int) -> None:
 def test_what_a_gpu_scores_is_what_the_cpu_scores(
     monkeypatch: pytest.MonkeyPatch, support: float
 ) -> None:
-    """All of it but gsplat's own functions, whose pictures the CPU draws here."""
+    """The whole way, except gsplat's own functions, whose pictures the CPU draws here."""
     gaussians, camera = cloud(0.9)
     codewords, rows, codes = coded(3, 24)
     mass = torch.ones(3, N)

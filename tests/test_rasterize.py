@@ -84,10 +84,10 @@ def as_scene(inputs: Inputs) -> tuple[Gaussians, Camera]:
 
 
 def assert_same_picture(ours: Tensor, truth: Tensor, flipped: float = 0.0) -> None:
-    """Within 1e-5 + 1e-3 |x|, but for a share of values that lie at a cut-off (alpha_min, stop)."""
+    """Within 1e-5 + 1e-3 |x|, except a share of values at a cut-off (alpha_min, stop)."""
     off = (ours - truth).abs() > 1e-5 + 1e-3 * truth.abs()
     assert off.double().mean() <= flipped
-    # A contribution that falls on the other side of alpha_min changes a value by little.
+    # A contribution on the other side of alpha_min changes a value only a little.
     torch.testing.assert_close(ours.double(), truth.double(), atol=2e-2, rtol=0)
 
 
@@ -183,7 +183,7 @@ def test_gradients_far_outside_the_picture_equal_the_reference(backend: str) -> 
 
 
 def test_gradients_of_what_lies_behind_opaque_gaussians_equal_the_reference() -> None:
-    """Where alpha is clamped it has no gradient, nor where a pixel was done before."""
+    """Alpha has no gradient where it is clamped, nor where a pixel was done before."""
     means, quats, scales, _, *rest = scene(20)
     opacities = torch.linspace(0.7, 1.3, 20).clamp_max(1)
     exact = tuple(t.double() for t in (means, quats, 4 * scales, opacities, *rest))
@@ -465,7 +465,7 @@ def test_extreme_inputs_stay_finite(
 
 @pytest.mark.parametrize("channels", [2, 3, 5])
 def test_gaussians_that_are_not_finite_are_left_out(backend: str, channels: int) -> None:
-    """The CPU's kernels see to all but colors of more than three channels."""
+    """The CPU's kernels find them all, except among colors of more than three channels."""
     inputs = scene(channels=channels)
     poisoned = [t.clone() for t in inputs]
     poisons = [(0, np.nan), (1, np.inf), (2, -np.inf), (3, np.nan), (3, np.inf)]

@@ -149,7 +149,7 @@ def test_levels_do_not_suppress_each_other():
 
 
 class Dots(Scripted):
-    """Every point gets a small square of its own, at all levels or at the first alone."""
+    """Every point gets a small square of its own, at all levels or only at the first."""
 
     def __init__(self, levels: list[float]) -> None:
         super().__init__([])
@@ -167,7 +167,7 @@ class Dots(Scripted):
 
 
 def test_masks_of_other_levels_do_not_change_the_order_in_which_one_is_painted():
-    """Of more than 1000 boxes torchvision's batched_nms returns those of equal score anyhow."""
+    """From more than 1000 boxes torchvision's batched_nms returns equal scores in any order."""
     settings = replace(PLAIN, points_per_side=14, points_per_batch=196, crop_layers=1)
     alone, together = (
         SamSegmenter("dots", Dots(levels), settings).segments_and_masks(coordinates())
@@ -412,7 +412,7 @@ def paper_encoder(tmp_path: Path) -> Encoder:
 
 
 def peak_memory() -> int:
-    """Bytes that this process has had at most."""
+    """The most bytes that this process has used."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
@@ -425,7 +425,7 @@ def test_real_networks_run_the_whole_path_on_a_photo(weights: Path, paper_encode
     predictor = segmenter._generator.predictor
     # The other nine blocks do the same again; whole, the encoder takes half a minute of a core.
     del predictor.model.image_encoder.blocks[3:]
-    # Random weights judge nothing well, so every filter is open; the path is the same.
+    # Random weights score nothing well, so every filter is off; the code that runs is the same.
     lenient = replace(
         segmenter.settings,
         points_per_side=3,

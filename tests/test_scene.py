@@ -258,7 +258,7 @@ def test_a_name_that_is_no_text_does_not_lose_the_scene(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
-    """So that a full disk ends a build in the words of any full disk."""
+    """So that a build that fills the disk ends with the message for any full disk."""
     with pytest.raises(OSError, match="nowhere"):
         write_tensors({"a": torch.zeros(1)}, tmp_path / "nowhere" / "file", {})
 

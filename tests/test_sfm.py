@@ -123,7 +123,7 @@ def until(happened: Callable[[], bool], otherwise: str) -> None:
 
 
 def runs(process: str) -> bool:
-    """Whether it is there and not dead; one that is dead may not be collected yet."""
+    """Whether it runs; a dead process may still be listed, until it is collected."""
     try:
         return Path("/proc", process, "stat").read_text().rsplit(")")[-1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -150,7 +150,7 @@ place_cameras(Path(), [PhotoGroup(["a.jpg", "b.jpg"], 64, 48, None)])
 def test_a_worker_that_never_says_a_word_ends_with_its_parent(
     tmp_path: Path, how: signal.Signals
 ) -> None:
-    """It cannot notice that nobody listens: only that its stdin closes."""
+    """It never writes, so it cannot notice that nobody listens, only that its stdin closes."""
     (tmp_path / "pycolmap.py").write_text(ENDLESS)
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     parent = subprocess.Popen(

@@ -127,7 +127,7 @@ def test_the_schedule_relocates_grows_shakes_raises_the_degree_and_stops(
     watch("_add_noise", lambda self, rate: "noise")
     watch("_view", lambda self, view, *, half: "half" if half else "full")
     watch("degree", lambda self, share: f"degree {min(int(share / 0.1), 1)}")
-    # So strong a pull on opacity that some Gaussians die within the run.
+    # Opacities are pulled down so strongly that some Gaussians die within the run.
     config = replace(SMALL, opacity_reg=3.0, logit_opacities_lr=0.4, iterations=60)
     gaussians = fit_gaussians(without_points(capture), replace(config, max_gaussians=700))
     last = {name: iteration for name, iteration in happened}
@@ -249,7 +249,7 @@ def test_noise_is_shaped_by_the_covariance_of_the_gaussian(capture: Capture) -> 
     axes = Rotation.from_quat(p["quats"].detach().numpy()[:, [1, 2, 3, 0]]).as_matrix()
     turned = torch.from_numpy(axes).float()
     covariances = turned @ torch.diag_embed((2 * p["log_scales"].detach()).exp()) @ turned.mT
-    # At the opacity of the dead half of the noise is left.
+    # At the opacity of a dead Gaussian, half of the noise is left.
     expected = before + 0.5 * 10 * 0.1 * (covariances @ noise[:, :, None])[:, :, 0]
     torch.testing.assert_close(p["means"].detach(), expected, rtol=1e-3, atol=1e-4)
 
@@ -308,7 +308,7 @@ class Stopped(Exception):
 
 
 def stop_after(steps: int, capture: Capture, config: TrainConfig, state: Path) -> None:
-    """Train so far and no further."""
+    """Train up to this step and no further."""
     step = train._Trainer.step
 
     def stopping(self: train._Trainer) -> None:
@@ -332,7 +332,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(capture: Capture, tmp_p
     assert notes[0] == (23, "continuing at step 23")
     assert same(resumed, fit_gaussians(capture, SMALL))
     assert [path.name for path in state.parent.iterdir()] == [state.name]
-    # A finished run is taken over as it is.
+    # A finished run is taken as it is.
     assert same(resumed, fit_gaussians(capture, SMALL, state=state))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from look import COLORS, MATERIALS
 from things import KINDS, PART_WORDS
 
-# What a room has beside the things; the first name is the kind's.
+# What a room has besides the things; the first name is the kind's own.
 ROOM_NAMES: dict[str, tuple[str, ...]] = {
     "table": ("table", "tabletop", "desk", "table top"),
     "shelf": ("shelf", "shelves", "bookshelf"),
@@ -21,11 +21,11 @@ ROOM_NAMES: dict[str, tuple[str, ...]] = {
     "wall": ("wall", "wallpaper"),
     "picture": ("picture", "painting on the wall", "picture frame"),
 }
-# Other names come after the first. A kind's unheard names are left out: they measure.
+# The kind's own name comes first. Its unheard names are left out: they serve to measure.
 KIND_NAMES: dict[str, tuple[str, ...]] = {
     name: (name, *kind.names) for name, kind in KINDS.items()
 } | ROOM_NAMES
-# Of what they have, the parts that are not the thing itself, nearly.
+# Their parts, except those that are nearly the whole thing.
 ROOM_PARTS: dict[str, tuple[str, ...]] = {
     "table": ("edge", "leg"),
     "shelf": ("side",),
@@ -38,7 +38,7 @@ PART_NAMES: dict[str, tuple[str, ...]] = PART_WORDS | {
     "skirting": ("skirting", "skirting board", "baseboard"),
     "painting": ("painting",),
 }
-# Parts that share their words.
+# Parts that share another part's words.
 SAME_PART = {"leaves": "leaf", "stems": "stem", "leg": "legs"}
 BARE_NOT = {"body", "case", "box", "walls", "dough", "tip", "navel", "head", "foot", "rose"}
 BARE_NOT |= {"edge", "side"}
@@ -68,7 +68,7 @@ NEAR_COLORS = (
     ("pink", "purple"),
 )
 
-# Words for things that no world holds; trained as untrue of everything.
+# Words for things that are in no world; trained as untrue of everything.
 _ABSENT = """dog cat horse cow sheep bird fish elephant lion tiger monkey rabbit mouse chicken pig
 person man woman child baby hand shoe hat shirt dress jacket sock glove scarf belt bag backpack
 suitcase umbrella watch ring necklace glasses sunglasses chair sofa couch bed pillow blanket
@@ -100,13 +100,13 @@ def part_id(name: str) -> int:
 
 
 def is_named_part(label: Mapping[str, Any]) -> bool:
-    """Whether a world's label is of a part with a name of its own, not of a room's main surface."""
+    """Whether a label is of a part with a name of its own, not of the main surface of the room."""
     return bool(label["instance"]) or label["part"] in ROOM_PARTS.get(label["object"], ())
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and what it claims; -1 = says nothing of it."""
+    """A text and what it claims; -1 = it says nothing about that."""
 
     text: str
     kind: int = -1
@@ -121,7 +121,7 @@ def kind_captions() -> list[Caption]:
 
 
 def color_kind_captions() -> list[Caption]:
-    """Of every name of every kind that comes in several colours, in every colour."""
+    """Every name of a kind in the kind's colours and brown; for what a room has, in all colours."""
     out = []
     for kind, names in KIND_NAMES.items():
         for color, words in COLOR_NAMES.items():
@@ -135,7 +135,7 @@ def color_kind_captions() -> list[Caption]:
 
 
 def part_captions(parts_of: dict[str, Iterable[str]]) -> list[Caption]:
-    """handle; red handle; handle of the mug; mug handle; handle of the red mug."""
+    """As "handle", "red handle", "handle of the mug", "mug handle", "handle of the red mug"."""
     out = []
     for part, names in PART_NAMES.items():
         for name in names:
@@ -176,24 +176,24 @@ def attribute_captions() -> list[Caption]:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What is known of B crops; part is WHOLE or GROUP where there is none."""
+    """What is known about B crops; part is WHOLE or GROUP if a crop is not of a part."""
 
     kind: np.ndarray
     part: np.ndarray
     color: np.ndarray
     object_color: np.ndarray
     material: np.ndarray
-    kinds_seen: np.ndarray  # [B, kinds] bool, as the next two: all that is in the crop,
-    colors_seen: np.ndarray  # of which nothing false may be said
+    kinds_seen: np.ndarray  # [B, kinds] bool, like the next two: all that is in the crop,
+    colors_seen: np.ndarray  # so that naming it may not count as false
     materials_seen: np.ndarray
-    share: np.ndarray  # of the object's visible pixels that the part has, 0 .. 1
+    share: np.ndarray  # the part's, of the object's visible pixels, 0 .. 1
 
     def rows(self, index: np.ndarray) -> "Facts":
         return Facts(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
 def truth(facts: Facts, captions: list[Caption]) -> np.ndarray:
-    """[B, T] int8: 1 true, 0 false, -1 neither (asked of no one)."""
+    """[B, T] int8: 1 true, 0 false, -1 neither (left out)."""
     columns = ("kind", "part", "color", "object_color", "material")
     kind, part, color, owner, material = (
         np.array([getattr(c, name) for c in captions])[None] for name in columns
@@ -214,8 +214,8 @@ def truth(facts: Facts, captions: list[Caption]) -> np.ndarray:
     seen = kind_seen & color_seen & material_seen & (out == 0)
     attribute = (kind < 0) & (part < 0)
     out[seen & (group | attribute)] = -1
-    # A part that is most of its object is the object, nearly. A whole is none of its parts: else
-    # it would answer for them, and louder than they do.
+    # A part that is most of its object nearly is the object. But a whole is none of its parts:
+    # else it would answer for them, with higher scores than theirs.
     out[seen & ~group & (f["part"] >= 0) & (part < 0) & (kind >= 0) & (f["share"] > 0.45)] = -1
     for first, second in NEAR_COLORS:
         for a, b in ((first, second), (second, first)):

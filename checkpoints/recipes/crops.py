@@ -2,12 +2,12 @@
 
     python crops.py WORLD_DIR ... --out crops.npz
 
-Besides the true segments there are imperfect ones, as a segmenter makes them: ragged borders,
+Besides the true segments there are imperfect ones, like those of a segmenter: ragged borders,
 halves, neighbours glued together, and (--segmenter) those of the bundled segmenter, named after
-the thing or part they cover best. Of a world that a bundled scene is built from, the views that
-the scene holds out are left out (--holdout-every), and the segmenter sees the surface of the
-scene's Gaussians, as it does in the pipeline (--built). The archive holds `images` [B, S, S, 3]
-uint8 and one array for every field of captions.Facts.
+the thing or part they cover best. If a bundled scene is built from the world, the views that the
+scene holds out are skipped (--holdout-every), and the segmenter sees the surface of the scene's
+Gaussians, as it does in the pipeline (--built). The archive holds `images` [B, S, S, 3] uint8 and
+an array for every field of captions.Facts.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class LabelledView:
         self.kind = np.full(count, -1)
         self.part = np.full(count, -1)
         self.color, self.owner, self.material = (np.zeros(count, int) for _ in range(3))
-        self.thing = np.full(count, -1)  # parts of one object share a number; rooms by kind
+        self.thing = np.full(count, -1)  # a number per object; for the room, per kind
         room = {}
         for n in names:
             i = n["index"]
@@ -88,12 +88,12 @@ class LabelledView:
 
 
 def _among(values: np.ndarray, count: int) -> np.ndarray:
-    """[count] bool: which numbers occur."""
+    """[count] bool: which numbers occur among the values."""
     return np.bincount(values[values >= 0], minlength=count) > 0
 
 
 def _numbered(ids: np.ndarray, smallest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids renumbered from 0 without gaps, small ones and negatives -1; and the old ids."""
+    """Ids renumbered from 0 without gaps, -1 for negative and small ones; and the old ids."""
     old, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     keep = (old >= 0) & (counts >= smallest)
     new = np.where(keep, np.cumsum(keep) - 1, -1)
@@ -101,7 +101,7 @@ def _numbered(ids: np.ndarray, smallest: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ragged(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The map with its borders pushed about by a pixel or three."""
+    """The map with its borders shifted by a few pixels."""
     height, width = ids.shape
     reach = rng.uniform(2, 5)
     dy, dx = ((mottle(rng, 512)[:height, :width] - 0.5) * 2 * reach for _ in range(2))
@@ -111,7 +111,7 @@ def _ragged(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _halves(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Every segment loses what lies beyond a random line, up to 40 % of it."""
+    """Cut off what lies beyond a random line from every segment, up to 40 % of it."""
     out = ids.copy()
     y, x = np.mgrid[: ids.shape[0], : ids.shape[1]]
     for k in range(int(ids.max()) + 1):
@@ -123,7 +123,7 @@ def _halves(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _glued(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Some pairs of touching segments as one; everything else -1."""
+    """Join some pairs of touching segments; everything else is -1."""
     a, b = ids[:, 2:].ravel(), ids[:, :-2].ravel()
     pairs = np.unique(np.sort(np.stack([a, b], 1)[(a != b) & (a >= 0) & (b >= 0)], 1), axis=0)
     out = np.full_like(ids, -1)
@@ -136,7 +136,7 @@ def _glued(ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _named(view: LabelledView, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A segmenter's map and what its segments are: thing, part or group; doubtful ones -1."""
+    """A segmenter's map, -1 where doubtful, and each segment's level: thing, part or group."""
     thing = view.thing[view.labels]
     level = np.full(int(ids.max()) + 1, 99)
     for k in range(len(level)):
@@ -151,7 +151,7 @@ def _named(view: LabelledView, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         label, most = labels[of_label.argmax()], of_label.max()
         if count < 0.8 * area:
             level[k] = GROUP
-        elif best >= 500:  # of a room one sees pieces
+        elif best >= 500:  # of a room only pieces are visible
             level[k] = 0 if view.part[label] >= 0 and most > 0.85 * area else WHOLE
         elif count > 0.65 * whole:
             level[k] = WHOLE
@@ -170,9 +170,9 @@ def cut_world(
     holdout_every: int = 0,
     built: Scene | None = None,
 ) -> tuple[list, list]:
-    """Crops and rows of facts of one world's views, of those that are not held out.
+    """Crops, and rows of facts, of those views of one world that are not held out.
 
-    `built`: the scene that was built from it, whose surface the segmenter sees.
+    `built`: the scene that was built from the world, whose surface the segmenter sees.
     """
     cameras = {Path(camera.name).stem: camera for camera in built.cameras} if built else {}
     names = json.loads((folder / "labels.json").read_text())["labels"]
@@ -209,7 +209,7 @@ def cut_world(
 
 
 def drawn(rows: list[tuple], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of at most `count` crops; fewer of what is everywhere: groups, and the room."""
+    """Choose at most `count` crops, fewer of what is everywhere: groups and the room."""
     kind, part = (np.array([row[k] for row in rows]) for k in (0, 1))
     weight = np.where(part == GROUP, 0.2, np.where(kind >= len(KINDS), 0.25, 1.0))
     if len(rows) <= count:

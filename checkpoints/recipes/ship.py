@@ -1,7 +1,7 @@
 """Copy a world's labels to where the tests look for them, and write the words they ask.
 
-python ship.py WORLD_DIR --every 8 --out tests/data/desk            # of the views held out
-python ship.py WORLD_DIR --every 4 --out tests/data/heldout --rest  # of the others too
+python ship.py WORLD_DIR --every 8 --out tests/data/desk            # held-out views
+python ship.py WORLD_DIR --every 4 --out tests/data/heldout --rest  # the others too
 python ship.py --words tests/data/words.json
 """
 

@@ -1,4 +1,4 @@
-"""Every kind of thing there is, with the colours it comes in, its names and its parts' names."""
+"""All kinds of things, with their colours, their names and the names of their parts."""
 
 import things_desk
 import things_home

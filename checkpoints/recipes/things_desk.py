@@ -6,7 +6,7 @@ from meshes import Mesh, Points, arc, box, ellipsoid, extrude, lathe, merged, sp
 
 
 def _slab(outline: Points, wide: float) -> Mesh:
-    """A side view, points of (y, z), made `wide` along x."""
+    """A side view, points of (y, z), extruded by `wide` along x, centred at x = 0."""
     return extrude(outline, wide).turned("x", 90).turned("z", 90).moved(-wide / 2)
 
 
@@ -22,12 +22,12 @@ def _drum(radius: float, high: float) -> Mesh:
 
 
 def _only(mesh: Mesh, keep: np.ndarray) -> Mesh:
-    """The triangles for which keep [F] holds."""
+    """The mesh with only the triangles for which keep [F] holds."""
     return Mesh(mesh.vertices, mesh.normals, mesh.uv, mesh.faces[keep])
 
 
 def _centers(mesh: Mesh) -> np.ndarray:
-    """Of the triangles, [F, 3]."""
+    """Centres of the triangles, [F, 3]."""
     return mesh.vertices[mesh.faces].mean(axis=1)
 
 
@@ -48,7 +48,7 @@ def laptop(look: Look) -> list[Part]:
     wide, deep, lean = look.between(1.8, 2.1), look.between(1.25, 1.4), look.between(10, 25)
     case = look.paint(material=str(look.rng.choice(["metal", "plastic"])))
     key = look.paint(look.other("black", "white", "grey"))
-    # The lid is built upright and leans back about the hinge.
+    # The lid is built upright, then tilted back about the hinge.
     up = lambda mesh: mesh.turned("x", -lean).moved(0, deep / 2 - 0.04, 0.1)  # noqa: E731
     picture = look.other("blue", "turquoise", "white", "green", "purple", "orange")
     return [
@@ -201,7 +201,7 @@ def stapler(look: Look) -> list[Part]:
     )
     hump = _slab(np.concatenate([[(long, 0), (-long * 0.95, 0.1)], crown]), 0.46)
     rail = box(0.34, long * 1.9, 0.16, 0.02).moved(0, 0, -0.09)
-    # The arm turns about the hinge at the back, so its nose is in the air.
+    # The arm is turned about the hinge at the back, so its front end is in the air.
     open_ = lambda m: m.moved(0, -long, 0).turned("x", -lift).moved(0, long, 0.22)  # noqa: E731
     hinge = tube(np.array([(-0.24, 0, 0), (0.24, 0, 0)]), 0.13).moved(0, long * 0.92, 0.2)
     return [
@@ -327,7 +327,7 @@ def calculator(look: Look) -> list[Part]:
     ]
 
 
-# Continents as ellipses: longitude and latitude of the middle and half the width and height.
+# Continents as ellipses: longitude and latitude of the centre, half the width and height.
 _CONTINENTS = (
     (-105, 52, 34, 20),
     (-95, 30, 16, 14),
@@ -554,7 +554,7 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# Parts of these kinds and their names, the first the part's own.
+# The parts of these kinds and their names; the first is the part's own.
 PART_WORDS: dict[str, tuple[str, ...]] = {
     "keys": ("keys", "key"),
     "touchpad": ("touchpad", "trackpad"),

@@ -6,12 +6,12 @@ import numpy as np
 from look import ANY, Kind, Look, Part, Surface, vessel
 from meshes import Mesh, arc, box, disk, ellipsoid, extrude, lathe, merged, spline, tube
 
-# Colours are drawn after shapes throughout: worlds that differ in colours alone share their shapes.
+# Colours are always drawn after shapes: worlds that differ only in colours have the same shapes.
 
 
 def _sheet(points: np.ndarray) -> Mesh:
-    """A smooth surface through a grid of points [R, C, 3], R, C >= 2; its normals follow from
-    columns running anticlockwise and rows running up, seen from outside."""
+    """A smooth surface through a grid of points [R, C, 3], R, C >= 2. Its normals point outwards
+    if columns run anticlockwise, seen from above, and rows run up."""
     rows, columns = points.shape[:2]
     normals = np.cross(np.gradient(points, axis=1), np.gradient(points, axis=0)).reshape(-1, 3)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
@@ -25,7 +25,7 @@ def _sheet(points: np.ndarray) -> Mesh:
 
 
 def _loft(rings: np.ndarray) -> Mesh:
-    """A closed body over rings [R, C, 3] that run anticlockwise and rise, with flat ends."""
+    """A closed body with flat ends through rising rings [R, C, 3] that run anticlockwise."""
     wrapped = np.concatenate([rings[:, -2:], rings, rings[:, :3]], axis=1)  # no seam in normals
     rows, columns = wrapped.shape[:2]
     whole = _sheet(wrapped)
@@ -49,7 +49,7 @@ def _studs(
     profile: np.ndarray, count: int, size: tuple[float, float, float], jitter: np.ndarray | None
 ) -> Mesh:
     """`count` ellipsoids spread evenly over the lathe of a rising profile [S, 2]; size = semi-axes
-    around it, along the profile and outwards; jitter [count, 2] shakes them."""
+    around it, along the profile and outwards; jitter [count, 2] shifts them."""
     step = np.linalg.norm(np.diff(profile, axis=0), axis=1)
     weight = step * (profile[1:, 0] + profile[:-1, 0])
     share = np.concatenate([[0], np.cumsum(weight)]) / weight.sum()
@@ -85,12 +85,12 @@ def _ring(radius: float, thick: float, z: float) -> Mesh:
 
 
 def _flat(arch: np.ndarray) -> np.ndarray:
-    """A path in the x-z plane laid into the x-y plane."""
+    """A path in the x-z plane, laid down into the x-y plane."""
     return arch[:, [0, 2, 1]]
 
 
 def _settled(parts: list[Part]) -> list[Part]:
-    """Set down on z = 0, the middle of the footprint at the origin."""
+    """The parts moved to stand on z = 0, with the middle of the footprint at the origin."""
     points = np.concatenate([part.mesh.vertices for part in parts])
     low, high = points.min(0), points.max(0)
     shift = [-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2]]
@@ -98,7 +98,7 @@ def _settled(parts: list[Part]) -> list[Part]:
 
 
 def _shade(surface: Surface, *factors: float) -> Surface:
-    """The same colour name, lighter or darker in each channel."""
+    """The same surface and colour name, lighter or darker in each channel."""
     texture = surface.texture
     return replace(
         surface,
@@ -521,7 +521,7 @@ def shoe(look: Look) -> list[Part]:
     a = np.linspace(0, 2 * np.pi, 49)[:-1]
 
     def ring(z: float, toe: float, heel: float, half: float) -> np.ndarray:
-        """A foot's outline at height z: round at the toe, narrower at the heel."""
+        """The outline of a foot at height z: round at the toe, narrower at the heel."""
         y = np.sin(a)
         y = np.sign(y) * np.abs(y) ** 0.85
         width = half * (0.94 - 0.1 * y - 0.16 * y**2 * (y > 0))
@@ -890,7 +890,7 @@ KINDS: dict[str, Kind] = {
     "sofa": Kind(sofa, ANY, 1.2, names=("toy sofa", "settee"), unheard=("couch", "loveseat")),
 }
 
-# Parts of these kinds that no other module names, the first word the part's own.
+# The parts of these kinds that no other module names; the first word is the part's own.
 PART_WORDS: dict[str, tuple[str, ...]] = {
     "coating": ("coating", "cooking surface"),
     "joint": ("joint", "bracket"),

@@ -129,7 +129,7 @@ def banana(look: Look) -> list[Part]:
     path = arc(1.15, 215, 325, 26)
     s = np.linspace(-1, 1, len(path))
     radius = 0.21 * np.sqrt(np.clip(1 - 0.75 * np.abs(s) ** 5, 0.05, 1))
-    # It lies on its side: the arc is turned into the table's plane.
+    # It lies on its side: the arc is turned into the plane of the table.
     lay = lambda mesh: mesh.turned("x", 90).moved(0, -0.8, 0.19)  # noqa: E731
     tips = merged(
         tube(np.array([path[0], path[0] + (path[0] - path[1]) * 2.2]), 0.075),
@@ -470,7 +470,7 @@ def ball(look: Look) -> list[Part]:
     if look.rng.random() < 0.6:
         other = look.paint(look.other("white", "yellow", "black"))
         bands = stripes(coat.rgb, other.rgb, 6, around=True)
-        bands[40:88] = coat.rgb  # the main colour stays the larger share
+        bands[40:88] = coat.rgb  # the main colour keeps the larger share
         bands[58:70] = other.rgb
         coat = Surface(coat.color, coat.rgb, coat.material, coat.roughness, texture=bands)
     turn = look.between(0, 50)
@@ -605,7 +605,7 @@ KINDS: dict[str, Kind] = {
     "bottle": Kind(bottle, ANY, 0.4, names=("wine bottle",), unheard=("flask",)),
 }
 
-# Parts of these kinds and their names, the first the part's own.
+# The parts of these kinds and their names; the first is the part's own.
 PART_WORDS: dict[str, tuple[str, ...]] = {
     "body": ("body",),
     "handle": ("handle", "grip"),

@@ -8,7 +8,7 @@ SIDES = (-1, 1)
 
 
 def can(radius: float, height: float, top: float | None = None) -> Mesh:
-    """A closed cylinder, or a cone's stump, standing on z = 0."""
+    """A closed cylinder or truncated cone, standing on z = 0."""
     top = radius if top is None else top
     return lathe([(0, 0), (radius, 0)], [(radius, 0), (top, height)], [(top, height), (0, height)])
 
@@ -202,7 +202,7 @@ def robot(look: Look) -> list[Part]:
 
 
 def _sail(tack: Points, clew: Points, top: Points, belly: float) -> Mesh:
-    """A triangle of cloth that the wind fills towards +x; two sheets that meet at its edges."""
+    """A triangle of cloth, filled by the wind towards +x: two sheets that meet at the edges."""
     tack, clew, top = (np.asarray(p, float) for p in (tack, clew, top))
     u, v = np.meshgrid(np.linspace(0, 1, 15), np.linspace(0, 0.985, 15), indexing="ij")
     base = tack + v[..., None] * (top - tack) + (u * (1 - v))[..., None] * (clew - tack)
@@ -288,7 +288,7 @@ def drum(look: Look) -> list[Part]:
     ]
 
 
-# Strokes of letters on a square from -1 to 1: centre x, centre z, width, height.
+# Strokes of letters in a square from -1 to 1: centre x, centre z, width, height.
 _LETTERS = {
     "H": ((-0.6, 0, 0.4, 1.8), (0.6, 0, 0.4, 1.8), (0, 0, 1.0, 0.4)),
     "E": ((-0.6, 0, 0.4, 1.8), (0, 0.7, 1.4, 0.4), (0, 0, 1.2, 0.36), (0, -0.7, 1.4, 0.4)),
@@ -302,7 +302,7 @@ def blocks(look: Look) -> list[Part]:
     size = look.between(0.56, 0.64)
     material = str(look.rng.choice(["wood", "plastic"]))
     step = size * 1.03
-    places = [  # x, y, level, turn; three carry two, which carry one
+    places = [  # x, y, level, turn; three blocks carry two, and these carry one
         (-step / 2, -step * 0.45, 0, look.between(-5, 5)),
         (step / 2, -step * 0.45, 0, look.between(-5, 5)),
         (look.between(-0.1, 0.1), step * 0.56, 0, look.between(-9, 9)),
@@ -393,7 +393,7 @@ def dinosaur(look: Look) -> list[Part]:
     slope = np.degrees(np.arctan2(np.gradient(ridge[:, 1]), np.gradient(ridge[:, 0])))
     for (y, z, tall), angle in zip(ridge, slope, strict=True):
         plate = sidewise([(-0.18, -0.1), (0.18, -0.1), (0.04, 0.32), (-0.04, 0.32)], 0.12)
-        for s in SIDES:  # two rows that part, so that they show from the front too
+        for s in SIDES:  # two rows that lean apart, so that they show from the front too
             row = plate.scaled(1, 1, tall).turned("y", 24 * s)
             spikes.append(row.turned("x", angle).moved(0.05 * s, y, z))
     low = merged(
@@ -655,7 +655,7 @@ def guitar(look: Look) -> list[Part]:
     def leant(mesh: Mesh) -> Mesh:
         return mesh.turned("x", -lean).moved(0, -0.12, 0.22)
 
-    # Two feet in front carry the body, a third stands behind and holds its back.
+    # Two feet in front carry the body; a third behind supports its back.
     back = np.array([0, 0.28, 0.9])
     stand = [tube([back, (0, 0.62, 0.05)], 0.045, 8)]
     for s in SIDES:
@@ -800,7 +800,7 @@ KINDS: dict[str, Kind] = {
     "bus": Kind(bus, ANY, 1.3, names=("toy bus", "school bus"), unheard=("coach", "minibus")),
 }
 
-# Parts of these kinds and their names, the first the part's own.
+# The parts of these kinds and their names; the first is the part's own.
 PART_WORDS: dict[str, tuple[str, ...]] = {
     "boiler": ("boiler",),
     "cabin": ("cabin", "driver's cab"),

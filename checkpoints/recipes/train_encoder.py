@@ -1,18 +1,18 @@
 """Train the bundled encoder on crops of rendered worlds.
 
-    python train_encoder.py --list texts.json      # what sentences.py is to embed, then
+    python train_encoder.py --list texts.json      # the texts for sentences.py to embed; then
     python train_encoder.py --trunk efficientnet-lite0.pth --crops train*.npz \
         --held-out held_out.npz --sentences sentences.npz --out ../encoder
 
 The architecture is an open_clip model, read from open_clip_config.json in the output folder: an
-EfficientNet-Lite0 that starts from ImageNet's weights, and a small text transformer whose words
-start from a sentence encoder's. The network's first stages, which know edges and textures, stay
-as they are, so every crop goes through them once; only the last ones, which know shapes, are
-trained. Two losses: a contrastive one with many right answers on either side, and one on the
-relevancy itself, r = sigmoid(10 (crop . text - max over negatives crop . negative)), so that
-r = 0.5 separates what is there from what is not. The text side also learns from the sentence
-encoder how near everyday words and phrases, which no crop shows, are to the kinds it knows.
-Letters: B crops of a batch, T captions of a batch, S side of a crop, K kinds.
+EfficientNet-Lite0 that starts from ImageNet's weights, and a small text transformer whose word
+embeddings start from a sentence encoder's. The network's first stages, which detect edges and
+textures, stay as they are, so every crop passes them once; only the last ones, which recognise
+shapes, are trained. There are two losses: a contrastive one with many right answers on either
+side, and one on the relevancy itself, r = sigmoid(10 (crop . text - max over negatives
+crop . negative)), so that r = 0.5 separates what is there from what is not. The text side also
+learns from the sentence encoder how near everyday words and phrases, which no crop shows, are to
+the kinds it knows. Letters: B crops of a batch, T captions of a batch, S side of a crop, K kinds.
 """
 
 import argparse
@@ -49,9 +49,9 @@ from vocabulary import NEGATIVES, UNSEEN, Vocabulary
 from langsplat.encoders import fold_norms
 
 TRUE_MARGIN, FALSE_MARGIN = 2.5, 1.5  # r = 0.92 and 0.18
-TEMPERATURE = 10.0  # of the relevancy; LERF's and LangSplat's
+TEMPERATURE = 10.0  # of the relevancy, as in LERF and LangSplat
 FIRST = 5  # stages of the network that are not trained
-SHARPNESS = 14.0  # of the sentence encoder's choice among kinds
+SHARPNESS = 14.0  # of the softmax with which the sentence encoder chooses a kind
 MEAN = STD = 0.5
 
 
@@ -86,7 +86,7 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
         return torch.empty(b, *shape).uniform_(low, high, generator=rng)
 
     inside = (x.amax(1, keepdim=True) > 0).float()
-    # Colour names must stay true: brightness, a little gamma and white balance, no hue.
+    # Colour names must stay true: change brightness, gamma and white balance a little, not the hue.
     x = (x + 1e-4) ** uniform(0.85, 1.18, 1, 1, 1) * uniform(0.75, 1.2, 1, 1, 1)
     x = x * uniform(0.95, 1.05, 3, 1, 1)
     x = x + torch.randn(x.shape, generator=rng) * uniform(0, 0.035, 1, 1, 1)
@@ -98,7 +98,7 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
     rows += [torch.stack([s * flip * stretch, c, uniform(-0.08, 0.08)], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), [b, 3, side, side], align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
-    # What stands in front of a thing hides a side of it.
+    # As if something in front of the thing hid a side of it.
     toward, least = uniform(-np.pi, np.pi, 1, 1), uniform(-0.9, -0.25, 1, 1)
     y, across = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
     kept = across * toward.cos() + y * toward.sin() > least
@@ -122,7 +122,7 @@ def first_stages(visual: torch.nn.Module, crops: Tensor) -> Tensor:
 
 
 def last_stages(visual: torch.nn.Module, maps: Tensor) -> Tensor:
-    """What `first_stages` gives -> embeddings [B, E], not of unit length."""
+    """The output of `first_stages` -> embeddings [B, E], not of unit length."""
     trunk = visual.trunk
     maps = trunk.bn2(trunk.conv_head(trunk.blocks[FIRST:](maps)))
     return visual.head(trunk.forward_head(maps, pre_logits=True))
@@ -136,7 +136,7 @@ def fused(visual: torch.nn.Module) -> torch.nn.Module:
 
 
 def read_trunk(visual: torch.nn.Module, file: Path) -> None:
-    """Start from ImageNet's weights, which list the same tensors under other names."""
+    """Load ImageNet's weights, which have the same tensors in the same order under other names."""
     weights = torch.load(file, weights_only=True)
     given = [value for name, value in weights.items() if "num_batches" not in name]
     own = {name: v for name, v in visual.trunk.state_dict().items() if "num_batches" not in name}
@@ -148,11 +148,11 @@ def read_trunk(visual: torch.nn.Module, file: Path) -> None:
 
 @torch.no_grad()
 def recalibrate(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -> None:
-    """Mean and spread of every layer as they are on crops: black around, larger than ImageNet's."""
+    """Set the norms' statistics to those of crops: black around, things larger than in ImageNet."""
     norms = [m for m in visual.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all that passes
+        norm.momentum = None  # the mean over all crops
     visual.train()
     for chunk in images.split(128):
         visual(normalised(augment(chunk, rng)))
@@ -163,7 +163,7 @@ def recalibrate(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -
 
 @torch.inference_mode()
 def maps_of(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
-    """[B, C, S / 16, S / 16] float16 of crops that are each seen once, in their own way."""
+    """[B, C, S / 16, S / 16] float16 of the crops, each augmented at random, once."""
     visual = fused(visual)
     out = []
     for chunk in images.split(16):  # small enough for the cache
@@ -174,7 +174,7 @@ def maps_of(visual: torch.nn.Module, images: Tensor, rng: torch.Generator) -> Te
 
 
 def contrastive(similarity: Tensor, target: Tensor, scale: Tensor) -> Tensor:
-    """Both ways, with several right answers a row; answers that are neither are left out."""
+    """Both ways, with several right answers per row; pairs with target -1 do not count."""
     logits = (scale * similarity).masked_fill(target < 0, -1e4)
     total = similarity.new_zeros(())
     for rows, right in ((logits, target > 0), (logits.T, target.T > 0)):
@@ -186,12 +186,12 @@ def contrastive(similarity: Tensor, target: Tensor, scale: Tensor) -> Tensor:
 
 
 def relevancy_loss(margin: Tensor, target: Tensor, own: Tensor) -> Tensor:
-    """True: r well above 0.5; false: r well below it, and two sorts of them count again.
+    """Pushes r well above 0.5 where a caption is true, well below where it is false.
 
-    The worst; and what is said of other pieces of the crop's own thing (`own` [B, T]), since of
-    the levels that lie over a pixel the loudest answers, and a small part is never as loud as a
-    whole. Of what is true, the further above the better: masks are cut at a share of the highest
-    r of a view.
+    Two sorts of false captions count again: the worst, and those about other pieces of the crop's
+    own thing (`own` [B, T]), since among the levels at a pixel the one with the highest r answers,
+    and a small part never reaches the r of a whole. For true captions higher is always better:
+    masks are cut at a share of the highest r of a view.
     """
     true, false = target == 1, target == 0
     wrong_low = F.softplus(TRUE_MARGIN - margin)[true]
@@ -203,9 +203,9 @@ def relevancy_loss(margin: Tensor, target: Tensor, own: Tensor) -> Tensor:
 
 
 class Tutor(torch.nn.Module):
-    """Linear readings of kind, part and colours off an embedding; needed while training only.
+    """Linear classifiers of kind, part and colours from an embedding; used only in training.
 
-    Captions name one fact at a time, which is a slow way to learn shapes from.
+    Captions name one fact at a time: shapes would be learned slowly from them alone.
     """
 
     READS = (
@@ -220,7 +220,7 @@ class Tutor(torch.nn.Module):
         self.heads = torch.nn.ModuleList(torch.nn.Linear(dim, count) for _, count in self.READS)
 
     def loss(self, rows: Tensor, facts: Facts) -> Tensor:
-        """Mean cross entropy over embeddings [B, E] that are not of groups."""
+        """Mean cross entropy over those embeddings [B, E] that are not of groups."""
         keep = torch.from_numpy(facts.part != GROUP)
         total = rows.new_zeros(())
         for head, (name, count) in zip(self.heads, self.READS, strict=True):
@@ -231,16 +231,16 @@ class Tutor(torch.nn.Module):
 
 
 def margins(images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
-    """[B, T]: r = sigmoid of it."""
+    """[B, T], the margin whose sigmoid is r."""
     return TEMPERATURE * (images @ texts.T - (images @ negatives.T).amax(1, keepdim=True))
 
 
 class Talk:
-    """What is said of a batch of crops: captions true and false, strange words, negatives.
+    """The texts for a batch of crops: true and false captions, strange words, negatives.
 
     Args:
-        captions: of every group of the vocabulary, a step.
-        pool: everyday words and phrases, a step.
+        captions: how many captions of every group of the vocabulary, per step.
+        pool: how many everyday words and phrases, per step.
     """
 
     def __init__(
@@ -256,8 +256,8 @@ class Talk:
         self, facts: Facts, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Texts [T, E], negatives [., E], what is true of the crops [B, T] (see `truth`), which
-        texts name the crop's own kind [B, T], and how far the pool's words are from choosing
-        among the kinds as the sentence encoder does."""
+        texts name the crop's own kind [B, T], and how much the pool's words differ from the
+        sentence encoder in the kinds they choose."""
         vocabulary = self._vocabulary
         captions = _draw_captions(self._claims, facts, self._captions, rng)
         strange = [vocabulary.strange(rng) for _ in range(24)]
@@ -277,7 +277,7 @@ class Talk:
 
 
 def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
-    """How likely each crop is drawn: all kinds and parts about evenly, groups and rooms less."""
+    """The probability of each crop: all kinds and parts about equal, groups and rooms less."""
     key = facts.kind * 1000 + np.where(facts.part >= 0, facts.part + 1, 0)
     key = np.where(facts.part == GROUP, -1, key)
     _, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
@@ -290,8 +290,8 @@ def draw_crops(facts: Facts, rng: np.random.Generator) -> np.ndarray:
 class Draws:
     """Which crops make a batch.
 
-    Half of them are of anything. The others are of a few kinds, several each: what a handle is,
-    beside the mug it belongs to, is learned from both in one batch.
+    Half of them show anything. The others show a few kinds, several crops each: how a
+    handle differs from its mug is learned from both in one batch.
     """
 
     KINDS = 8
@@ -307,7 +307,7 @@ class Draws:
             self._of_kind.append((rows, weight[rows].cumsum()))
 
     def __call__(self, batch: int) -> np.ndarray:
-        """Rows [B], in order."""
+        """The numbers [B] of the crops, in ascending order."""
         each = batch // 2 // self.KINDS
         chosen = self._rng.choice(len(self._of_kind), self.KINDS, replace=False)
         kinds = [self._of_kind[k] for k in chosen]
@@ -316,7 +316,7 @@ class Draws:
         return np.sort(np.concatenate(drawn))
 
     def _drawn(self, weight: np.ndarray, count: int) -> np.ndarray:
-        """`count` positions, as likely as the running sum `weight` says."""
+        """`count` random positions; `weight` is the running sum of their weights."""
         return np.searchsorted(weight[:-1], self._rng.random(count) * weight[-1], side="right")
 
 
@@ -332,9 +332,10 @@ def train(
     seed: int,
     lr: float,
 ) -> None:
-    """`steps` steps of AdamW, warm-up and cosine decay; the weights' running mean is what counts.
+    """`steps` steps of AdamW, with warm-up and cosine decay; the result is a mean of the weights.
 
-    It goes to `out` now and then. maps [N, C, h, w] float16 are what `first_stages` made of crops.
+    This running mean is saved to `out` now and then. maps [N, C, h, w] float16 are the output of
+    `first_stages` for the crops.
     """
     rng = np.random.default_rng(seed)
     tutor = Tutor(model.text.output_dim)
@@ -409,7 +410,7 @@ def polish(
 ) -> None:
     """Train the text side alone against the finished embeddings [N, E] of crops.
 
-    A step costs a fraction of one with pictures, so many more words and phrases pass by.
+    A step costs a fraction of one with pictures, so many more words and phrases can be seen.
     """
     rng = np.random.default_rng(seed + 1)
     model.visual.requires_grad_(False)
@@ -444,7 +445,7 @@ CLAIMS = ("kind", "part", "color", "object_color", "material")
 
 
 def _by_claim(captions: list[Caption]) -> dict[tuple[int, ...], list[Caption]]:
-    """Captions that claim the same, together."""
+    """Captions grouped by what they claim."""
     index = defaultdict(list)
     for caption in captions:
         index[tuple(getattr(caption, name) for name in CLAIMS)].append(caption)
@@ -457,9 +458,9 @@ def _draw_captions(
     count: int,
     rng: np.random.Generator,
 ) -> list[Caption]:
-    """`count` captions of every group: half that fit crops of the batch, half at random.
+    """`count` captions of every group: half of them fit crops of the batch, half are random.
 
-    First what is claimed, then how it is said: things with many names are not drawn more often.
+    The claim is drawn first, then its wording: things with many names do not come more often.
     """
     known = np.stack([getattr(facts, name) for name in CLAIMS], 1).tolist()
     out = []
@@ -537,7 +538,7 @@ def evaluate(
     out["foreign words with r > 0.5"] = 100 * float(
         (margins(rows, say(foreign), negatives) > 0).float().mean()
     )
-    # Names that no caption had, each against all the kinds' own names but its kind's.
+    # Names that were in no caption, each against the own names of all other kinds.
     own = say([c.text for c in kinds])
     hits, found = [], []
     for kind, entry in enumerate(kinds):
@@ -553,10 +554,10 @@ def evaluate(
 
 
 def new_model(config: dict, seed: int, vocabulary: Vocabulary) -> torch.nn.Module:
-    """The architecture with fresh weights, but for the words.
+    """The architecture with fresh weights, except for the word embeddings.
 
-    Whole words start from the sentence encoder's rows, turned and cut to the width; words that no
-    text has are zero, not noise.
+    Whole words start from the sentence encoder's rows, reduced to the width by principal axes;
+    words that are in no text are zero, not noise.
     """
     torch.manual_seed(seed)
     model = open_clip.model.CustomTextCLIP(
@@ -577,7 +578,7 @@ def new_model(config: dict, seed: int, vocabulary: Vocabulary) -> torch.nn.Modul
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
-    """Write the two towers in float16, each whole or not at all."""
+    """Write the two towers in float16, each file completely or not at all."""
     for name, tower in (("image", model.visual), ("text", model.text)):
         half = {
             key: (value.half() if value.is_floating_point() else value).contiguous()
@@ -590,7 +591,7 @@ def save(model: torch.nn.Module, folder: Path) -> None:
 
 
 def load(model: torch.nn.Module, folder: Path) -> None:
-    """Read what `save` wrote, rounded as it is there."""
+    """Read what `save` wrote, rounded as in the files."""
     for name, tower in (("image", model.visual), ("text", model.text)):
         tower.load_state_dict(load_file(folder / f"{name}.safetensors"))
 

@@ -1,11 +1,10 @@
 """The texts that the bundled encoder learns, and a sentence encoder's rows for them.
 
-Three sorts: captions, whose truth about a crop is known; absent things, untrue of every crop; and
-a pool of everyday words and short phrases that nothing is known of but their meaning, which a
-sentence encoder gives. Through the pool a name that no caption has ("couch") comes to mean what
-its neighbours mean ("sofa"): where a lexicon says so, or else where one kind is clearly the
-nearest, the word is taken for a name of it. Letters: T texts, E the sentence encoder's size,
-K kinds.
+There are three sorts: captions, whose truth about a crop is known; absent things, untrue of every
+crop; and a pool of everyday words and short phrases of which only the meaning is known, from a
+sentence encoder. Through the pool a name that is in no caption ("couch") comes to mean what its
+neighbours mean ("sofa"): if the lexicon says so, or else if one kind is clearly the nearest, the
+word is taken for a name of it. Letters: T texts, E the sentence encoder's size, K kinds.
 """
 
 import json
@@ -36,7 +35,7 @@ from things import KINDS
 from torch import Tensor
 
 NEGATIVES = ("object", "things", "stuff", "texture")
-# Never shown with their colour, so that results on them say whether colour and kind combine.
+# Pairs never shown in training: results on them tell whether colour and kind combine.
 UNSEEN = (
     ("mug", "purple"),
     ("teapot", "red"),
@@ -49,16 +48,16 @@ UNSEEN = (
     ("gift box", "orange"),
     ("candle", "green"),
 )
-WORDS = 24_000  # of the pool: the tokenizer's most frequent ones
-# A word this near to a kind's nearest name, and this much nearer than to any other kind's, is
-# taken for another name of the kind.
+WORDS = 24_000  # the tokenizer's most frequent, for the pool
+# A word is taken for another name of a kind if it is this near to the nearest of its names, and
+# nearer by this much than to any other kind's.
 NEAR, MARGIN = 0.5, 0.08
-# Cosine to every known name below which a word is taken to mean nothing that can be seen.
+# A word whose cosine with every known name is below this is taken to mean nothing visible.
 FOREIGN = 0.42
 
 
 def parts_of_kinds() -> dict[str, list[str]]:
-    """The named parts of every kind, from building one of each, and of what a room has."""
+    """The named parts of every kind, found by building one of each, and of what a room has."""
     rng = np.random.default_rng(0)
     built = {k: kind.build(Look(rng, kind.colors[0])) for k, kind in KINDS.items()}
     named = {k: [part.name for part in parts] for k, parts in built.items() if len(parts) > 1}
@@ -66,7 +65,7 @@ def parts_of_kinds() -> dict[str, list[str]]:
 
 
 def pool_of(tokenizer: open_clip.SimpleTokenizer, seed: int = 0) -> list[str]:
-    """Frequent words, pairs of them, coloured ones, and "x of the y"."""
+    """Frequent words: alone, in pairs, after adjectives, beside nouns, and in "x of the y"."""
     rng = np.random.default_rng(seed)
     ranked = sorted(tokenizer.encoder.items(), key=lambda item: item[1])
     whole = [text[:-4] for text, _ in ranked if text.endswith("</w>")]
@@ -90,7 +89,7 @@ def pool_of(tokenizer: open_clip.SimpleTokenizer, seed: int = 0) -> list[str]:
 
 
 class Vocabulary:
-    """All captions, in groups that are drawn from evenly; tokens and meanings of every text."""
+    """All captions, in groups that are drawn equally often; tokens and meanings of every text."""
 
     def __init__(
         self, tokenizer: open_clip.SimpleTokenizer, lexicon: Path, sentences: Path | None = None
@@ -120,7 +119,7 @@ class Vocabulary:
             self._read(sentences)
 
     def texts(self) -> list[str]:
-        """Every text that a sentence encoder's row is wanted of."""
+        """Every text that the sentence encoder must embed."""
         said = (c.text for group in self.groups for c in group)
         return list(dict.fromkeys([*said, *ABSENT, *NEGATIVES, *self.pool]))
 
@@ -131,7 +130,7 @@ class Vocabulary:
         rows = self.meanings(self.pool)
         self.pool_tokens = self.tokens(self.pool)
         kinds = [(rows @ self.meanings(names).T).amax(1) for names in KIND_NAMES.values()]
-        self.pool_kinds = torch.stack(kinds, 1)  # [pool, K] cosine to the nearest of its names
+        self.pool_kinds = torch.stack(kinds, 1)  # [pool, K] cosine to the kind's nearest name
         self.groups += self._taken_for()
         groups = (self.groups[0], self.groups[2], self.groups[6])
         names = [c.text for group in groups for c in group]
@@ -144,7 +143,7 @@ class Vocabulary:
         ]
 
     def _taken_for(self) -> list[list[Caption]]:
-        """Captions with the pool's words as other names of kinds: bare, and with a color."""
+        """Captions with words of the pool as other names of kinds: bare, and with a color."""
         said = {caption.text for group in self.groups for caption in group}
         known = {word for names in PART_NAMES.values() for name in names for word in name.split()}
         near, kind = self.pool_kinds.topk(2, dim=1)
@@ -164,13 +163,13 @@ class Vocabulary:
         return [bare, colored]
 
     def word_rows(self) -> tuple[Tensor, Tensor]:
-        """Tokens that are whole words of the pool [T], and the sentence encoder's rows [T, E]."""
+        """Tokens that are whole words of the pool [T], and their sentence embeddings [T, E]."""
         whole = [(self.ids(text), text) for text in self.pool if " " not in text]
         whole = [(ids[0], text) for ids, text in whole if len(ids) == 1]
         return torch.tensor([t for t, _ in whole]), self.meanings([text for _, text in whole])
 
     def meanings(self, texts: Iterable[str]) -> Tensor:
-        """[T, E] the sentence encoder's rows."""
+        """The sentence embeddings of texts, [T, E]."""
         return self._rows[[self._row[text] for text in texts]]
 
     def ids(self, text: str) -> list[int]:
@@ -179,7 +178,7 @@ class Vocabulary:
         return self._ids[text]
 
     def tokens(self, texts: Iterable[str]) -> Tensor:
-        """[T, context]."""
+        """The texts' tokens, [T, context]."""
         length = self._tokenizer.context_length
         out = []
         for text in texts:
@@ -195,6 +194,6 @@ class Vocabulary:
         return caption.text if bare else str(rng.choice(before)) + caption.text
 
     def strange(self, rng: np.random.Generator) -> str:
-        """Something that is in no world: a foreign word, or a known one for an absent thing."""
+        """Something that is in no world: a foreign word, or the name of an absent thing."""
         words = ABSENT if rng.random() < 0.4 else self.foreign
         return words[int(rng.integers(len(words)))]

@@ -5,7 +5,7 @@
 
 A world is a table, a desk or a toy shelf with things on it, in a room. It is written as a capture
 that `python -m langsplat build` reads (nerfstudio's transforms.json and a ply of starting points),
-with `labels/NAME.png` (one number a pixel) and `labels.json` (what each number means) beside it.
+together with `labels/NAME.png` (a number per pixel) and `labels.json` (what each number means).
 Letters: H W pixels. Lengths are decimetres, z is up.
 """
 
@@ -28,7 +28,7 @@ from things import KINDS
 class Board:
     """A level surface to put things on: its centre, and half its size along x and y.
 
-    A round one has the radius half_x.
+    The radius of a round one is half_x.
     """
 
     x: float
@@ -39,7 +39,7 @@ class Board:
     round: bool = False
 
     def spot(self, rng: np.random.Generator, room: float) -> tuple[float, float] | None:
-        """Where a thing of that radius may stand, if this draw found a place that holds it."""
+        """A random place for a thing of radius `room`, or None if the thing does not fit there."""
         u, v = rng.uniform(-1, 1, 2)
         if self.round:
             fits = np.hypot(u, v) * self.half_x + 0.7 * room < self.half_x
@@ -78,10 +78,10 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Parts in world space with what they belong to, and the light."""
+    """Parts in world space, what they belong to, and the light."""
 
     parts: list[Part]
-    labels: list[dict[str, object]]  # one a part; "index" counts from 1
+    labels: list[dict[str, object]]  # one per part; "index" counts from 1
     light: dict[str, object] = field(default_factory=dict)
     furniture: str = "table"
 
@@ -109,7 +109,7 @@ def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
 def compose(
     things: Sequence[Placed], seed: int, *, furniture: str = "table", plain: bool = False
 ) -> World:
-    """The things on the furniture in the room; `plain` varies furniture, walls, light at random."""
+    """Put the things on furniture in a room; `plain` varies furniture, walls, light at random."""
     rng = np.random.default_rng(seed)
     parts: list[Part] = []
     labels: list[dict[str, object]] = []
@@ -207,7 +207,7 @@ def _furniture(
             deep = 2 * board.half_y
             steps.append(box(wide, deep, 0.25, 0.05).moved(0, board.y, board.z - 0.25))
             rise = above.z - board.z
-            if rise:  # the riser behind a step carries the next one
+            if rise:  # the riser behind a step, up to the next one
                 back = board.y + board.half_y
                 steps.append(box(wide, 0.2, rise, 0.03).moved(0, back, board.z - 0.2))
         last = boards[-1]
@@ -228,7 +228,7 @@ def _furniture(
 def _room(
     rng: np.random.Generator, furniture: str, random: bool
 ) -> Iterator[tuple[str, str, Part]]:
-    """The furniture, a floor with a rug, four walls with pictures. The ceiling is left open."""
+    """The furniture, a floor with a rug, and four walls with pictures. There is no ceiling."""
     yield from _furniture(rng, furniture, random)
     floor = np.tile(planks(rng, "pale", 8), (2, 2, 1))
     yield "floor", "brown", Part("floor", rectangle(44, 44).moved(0, 0, -7), _wood(floor))
@@ -307,7 +307,7 @@ def surround(
 ) -> list[View]:
     """Cameras on a dome around the things: three turns, 15 to 60 degrees up, two distances.
 
-    A shelf has a back, so the cameras gather in front of it (at -y).
+    A shelf has a back, so the cameras are closer together in front of it (at -y).
     """
     target, distance, front = {
         "table": ((0.0, 0.0, 0.7), 13.0, 0.0),
@@ -362,7 +362,7 @@ def tea_table() -> World:
 
 
 def desk() -> World:
-    """A desk where somebody works, and plays."""
+    """A desk where somebody works and plays."""
     things = [
         Placed("monitor", "black", 0.0, 2.3, 0, 0, 1.2),
         Placed("keyboard", "white", -0.1, -0.5, 0, 0, 1.1),
@@ -414,7 +414,7 @@ SCENES = {"teatable": tea_table, "desk": desk, "toyshelf": toy_shelf}
 
 
 def random_world(seed: int, colors: int = 0) -> World:
-    """As many things as find room on the table, with random colours, sizes and light.
+    """As many things as fit on the furniture, with random colours, sizes and light.
 
     Worlds of one seed differ only in the colours of their things, drawn anew for each `colors`.
     """
@@ -455,7 +455,7 @@ def linear(srgb: np.ndarray) -> np.ndarray:
 
 
 def tone(light: np.ndarray) -> np.ndarray:
-    """Linear light to sRGB uint8, with a soft shoulder so that highlights keep their colour."""
+    """Linear light to sRGB uint8, compressing highlights softly so that they keep their colour."""
     light = np.maximum(light, 0)
     light = light * (1 + light / 9.0) / (1 + light / 2.2)
     light = np.clip(light * 1.25, 0, 1)
@@ -466,10 +466,10 @@ def tone(light: np.ndarray) -> np.ndarray:
 def smooth_noise(
     color: np.ndarray, albedo: np.ndarray, normal: np.ndarray, position: np.ndarray
 ) -> np.ndarray:
-    """Even out a path tracer's grain without touching textures and edges, [H, W, 3] linear light.
+    """Remove a path tracer's noise but keep textures and edges, [H, W, 3] linear light.
 
-    Light and texture are taken apart (color / albedo); the light is averaged over growing
-    neighbourhoods that share normal, plane and roughly brightness (an a-trous wavelet filter).
+    Light is separated from texture (color / albedo) and averaged over growing neighbourhoods of
+    the same normal and plane and similar brightness (an a-trous wavelet filter).
     """
     base = albedo + 0.02
     light = color / base
@@ -547,7 +547,7 @@ class Studio:
         props["bsdf"] = mi.load_dict({"type": "twosided", "bsdf": bsdf})
         if look.glow:
             radiance = (look.glow * linear(look.rgb)).tolist()
-            # Weight 0: too small and too faint to be worth aiming at; rays that hit it see it.
+            # Weight 0: too small and faint to aim rays at; rays that happen to hit it see it.
             props["emitter"] = mi.load_dict(
                 {
                     "type": "area",
@@ -625,7 +625,7 @@ class Studio:
             dr.reinterpret_array(mi.UInt32, self._scene.ray_intersect_preliminary(ray).shape)
         )
         out = np.zeros(len(seen), np.uint8)
-        # Shapes are numbered as they happen to load; only their names can be trusted.
+        # Shapes are numbered in the order in which they happen to load, so go by their names.
         for shape in self._scene.shapes():
             if shape.id().startswith("part"):
                 handle = int(np.array(dr.reinterpret_array(mi.UInt32, mi.ShapePtr(shape)))[0])
@@ -636,9 +636,9 @@ class Studio:
 def recolored(
     light: np.ndarray, albedo: np.ndarray, labels: np.ndarray, old: World, new: World
 ) -> np.ndarray:
-    """The picture [H, W, 3] as it would be with the new world's colours, without rendering it.
+    """The picture [H, W, 3] with the new world's colours, without rendering it again.
 
-    Light and shadow stay; what is more than the surface's own colour explains is gloss, and stays.
+    Light and shadow stay; so does gloss, all light that the surface's own colour does not explain.
     """
     means = [
         np.stack([[0.5] * 3, *(linear(part.surface.rgb) for part in world.parts)])
@@ -651,7 +651,7 @@ def recolored(
 
 
 def starting_points(world: World, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random points on the surfaces, things denser than the room: xyz [P, 3], RGB uint8 [P, 3]."""
+    """Random surface points, denser on things than in the room: xyz [P, 3], RGB uint8 [P, 3]."""
     rng = np.random.default_rng(seed)
     corners, colors, areas = [], [], []
     for part, label in zip(world.parts, world.labels, strict=True):
@@ -707,8 +707,8 @@ def write_capture(
 ) -> None:
     """Render the first world's views until time.monotonic() passes `until`.
 
-    The other worlds are the same in other colours; they go to the other folders. Views that are
-    there already are kept, so it can go on where it stopped.
+    The other worlds are the same in other colours, for the other folders. Views that exist already
+    are kept, so an interrupted run can be resumed.
     """
     studio = None
     for k, view in enumerate(views):

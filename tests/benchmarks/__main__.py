@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks [NAME ...] [--device cpu|cuda] [--markdown FILE] [--json FILE]`.
 
 Measures and prints. Without names: everything whose speed depends on the device. Bars of times and
-rates are what two cores are to reach, those of `speed` a GPU; all others hold on any device.
+rates are meant for two cores, those of `speed` for a GPU; all others hold on any device.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SPEED = ("rasterize", "query", "speed", "table", "scale", "train")
 OTHERS = ("build", "sfm", "page", "masks", "segments", "accuracy", "import", "lift", "ablation")
 NAMES = (*SPEED, *OTHERS)
 OF_TIME = ("ms", "s", "1/s", "iterations/s", "x")  # the units of times, rates and their ratios
-MODULES = {"import": "imports"}  # a keyword is no name for a module
+MODULES = {"import": "imports"}  # a keyword cannot name a module
 
 
 def show(row: Row) -> str:
@@ -51,7 +51,7 @@ def main() -> None:
         module = importlib.import_module(f"tests.benchmarks.{MODULES.get(name, name)}")
         try:
             measured = module.run(args.device)
-        except pytest.skip.Exception as reason:  # a capture that is not at hand
+        except pytest.skip.Exception as reason:  # a capture is not here
             measured = [not_measured(name, str(reason))]
         if args.device == "cuda" and name != "speed":
             measured = [

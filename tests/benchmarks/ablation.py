@@ -1,15 +1,15 @@
 """The paper's ablation on ground truth: levels, and how a Gaussian stores what it means.
 
-Scenes and labels are rendered worlds of this project, labels in the layout of LERF-OVS, frames that
-no training saw, profile langsplat-v1. Every row makes a field from the same segments and is
-evaluated as the paper does: render, decode, score. Writes docs/ablation.md.
+The scenes are rendered worlds of this project, with labels in the layout of LERF-OVS for frames
+that no training saw; the profile is langsplat-v1. Every row makes a field from the same segments
+and is evaluated as in the paper: render, decode, score. Writes docs/ablation.md.
 
-Two sources of segments: the bundled segmenter and encoder, on the scene's own renders; and, for the
-held-out world, its true segments, described by an ideal encoder that knows all names, which leaves
-out all that the bundled parts misunderstand and does not change when they do.
+There are two sources of segments: the bundled segmenter and encoder, on the scene's own renders;
+and, for the held-out world, its true segments, described by an ideal encoder that knows all names.
+The latter excludes all that the bundled parts misunderstand, and does not change when they do.
 
-The paper's 30,000 steps are run on the ideal source, on pictures of TRAINED_WIDTH pixels, since
-at full size they take hours; their checkpoints stay in results/ablation, so a stopped run goes on.
+The paper's 30,000 steps are run on the ideal source, on pictures of TRAINED_WIDTH pixels, since at
+full size they take hours; checkpoints in results/ablation let a stopped run be resumed.
 """
 
 import gc
@@ -61,12 +61,12 @@ from tests.conftest import ROOT
 
 REPORT = ROOT / "docs" / "ablation.md"
 WORK = ROOT / "results" / "ablation"
-CODEWORDS = 256  # as the bundled scenes have
+CODEWORDS = 256  # as in the bundled scenes
 SHORT = 1000  # steps
 PAPER = 30_000
-TRAINED_WIDTH = 100  # pixels, of the paper's schedule
-SMALLEST = 24  # pixels of a true part
-RAW_CHANNELS = 128  # of the raw embeddings, drawn at once
+TRAINED_WIDTH = 100  # pixels, for the paper's schedule
+SMALLEST = 24  # pixels of a true part, at least
+RAW_CHANNELS = 128  # of the raw embeddings that are drawn at once
 Made = TypeVar("Made")
 
 
@@ -86,7 +86,7 @@ class Source:
         return self.scene.gaussians
 
     def at_width(self, width: int) -> "Source":
-        """With smaller pictures: nearest labels."""
+        """The same with smaller pictures, their segments by nearest neighbour."""
         cameras = [camera.resized(width) for camera in self.cameras]
         features = [
             SegmentFeatures(_nearest(view.segments, camera), view.embeddings)
@@ -113,13 +113,13 @@ def _nearest(maps: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 class Ideal:
-    """An encoder of which every text has a direction of its own, nearly across all others.
+    """Gives every text a direction of its own, nearly orthogonal to all others.
 
-    What a segment is must be told in words: there is nothing to see for it.
+    It cannot look at pictures: what a segment is must be said in words.
     """
 
     name = "ideal"
-    dim = 512  # as the paper's
+    dim = 512  # as in the paper
     image_size = 1
 
     def encode_images(self, images: np.ndarray) -> Tensor:
@@ -134,7 +134,7 @@ class Ideal:
 
 
 def ideal() -> Source:
-    """The held-out world: true segments, each the mean of the texts that mean it."""
+    """The held-out world: true segments, each embedded as the mean of the texts that mean it."""
     encoder = Ideal()
     scene = load_scene(HELD_OUT / "scene")
     entries = json.loads((HELD_OUT / "labels.json").read_text())["labels"]
@@ -151,7 +151,7 @@ def ideal() -> Source:
     def embedding(indices: frozenset[int]) -> Tensor:
         if indices not in said:
             texts = [q for q, meant in queries.items() if any(indices <= set(m) for m in meant)]
-            # Of a part, its own names; "mug" is said by the whole.
+            # A part takes only names of its own; "mug" is left to the whole.
             parts = [text for text in texts if " of the " in text]
             said[indices] = F.normalize(encoder.encode_texts(parts or texts).mean(0), dim=0)
         return said[indices]
@@ -176,7 +176,7 @@ def ideal() -> Source:
             groups = members if smallest == SMALLEST else whole
             rows.append(torch.stack([embedding(group) for group in groups]))
         cameras.append(camera)
-        order = (0, 0, 1)  # a world has no names for less than parts
+        order = (0, 0, 1)  # a world has no names for anything smaller than parts
         segments = np.stack([maps[k] for k in order])
         features.append(SegmentFeatures(segments, [rows[k] for k in order]))
     name = "held-out world, true segments, ideal encoder"
@@ -219,7 +219,7 @@ def _in_lerf_layout(folder: Path) -> Labels:
 
 
 class Painted:
-    """Pictures of a field as the paper defines them: numbers are rendered, decoded and scored."""
+    """A field's relevancy maps as the paper defines them: render numbers, decode, score."""
 
     held_out: Collection[int] = ()
 
@@ -254,12 +254,12 @@ class Painted:
 
 
 def of_field(source: Source, field: LanguageField) -> Renders | SceneQuery:
-    """What `evaluate` asks: latents are decoded, codewords answer as they do for users."""
+    """What `evaluate` asks: latents are decoded, a codebook answers as it does for users."""
     codec = field.codec
     if isinstance(codec, Autoencoder):
         values = [field.values(level) for level in range(len(field.levels))]
         return Painted(source, values, codec.cosines)
-    # As the papers ask: what is compared are fields.
+    # Parts are not held to things, as in the papers, since this compares fields.
     scene = replace(source.scene, language=field)
     return SceneQuery(scene, source.encoder, near_things=False)
 
@@ -269,7 +269,7 @@ def lift_raw(source: Source) -> list[Tensor]:
     n, e = len(source.gaussians), source.features[0].embeddings[0].shape[1]
     sums = [torch.zeros(n, e) for _ in LEVELS]
     for camera, view in zip(source.cameras, source.features, strict=True):
-        # A segment is a label: its weights times its embedding, no picture of E channels.
+        # A segment is a label: its weights times its embedding, without a picture of E channels.
         counts = [len(rows) for rows in view.embeddings]
         firsts = [sum(counts[:level]) for level in range(len(counts))]
         labels = [
@@ -289,21 +289,21 @@ def _unit_cosines(features: Tensor, texts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the table: percent, seconds to make the codes, megabytes above what was there."""
+    """A row of the table: percent, seconds to make the codes, megabytes above those used before."""
 
     name: str
     iou: float
     accuracy: float
     seconds: float
     memory: float
-    numbers: float  # that a Gaussian stores
+    numbers: float  # stored per Gaussian
     note: str = ""
 
 
 def measured(make: Callable[[], Made]) -> tuple[Made, float, float]:
-    """What was made, seconds, and the peak of memory above what was in use before, in MB."""
+    """What was made, its seconds, and the peak of memory above what was in use before, in MB."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     began = time.perf_counter()
     made = make()
@@ -326,7 +326,7 @@ def scored(
 
 
 def results(source: Source, *, paper: bool, show: Progress) -> Iterator[Result]:
-    """Every row for one source of segments; `paper`: with the paper's 30,000 steps."""
+    """Every row for one source of segments; `paper`: also the paper's 30,000 steps."""
     g, name = source.gaussians, source.encoder.name
     alone = [replace(source, features=source.level(level)) for level in range(len(LEVELS))]
     lift_language(g, alone[0].cameras[:1], alone[0].features[:1], name, _any_codebook(source))
@@ -370,13 +370,13 @@ def results(source: Source, *, paper: bool, show: Progress) -> Iterator[Result]:
 
 
 def _any_codebook(source: Source) -> Codebook:
-    """Of no meaning: the first call of the kernels, which compiles them, is not measured."""
+    """A meaningless one, for the first call of the kernels, which compiles them, unmeasured."""
     rows = next(rows for rows in source.features[0].embeddings if len(rows))
     return Codebook(rows[None, :1])
 
 
 def fitted_autoencoder(source: Source, show: Progress) -> Autoencoder:
-    """The paper's, of all levels and views."""
+    """The paper's autoencoder, fitted to all levels and views."""
     rows = torch.cat([rows for view in source.features for rows in view.embeddings])
     return fit_autoencoder(rows, AutoencoderConfig(), progress=show)[0]
 
@@ -384,10 +384,10 @@ def fitted_autoencoder(source: Source, show: Progress) -> Autoencoder:
 def by_the_papers_schedule(
     source: Source, codec: Autoencoder, show: Progress
 ) -> list[tuple[LanguageField, list[float]]]:
-    """Lifted from small pictures, and trained on them: each with seconds and megabytes.
+    """A field lifted from small pictures, and one trained on them, with seconds and megabytes.
 
-    A training that was stopped goes on; its seconds are its steps at the pace of those that were
-    made now, or of an earlier time if all were made then.
+    A training that was stopped is resumed. Its seconds are those of all steps, at the pace of the
+    steps made now, or at the pace of an earlier run if all were made then.
     """
     small = source.at_width(TRAINED_WIDTH)
     g, name = source.gaussians, source.encoder.name
@@ -427,7 +427,7 @@ def sources(encoder: Encoder, show: Progress) -> Iterator[Source]:
 
 
 def run(device: str = "cpu") -> list[Row]:
-    """Some minutes a source, and the paper's 30,000 steps of one of them."""
+    """Takes some minutes per source, and the paper's 30,000 steps for one of them."""
     show = terminal_progress()
     encoder = load_encoder("bundled")
     WORK.mkdir(parents=True, exist_ok=True)

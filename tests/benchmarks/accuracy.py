@@ -44,10 +44,10 @@ MISSES = ROOT / "docs" / "misses.jpg"
 WORST = 20
 PROFILE = "langsplat-v1"
 COLORS = set("red orange yellow green turquoise blue purple pink brown white grey black".split())
-# A thing that is looked for and shown this large must be found.
+# A thing that is asked for and shown at least this large must be found.
 EASY_PIXELS = 200
-PART_SHARE = 1 / 500  # of the view; a part that is seen smaller is not asked for
-# Parts that are the thing itself, nearly, and that nobody asks for.
+PART_SHARE = 1 / 500  # of the view; smaller parts are not asked for
+# Parts that are nearly the thing itself and that nobody asks for.
 PLAIN = {"body", "case", "box", "walls", "dough", "top", "boards", "wall", "floor", "rug"}
 
 
@@ -149,8 +149,8 @@ def _texts(report: Report) -> int:
 def _labels(folder: Path) -> Labels:
     """What is asked of a world's views: things, things by their color, parts worth asking for.
 
-    A thing is asked for by its color where most of what is seen of it has that color. A part
-    that is the thing itself, nearly, is left out, and where it is seen smaller than PART_SHARE.
+    A thing is asked for by its color if most of what is seen of it has that color. A part is left
+    out if it is nearly the thing itself, and in views where it is smaller than PART_SHARE.
     """
     labels = read_labels(folder)
     entries = json.loads((folder / "labels.json").read_text())["labels"]
@@ -195,7 +195,7 @@ def _colored(entries: list[dict[str, Any]], folder: Path) -> dict[str, list[list
 
 
 def _things(folder: Path) -> set[str]:
-    """Names of the things in a world, the room's left out."""
+    """Names of the things in a world, without the room's."""
     entries = json.loads((folder / "labels.json").read_text())["labels"]
     return {str(entry["object"]) for entry in entries if entry["instance"]}
 
@@ -205,7 +205,7 @@ def _cameras(engine: SceneQuery) -> dict[str, Camera]:
 
 
 def _answers(engine: SceneQuery, camera: Camera, texts: Sequence[str]) -> Iterable[np.ndarray]:
-    """The relevancy [H, W] that `SceneQuery.ask` would answer each text with."""
+    """For each text the relevancy [H, W] with which `SceneQuery.ask` would answer."""
     for start in range(0, len(texts), 8):
         for maps in engine.relevancy(texts[start : start + 8], camera):
             smooth = half_smoothed(maps)
@@ -215,7 +215,7 @@ def _answers(engine: SceneQuery, camera: Camera, texts: Sequence[str]) -> Iterab
 def _peaks(
     engine: SceneQuery, labels: Labels, words: Mapping[str, str]
 ) -> Iterable[tuple[str, bool]]:
-    """(word, whether the best pixel lies on what it means), a labelled view that shows it."""
+    """(word, whether the best pixel lies on what it means), per labelled view that shows it."""
     cameras = _cameras(engine)
     for frame in labels.frames:
         shown = [w for w, kind in words.items() if frame.mask(kind).sum() >= MIN_PIXELS]
@@ -227,7 +227,7 @@ def _peaks(
 def _found(
     engine: SceneQuery, labels: Labels, words: Mapping[str, str]
 ) -> Iterable[tuple[str, bool]]:
-    """(word, whether its mask holds a pixel), a labelled view that shows what it means, if any."""
+    """(word, whether its mask has any pixel), per labelled view that shows its meaning, if any."""
     cameras = _cameras(engine)
     for frame in labels.frames:
         asked = [w for w, k in words.items() if not k or frame.mask(k).sum() >= EASY_PIXELS]
@@ -262,7 +262,7 @@ def with_true_segments(scene: Scene, encoder: Encoder) -> Scene:
 
 
 def _numbered(ids: np.ndarray, smallest: int) -> np.ndarray:
-    """Ids from 0 without gaps; negative and small ones -1."""
+    """Ids renumbered from 0 without gaps; negative and small ones become -1."""
     old, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     keep = (old >= 0) & (counts >= smallest)
     return np.where(keep, np.cumsum(keep) - 1, -1)[inverse].reshape(ids.shape).astype(np.int32)
@@ -316,7 +316,7 @@ def _tile(rgb: np.ndarray, answer: np.ndarray, meant: np.ndarray) -> Image.Image
 
 
 def _pace(encoder: Encoder) -> tuple[float, float]:
-    """Milliseconds of a text, and of a crop in a batch of 64; medians of 9."""
+    """Milliseconds per text, and per crop in a batch of 64; medians of 9."""
     crops = np.random.default_rng(0).integers(0, 255, (64, *[encoder.image_size] * 2, 3))
     times: dict[str, list[float]] = defaultdict(list)
     for k in range(10):

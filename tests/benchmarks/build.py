@@ -44,7 +44,7 @@ def run(device: str = "cpu") -> list[Row]:
 
 
 def _peak_of(process: int) -> int:
-    """Bytes it had resident at most; not ru_maxrss, which begins at its parent's."""
+    """The most bytes a process had resident; not ru_maxrss, which starts at its parent's."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:  # it has just ended

@@ -15,7 +15,7 @@ GAUSSIANS = 1_000_000
 MEMORY_BAR = 3.0
 
 # In a process of its own, so that the peak is the import's. What torch and langsplat take by
-# themselves, before anything is read, is told apart.
+# themselves, before anything is read, is reported separately.
 IMPORT = """
 import resource, sys, time
 import langsplat._rasterize_numba

@@ -25,23 +25,22 @@ from tests.benchmarks.rows import Row, row
 
 VIEWS, WIDTH = 90, 336
 STAGE_BAR = 60.0  # seconds on two cores
-POINTS_BAR = -1.0  # of mIoU, lifted less trained
+POINTS_BAR = -1.0  # of mIoU, lifted minus trained
 SPEED_BAR = 100.0
 
 
 def run(device: str = "cpu") -> list[Row]:
     """The stage on a bundled scene; lifted latents and 30,000 steps on the held-out world.
 
-    Both of the latter of the ideal source (see the benchmark `ablation`), through one autoencoder
-    that is not counted, on pictures of TRAINED_WIDTH pixels. The training can be stopped and goes
-    on where it was.
+    The last two use the ideal source (see the benchmark `ablation`) and one autoencoder, which is
+    not counted, on pictures of TRAINED_WIDTH pixels. A training that was stopped is resumed.
     """
     WORK.mkdir(parents=True, exist_ok=True)
     return [*_stage(), *_lifted_and_trained()]
 
 
 def _stage() -> list[Row]:
-    """Codebook and lifting. The views come from fewer, taken again: the time is the same."""
+    """Codebook and lifting. There are fewer views, so they are repeated: the time is the same."""
     name = next(name for name in bundled_scenes() if (FOLDER / name / "labels.json").is_file())
     encoder, show = load_encoder("bundled"), terminal_progress()
     source = described(name, bundled_scenes()[name], FOLDER / name, encoder, show).at_width(WIDTH)

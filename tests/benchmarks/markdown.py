@@ -1,7 +1,7 @@
-"""Measured rows as sections of a Markdown file, one a benchmark and machine.
+"""Measured rows as sections of a Markdown file, one per benchmark and machine.
 
-A run replaces the sections of the same benchmark on the same machine and leaves the others, and
-what stands before the first, as they are.
+A run replaces the section of the same benchmark on the same machine. The others, and the text
+before the first, stay as they are.
 """
 
 import os
@@ -23,7 +23,7 @@ Each section says what was run, where and when.
 
 
 def machine(device: str) -> str:
-    """The GPU's name, or the processor's with its generation (LLVM's word) and number of cores."""
+    """The GPU's name, or the processor's with LLVM's name for its kind and the number of cores."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -37,7 +37,7 @@ def today() -> str:
 
 
 def section(name: str, doc: str, picture: str | None, rows: Sequence[Row], device: str) -> str:
-    """A benchmark's rows, with the command, the machine and the date that belong to them."""
+    """A benchmark's rows, with the command, the machine and the date of the run."""
     busy = os.getloadavg()[0]
     lines = [
         f"## {name}: {machine(device)}",
@@ -70,7 +70,7 @@ def _line(row: Row) -> str:
 
 
 def update(file: Path, sections: Sequence[str]) -> None:
-    """Put sections into a file, each in the place of the one with its heading, else at the end."""
+    """Write sections into a file; each replaces the one with its heading or goes to the end."""
     text = file.read_text(encoding="utf-8") if file.exists() else INTRODUCTION
     head, *old = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     kept = {part.split("\n", 1)[0]: part.rstrip() for part in old}

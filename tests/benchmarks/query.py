@@ -1,10 +1,10 @@
 """How fast words are answered: at the same view, at a new one, ten at once; and in what memory.
 
-The yardstick of a new word is the slow definition, in the same run: render E = 512 channels of
-every level, bring them to length 1, score them. That of a new view is its picture in RGB; the page
-draws it just before, and then the rasterizer knows what the view sees. The garden of the
-rasterizer's benchmark carries random unit codes (3 levels, 64 codewords, 4 in a code), the worst
-case: every codeword occurs in every tile. The bundled scenes carry their own.
+The yardstick for a new word is the slow definition, in the same run: render E = 512 channels of
+every level, bring them to length 1, score them. For a new view it is the view's picture in RGB;
+the page draws that just before, and then the rasterizer knows what the view sees. The garden of
+the rasterizer's benchmark gets random unit codes (3 levels, 64 codewords, 4 in a code), the worst
+case: every codeword occurs in every tile. The bundled scenes have codes of their own.
 """
 
 import itertools
@@ -34,7 +34,7 @@ WARM, ASKED = "a warm word", "a word asked before"
 
 
 class RandomEncoder:
-    """Every text has a unit embedding of its own."""
+    """Gives every text a unit embedding of its own."""
 
     name = "random"
     dim = DIM
@@ -71,7 +71,7 @@ def garden_scene() -> tuple[str, Scene]:
 
 
 def exact(engine: SceneQuery, camera: Camera, text: str) -> Tensor:
-    """Pixel relevancy [L, H, W] by the slow definition, every embedding of a pixel in full."""
+    """Pixel relevancy [L, H, W] by the slow definition, with every pixel's embedding in full."""
     field, gaussians = engine.scene.language, engine.scene.gaussians
     assert field is not None
     texts = engine.encoder.encode_texts([text, *NEGATIVES]).to(gaussians.device)
@@ -87,7 +87,7 @@ def exact(engine: SceneQuery, camera: Camera, text: str) -> Tensor:
 
 
 def medians(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of each, one after the other in turns, so that all meet the same machine."""
+    """Median seconds of each; they take turns, so that all meet the same load on the machine."""
     times: list[list[float]] = [[] for _ in works]
     for turn in range(repeats + 1):
         for work, taken in zip(works, times, strict=True):
@@ -115,7 +115,7 @@ def measure(name: str, scene: Scene, encoder: Encoder, camera: Camera) -> list[R
     numbers = itertools.count()
 
     def new(count: int) -> list[str]:
-        """Words that nobody has asked: an engine keeps what they mean."""
+        """Words not asked before, since an engine remembers what a word means."""
         return [f"thing {next(numbers)}" for _ in range(count)]
 
     def first(count: int, *, drawn: bool = False) -> Callable[[], object]:
@@ -157,7 +157,7 @@ def measure(name: str, scene: Scene, encoder: Encoder, camera: Camera) -> list[R
     ]  # fmt: skip
 
 
-# In a process of its own, so that the peak is the engine's; torch's own memory is left out.
+# In a process of its own, so that the peak is the engine's; torch's own memory is not counted.
 MEMORY = """
 import resource
 import langsplat._codes_numba
@@ -172,7 +172,7 @@ print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
 
 
 def million() -> Scene:
-    """1,000,000 Gaussians of spherical harmonics of degree 3 in a room, seen at 1440x1080."""
+    """A room of 1,000,000 Gaussians with harmonics of degree 3, seen at 1440x1080."""
     n, generator = 1_000_000, torch.Generator().manual_seed(0)
     points = torch.randn(n, 3, generator=generator) * torch.tensor([2.0, 1.5, 1.5])
     gaussians = Gaussians(

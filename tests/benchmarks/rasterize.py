@@ -1,8 +1,8 @@
 """How fast the rasterizer is: contributions per second, backward against forward, frame times.
 
 A contribution is one (pixel, Gaussian) pair that is blended. The scene is gsplat's test garden:
-scales from the nearest neighbours, isotropic, opacity 0.8, RGB, 648 x 420. Where it is absent a
-synthetic cloud of as many Gaussians stands in, and the row's name says so.
+scales from the nearest neighbours, isotropic, opacity 0.8, RGB, 648 x 420. Without it a synthetic
+cloud of as many Gaussians is used instead, and the rows' names say so.
 """
 
 import resource
@@ -105,7 +105,7 @@ def seconds(work: Callable[[], object], repeats: int, device: str) -> float:
 
 
 def new_pages(work: Callable[[], object], repeats: int) -> float:
-    """How many pages the system had to give for one run, once it is warm."""
+    """How many pages of memory a run needs from the system, after one to warm up."""
 
     def given() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -118,7 +118,7 @@ def new_pages(work: Callable[[], object], repeats: int) -> float:
 
 
 def seen(camera: Camera) -> tuple[Tensor, Tensor, int, int]:
-    """What `rasterize` takes of a camera; a view that was not drawn before."""
+    """A camera as `rasterize` takes it, moved to a view that was not drawn before."""
     camera = moved(camera)
     return camera.viewmat[None], camera.K[None], camera.width, camera.height
 
@@ -139,7 +139,7 @@ def run(device: str = "cpu") -> list[Row]:
         image, _ = rasterize(*leaves, *seen(camera))
         torch.autograd.grad(image, leaves, weights)
 
-    # In turns: where others use the machine too it is slower for seconds on end.
+    # In turns: a machine that others use too is slower for seconds on end.
     turns = [
         (
             *(exp_yardstick(CORES), cores_at_hand(CORES)),

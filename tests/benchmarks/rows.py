@@ -8,8 +8,8 @@ from typing import Any
 class Row:
     """A figure, the yardstick measured in the same run, their ratio, and the bar it must clear.
 
-    `value` is None, and `why` says why, where it could not be measured. `ok` is None where no bar
-    is set or nothing was measured.
+    If it could not be measured, `value` is None and `why` says why. `ok` is None if no bar is set
+    or nothing was measured.
     """
 
     name: str
@@ -34,7 +34,7 @@ def row(
     bar: float | None = None,
     higher_is_better: bool = True,
 ) -> Row:
-    """A row; the bar holds for value / yardstick, or for the value where there is no yardstick."""
+    """A row; the bar holds for value / yardstick, or for the value if there is no yardstick."""
     ratio = None if yardstick is None else value / yardstick
     judged = value if ratio is None else ratio
     ok = None if bar is None else (judged >= bar if higher_is_better else judged <= bar)
@@ -42,7 +42,7 @@ def row(
 
 
 def not_measured(name: str, why: str, *, unit: str = "", bar: float | None = None) -> Row:
-    """A row that this machine cannot measure, so that nobody takes it for forgotten."""
+    """A row for what this machine cannot measure, so that it does not look forgotten."""
     return Row(name, None, unit, bar=bar, why=why)
 
 
@@ -63,7 +63,7 @@ def exp_yardstick(cores: int = 2, elements: int = 65_536, repeats: int = 200) ->
 
 
 def cores_at_hand(cores: int = 2, elements: int = 65_536, repeats: int = 1000) -> float:
-    """How many times as much so many threads get done as one; below `cores` on a shared host."""
+    """How many times the work of one thread `cores` threads do; fewer on a shared host."""
     import time
     from concurrent.futures import ThreadPoolExecutor
 

@@ -1,6 +1,6 @@
-"""What grows how: cost against Gaussians, pixels and words asked at once, with a plot.
+"""How costs grow with Gaussians, pixels and words asked at once, with a plot.
 
-Growth is the exponent of cost ~ size^exponent between the last two sizes: 1 is linear. Costs on
+Growth is the exponent in cost ~ size^exponent between the last two sizes: 1 is linear. Costs on
 the CPU are processor time of all cores together.
 """
 
@@ -95,7 +95,7 @@ def _against_view_and_words(device: str) -> list[tuple[str, Sequence[int], Curve
 def _queries(
     engine: SceneQuery, cameras: Sequence[Camera], device: str, *, pixels_only: bool = False
 ) -> dict[str, float]:
-    """Milliseconds of the kinds of question."""
+    """Milliseconds for each kind of question."""
     views = itertools.cycle(cameras)
     words = (f"word {number}" for number in itertools.count())
     asked = {
@@ -111,13 +111,13 @@ def _queries(
 
 
 def cost(work: Callable[[], object], device: str) -> float:
-    """Least milliseconds of six runs, after one to warm up; of one where they are long.
+    """Least milliseconds of six runs, after one to warm up; of fewer if they take long.
 
-    On the CPU processor time, all cores together: other programs change it least.
+    On the CPU it is processor time of all cores together, which other programs change least.
     """
     clock = time.perf_counter if device == "cuda" else time.process_time
     times: list[float] = []
-    with torch_threads(1):  # a second one would be counted while it waits
+    with torch_threads(1):  # a second thread would be counted while it waits
         for _ in range(7):
             began = clock()
             work()
@@ -130,7 +130,7 @@ def cost(work: Callable[[], object], device: str) -> float:
 
 
 def draw(file: Path, panels: Sequence[tuple[str, Sequence[int], Curves]]) -> None:
-    """The panels beside each other as SVG; both axes logarithmic, dotted is linear."""
+    """Draw the panels side by side as SVG; both axes are logarithmic, dotted means linear."""
     width, height, legend = 400, 300, 150
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width * len(panels)} '

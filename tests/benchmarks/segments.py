@@ -24,15 +24,15 @@ from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
 
 THING, PART = 90, 24  # pixels; smaller ones are not measured
-ROOM = 0.01  # of the picture: floor, walls, table, in connected pieces
+ROOM = 0.01  # of the picture; smaller connected pieces of floor, walls, table are not measured
 LABELS = ROOT / "tests" / "data"
-SECONDS = 0.35  # of one core, a picture of 480x360
-REACH = 2  # pixels between a boundary and the true one
+SECONDS = 0.35  # of one core, per picture of 480x360
+REACH = 2  # pixels between a boundary and the true one, at most
 SHEET = ROOT / "docs" / "segments.jpg"
 
 
 class Truth:
-    """Label image -> maps of what is to be found, -1 elsewhere; from `labels.json`."""
+    """Label image -> masks of what is to be found, by what `labels.json` says of its numbers."""
 
     def __init__(self, file: Path) -> None:
         labels = json.loads(file.read_text())["labels"]
@@ -55,7 +55,7 @@ class Truth:
         return _masks(self._part[labels], PART)
 
     def room(self, labels: np.ndarray) -> list[np.ndarray]:
-        """Table, floor, walls, pictures: each connected piece, as the things leave it."""
+        """Table, floor, walls, pictures: each connected piece that is visible among the things."""
         kinds = np.where(self._thing[labels] < 0, self._any[labels], -1)
         masks = []
         for kind in range(1000, kinds.max() + 1):
@@ -106,7 +106,7 @@ def measure(
 ) -> dict[str, float]:
     """Views (image, surface, labels) -> every figure by its name, means over things, parts, views.
 
-    "things" and "parts" are taken over all levels, "things, whole" over that level alone.
+    "things, any level" takes the best segment of all levels, "things, whole" that of one level.
     """
     found: dict[str, list[np.ndarray]] = {}
     seconds = []
@@ -141,7 +141,7 @@ def bundled_views(scene: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def painted(image: np.ndarray, ids: np.ndarray) -> Image.Image:
-    """Every segment in a color of its own over the picture, edges white."""
+    """The picture with every segment in a color of its own and white edges."""
     colors = np.random.default_rng(3).integers(40, 256, (ids.max() + 2, 3))
     colors[-1] = 0
     out = 0.45 * image + 0.55 * colors[ids]

@@ -22,7 +22,7 @@ def evenly(paths: Sequence[Path], count: int) -> list[Path]:
 
 
 def worst_turn(found: Capture, truth: Capture) -> float:
-    """Largest angle, degrees, between a placed camera and the truth's, after the best rotation."""
+    """Largest angle in degrees between placed and true cameras, after the best rotation."""
     poses = {camera.name: camera.camtoworld[:3, :3].double() for camera in truth.cameras}
     a = torch.stack([camera.camtoworld[:3, :3].double() for camera in found.cameras])
     b = torch.stack([poses[camera.name] for camera in found.cameras])

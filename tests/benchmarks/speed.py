@@ -2,7 +2,7 @@
 
 On a GPU at 1440x1080 with a million Gaussians; on the CPU the same code on a small scene. A query
 is everything from a text's embedding to the mask: pixel relevancy of three levels, smoothing, the
-best level, threshold. Nothing is brought to the host. The naive pipeline is LangSplat's as
+best level, threshold. Nothing is copied to the host. The naive pipeline is LangSplat's as
 published: a render for each level, every pixel decoded, smoothing on the host.
 """
 
@@ -21,12 +21,12 @@ from langsplat.scene import Camera, Scene
 from tests.benchmarks import synthetic
 from tests.benchmarks.rows import Row, not_measured, row
 
-QUERY_BAR, SPLAT_BAR = 385.0, 476.0  # LangSplatV2: 384.6 and 476.2 a second
+QUERY_BAR, SPLAT_BAR = 385.0, 476.0  # LangSplatV2: 384.6 and 476.2 per second
 WORDS = [f"word {number}" for number in range(1000)]
 
 
 def answer(engine: SceneQuery, word: str, camera: Camera) -> Tensor:
-    """The mask [H, W] of the best level, where the scene is."""
+    """The mask [H, W] of the best level, on the scene's device."""
     by_level = half_smoothed(engine.relevancy([word], camera)[0])
     best = by_level.flatten(1).amax(dim=1).argmax(dim=0, keepdim=True)
     return by_level.index_select(0, best)[0] > 0.5
@@ -51,7 +51,7 @@ def naive(scene: Scene, camera: Camera, texts: Tensor) -> np.ndarray:
 
 
 def rate(work: Callable[[], object], device: str, *, repeats: int = 5) -> float:
-    """Calls a second: median of batches, each as long as half a second at least."""
+    """Calls per second: median of batches of about half a second, or of one call if longer."""
 
     def batch(count: int) -> float:
         began = time.perf_counter()
@@ -80,7 +80,7 @@ def _of_codec(codec: str, device: str) -> list[Row]:
     on_gpu = device == "cuda"
     count, width, height = (1_000_000, 1440, 1080) if on_gpu else (30_000, 336, 252)
     encoder = synthetic.AnyWords()
-    encoder.encode_texts([*WORDS, *NEGATIVES])  # what an encoder takes is not measured here
+    encoder.encode_texts([*WORDS, *NEGATIVES])  # the encoder's time is not measured here
     scene = synthetic.scene(count, codec, device=device)
     engine = SceneQuery(scene, encoder)
     field = scene.language
@@ -93,7 +93,7 @@ def _of_codec(codec: str, device: str) -> list[Row]:
     new_word = rate(lambda: answer(engine, next(words), cameras[0]), device)
     label = f"{codec}, {count:,} Gaussians {width}x{height}"
     query_bar = QUERY_BAR if on_gpu else None
-    # LangSplatV2 splats the few weights of its codewords; the few numbers here are the latents.
+    # The bar is for few numbers: LangSplatV2 splats its few weights of codewords, this the latents.
     splat_bar = SPLAT_BAR if on_gpu and codec == "autoencoder" else None
     channels = values.shape[1]
     rows = [

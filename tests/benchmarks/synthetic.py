@@ -44,10 +44,10 @@ class AnyWords:
 
 
 def scene(count: int, codec: str, *, device: str = "cpu", seed: int = 0) -> Scene:
-    """`count` Gaussians on three rippled sheets, finer the more there are; 60 cameras before them.
+    """`count` Gaussians on three rippled sheets, smaller if there are more; 60 cameras before them.
 
     Args:
-        codec: "codebook" (64 codewords a level, 4 kept) or "autoencoder" (of the paper's size).
+        codec: "codebook" (64 codewords per level, 4 kept) or "autoencoder" (of the paper's size).
     """
     generator = torch.Generator().manual_seed(seed)
     x, y = 4.4 * torch.rand(2, count, generator=generator) - 2.2
@@ -83,7 +83,7 @@ def scene(count: int, codec: str, *, device: str = "cpu", seed: int = 0) -> Scen
 
 @functools.cache
 def autoencoder() -> Autoencoder:
-    """Of the paper's size, trained a little on random clusters."""
+    """One of the paper's size, trained a little on random clusters."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(200, EMBEDDING, generator=generator).repeat(4, 1)
     rows = F.normalize(centres + 0.3 * torch.randn(centres.shape, generator=generator), dim=1)
@@ -91,7 +91,7 @@ def autoencoder() -> Autoencoder:
 
 
 def _camera(shift: float) -> Camera:
-    """At 640 x 480, three units before the wall."""
+    """A camera of 640 x 480 pixels, three units in front of the wall."""
     view = torch.eye(4)
     view[0, 3], view[2, 3] = shift, 3.0
     return Camera(view, torch.tensor([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), 640, 480)
@@ -101,7 +101,7 @@ _steps = itertools.count(1)
 
 
 def moved(camera: Camera) -> Camera:
-    """A view that nobody has seen: neither an engine nor the rasterizer, which knows the last."""
+    """A view new to any engine, and to the rasterizer, which remembers the last one."""
     viewmat = camera.viewmat.clone()
     viewmat[1, 3] += 1e-5 * next(_steps)
     return replace(camera, viewmat=viewmat)

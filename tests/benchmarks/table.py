@@ -34,7 +34,7 @@ from tests.benchmarks.rows import Row, row
 from tests.conftest import ROOT
 
 SPEED_BAR, ERROR_BAR, IOU_BAR = 50.0, 0.005, 0.99
-COVERED = 0.01  # part of the view from which on a mask is compared
+COVERED = 0.01  # of the view; smaller masks are not compared
 VIEWS = 2
 REPEATS = 5  # of decoding every pixel
 
@@ -115,7 +115,7 @@ def compare(
                 if float(true.float().mean()) > COVERED:
                     ious.append(float((mask & true).sum() / (mask | true).sum()))
     view, asked = views[0], iter(texts * 100)
-    # In turn, so that the load of other programs falls on both alike.
+    # In turns, so that the load of other programs affects both alike.
     times = []
     decoding.relevancy(texts[:1], view)
     for _ in range(REPEATS):
@@ -175,7 +175,7 @@ def looked_up(scene: Scene, table: DecodeTable) -> float:
 def decoded(
     scene: Scene, encoder: Encoder, texts: Sequence[str], camera: Camera
 ) -> tuple[Tensor, Tensor]:
-    """The definition: every pixel's embedding against every text, [T, L, H, W]; what is seen."""
+    """By definition, each pixel's embedding against each text, [T, L, H, W]; and what is seen."""
     field = scene.language
     assert field is not None and isinstance(field.codec, Autoencoder)
     levels = range(len(field.levels))
@@ -190,7 +190,7 @@ def decoded(
 
 
 def _spent(work: Callable[[], object], device: str) -> tuple[float, float]:
-    """Seconds on the clock, and of the processor (all cores together)."""
+    """Seconds on the clock, and of processor time (all cores together)."""
     began = time.perf_counter(), time.process_time()
     work()
     if device == "cuda":

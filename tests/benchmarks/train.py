@@ -16,8 +16,8 @@ PSNR_BAR = 25.0
 def run(device: str = "cpu") -> list[Row]:
     """snowmiku_small at 336 x 252, 25-30k Gaussians, every 8th photo held out of training.
 
-    Two rates: of the part of the run that sees photos at full size (the slow one, which the bar
-    is for), and of the whole run. A machine too slow for all steps stops at the time limit.
+    Measures two rates: of the part of the run that sees photos at full size (the slow one, to which
+    the bar applies), and of the whole run. If all steps take too long, it stops at the time limit.
     """
     capture = load_capture(real_data("snowmiku_small"), max_side=LONG_SIDE)
     config = TrainConfig(holdout_every=8, time_limit=TIME_LIMIT)
@@ -29,7 +29,7 @@ def run(device: str = "cpu") -> list[Row]:
 
     gaussians = fit_gaussians(capture, config, device=device, progress=progress)
     seconds = time.perf_counter() - began
-    # The last report says "all done" even where the clock ended the run.
+    # The last report says "all done" even if the clock ended the run.
     steps, at = reports[-2]
     half = config.half_resolution_until
     full = [
