@@ -49,7 +49,14 @@ from langsplat.scene import (
     writable,
 )
 from langsplat.sfm import FEATURES, MATCHING, PLACING
-from langsplat.train import TRAINING, TrainConfig, fit_gaussians, mean_psnr, split_views
+from langsplat.train import (
+    TRAINING,
+    TrainConfig,
+    fit_gaussians,
+    hold_python_numbers,
+    mean_psnr,
+    split_views,
+)
 
 DESCRIBING, SAVING = "Describe segments", "Save the scene"
 STAGES = (READING, FEATURES, MATCHING, PLACING, LOADING, TRAINING, DESCRIBING, LIFTING, SAVING)
@@ -92,6 +99,7 @@ class BuildConfig:
     """Example queries kept with the scene."""
 
     def __post_init__(self) -> None:
+        hold_python_numbers(self)
         object.__setattr__(self, "name", writable(self.name))
         object.__setattr__(self, "examples", tuple(map(writable, check_list(self.examples))))
         for spec in (self.segmenter, self.encoder):

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from langsplat.scene import Camera
@@ -29,7 +29,7 @@ SMALLEST_CROP, LARGEST_CROP = 0.2, 1.5
 FISHEYE_RIM = 1e-9  # radius below which a fisheye is the identity
 
 
-def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+def look_at(position: ArrayLike, target: ArrayLike, up: ArrayLike) -> Tensor:
     """The world-to-camera matrix of a camera at `position` that looks at `target`.
 
     Args:
@@ -54,8 +54,8 @@ def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
 
 
 def orbit_camera(
-    center: Tensor,
-    up: Tensor,
+    center: ArrayLike,
+    up: ArrayLike,
     radius: float,
     yaw: float,
     pitch: float,
@@ -92,7 +92,7 @@ def orbit_camera(
     return Camera(look_at(position, center, up), K, width, height, "orbit")
 
 
-def yaw_pitch_of(camera: Camera, center: Tensor, up: Tensor) -> tuple[float, float]:
+def yaw_pitch_of(camera: Camera, center: ArrayLike, up: ArrayLike) -> tuple[float, float]:
     """The yaw in (-180, 180] and pitch, in degrees, at which an orbit passes through `camera`."""
     center, up = _alike(center, up)
     up, east, north = _orbit_axes(up)
@@ -101,9 +101,10 @@ def yaw_pitch_of(camera: Camera, center: Tensor, up: Tensor) -> tuple[float, flo
     return math.degrees(math.atan2(float(offset @ north), float(offset @ east))), pitch
 
 
-def _alike(*vectors: Tensor) -> Tensor:
-    """Vectors [3], also arrays and lists, as rows of one floating type on the CPU."""
-    return 1.0 * torch.stack([torch.as_tensor(vector).cpu() for vector in vectors])
+def _alike(*vectors: ArrayLike) -> tuple[Tensor, ...]:
+    """Vectors [3], also arrays and lists, on the CPU and of one type, float32 at least."""
+    rows = torch.stack([torch.as_tensor(vector).cpu() for vector in vectors])
+    return rows.to(torch.promote_types(rows.dtype, torch.float32)).unbind()
 
 
 def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -400,7 +400,7 @@ def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
                     harmonics[:, 1:].transpose(1, 2).flatten(1),
                     # 0 and 1 have no logit, and a half float next to 1 is 1.
                     part.opacities.float().clamp(1e-6, 1 - 1e-6).logit()[:, None],
-                    part.scales.log(),
+                    part.scales.float().log(),
                     F.normalize(part.quats, dim=1),
                 ]
                 file.write(torch.cat(columns, dim=1).float().numpy().astype("<f4").tobytes())

@@ -49,7 +49,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from langsplat.codec import Autoencoder, Codebook, DecodeTable, tabulate
+from langsplat.codec import Autoencoder, Codebook, DecodeTable, codec_from, tabulate
 from langsplat.encoders import Encoder, check_list
 from langsplat.rasterize import RULES, blending_weights, drawable, look, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, writable
@@ -605,7 +605,12 @@ class SceneQuery:
         self._gaussians = scene.gaussians
         # A Gaussian that no view ever saw means nothing, whatever its code is.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0).detach()
-        self._field = replace(field, codes=codes)
+        if codes.dtype == torch.bfloat16:  # numpy has none
+            codes = codes.float()
+        weights = {name: tensor.detach() for name, tensor in field.codec.tensors().items()}
+        self._field = field = replace(
+            field, codes=codes, codec=codec_from(field.codec.kind, weights)
+        )
         self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
         if not bool((negatives.float().norm(dim=1) < 1.01).all()):  # never normalised, or NaN
@@ -836,28 +841,27 @@ class SceneQuery:
             )
         if not bool(camera.viewmat.isfinite().all() and camera.K.isfinite().all()):
             raise ValueError("The camera's viewmat or K is not finite: correct its numbers.")
-        camera = camera.detached()
         key = b"".join(
             [
-                camera.viewmat.cpu().numpy().tobytes(),
-                camera.K.cpu().numpy().tobytes(),
+                camera.viewmat.detach().cpu().numpy().tobytes(),
+                camera.K.detach().cpu().numpy().tobytes(),
                 f"{camera.width}x{camera.height}".encode(),
             ]
         )
-        camera = camera.to(self.scene.gaussians.device)
-        return self._views.get(key, lambda: self._scores.view(camera))
+        device = self.scene.gaussians.device
+        return self._views.get(key, lambda: self._scores.view(camera.detached().to(device)))
 
 
 def _still(gaussians: Gaussians) -> Gaussians:
     """The Gaussians in float32 and without gradients.
 
-    If they are so already they are returned themselves, because frames of them can be reused.
+    Tensors that are so already stay the same, because frames of them can be reused.
     """
     g = gaussians
-    shape = g.means, g.quats, g.scales, g.opacities
-    if all(t.dtype == torch.float32 and not t.requires_grad for t in shape):
-        return g
-    means, quats, scales, opacities, sh = (t.detach().float() for t in (*shape, g.sh))
+    means, quats, scales, opacities, sh = (
+        (t.detach() if t.requires_grad else t).float()
+        for t in (g.means, g.quats, g.scales, g.opacities, g.sh)
+    )
     return Gaussians(means, quats, scales, opacities, sh, g.near)
 
 

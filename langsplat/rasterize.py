@@ -101,8 +101,8 @@ def rasterize(
     """Draw Gaussians from C cameras (3D Gaussian Splatting, Kerbl et al. 2023, section 4).
 
     Differentiable in means, quats, scales, opacities, colors and background. Gaussians with numbers
-    that are not finite are left out and get no gradient. On the CPU cameras get none, and those
-    that ask for one are refused.
+    that are not finite are left out and get no gradient. On a GPU it is differentiable in viewmats,
+    too. Cameras that ask for another gradient are refused.
 
     Args:
         means: [N, 3] world units.
@@ -120,7 +120,7 @@ def rasterize(
         image [C, H, W, D] and alpha [C, H, W, 1] in [0, 1].
     Raises:
         ValueError: shapes or types do not fit each other, the picture is empty or too large, the
-            backend cannot be used, or it is numba and a camera asks for a gradient.
+            backend cannot be used, or a camera asks for a gradient that it does not get.
     """
     n, cameras, channels = means.shape[0] if means.ndim else 0, len(viewmats), colors.shape[-1:]
     if viewmats.ndim == Ks.ndim == 2:
@@ -151,11 +151,13 @@ def rasterize(
             background = background.expand(cameras, *background.shape)
         _check("background", background, (cameras, *channels))
     draw = _backend(backend, means.device)
-    asking = torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad)
-    if asking and not means.is_cuda:  # what colors alone would give is a small and wrong part of it
+    # gsplat gives viewmats their gradient and Ks none; the CPU would give what colors alone do, a
+    # small and wrong part of it.
+    asking = Ks.requires_grad or (viewmats.requires_grad and not means.is_cuda)
+    if asking and torch.is_grad_enabled():
         raise ValueError(
             "On the CPU a camera gets no gradient: give viewmats and Ks without requires_grad, as "
-            "Camera.detached() has them, or optimise cameras on a GPU."
+            "Camera.detached() has them, or optimise viewmats on a GPU; Ks get none there, either."
         )
     gaussians = _finite(means, quats, scales, opacities, colors)
     if len(gaussians[0]) == 0:

@@ -108,11 +108,13 @@ class TrainConfig:
     """Of the initialisation, the order of photos, the noise and the sampling."""
 
     def __post_init__(self) -> None:
+        hold_python_numbers(self)
         _check_whole("iterations", self.iterations, 1, 1_000_000)
         _check_whole("max_gaussians", self.max_gaussians, 1, 50_000_000)
         _check_whole("sh_degree", self.sh_degree, 0, 3)
         _check_whole("refine_every", self.refine_every, 1, 1_000_000)
         _check_whole("holdout_every", self.holdout_every, 0, 1_000_000)
+        _check_whole("seed", self.seed, 0, 2**63 - 1)
         for name in (
             "sh_step",
             "half_resolution_until",
@@ -141,6 +143,13 @@ class TrainConfig:
             raise ValueError("holdout_every = 1 leaves no photo to train on: use 0 or 2 and more.")
         if self.time_limit is not None:
             _check_range("time_limit", self.time_limit, 1e-3, math.inf)
+
+
+def hold_python_numbers(config: Any) -> None:
+    """Make Python's numbers of a frozen config's numpy ones, which JSON and torch do not take."""
+    for name, value in vars(config).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(config, name, value.item())
 
 
 def _check_whole(name: str, value: int, low: int, high: int) -> None:

@@ -624,6 +624,12 @@ def test_numbers_that_are_not_whole_are_refused_before_anything_is_done(name: st
         BuildConfig(**{name: 2e2})
 
 
+def test_numbers_of_numpy_are_settings_as_good_as_pythons() -> None:
+    config = BuildConfig(seed=np.int64(3), max_side=np.int32(96), sh_degree=np.uint8(1))
+    assert json.loads(json.dumps(config.__dict__))["seed"] == 3
+    assert config == BuildConfig(seed=3, max_side=96, sh_degree=1)
+
+
 def test_the_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])

@@ -49,6 +49,8 @@ def test_places_of_any_number_type_place_the_same_camera():
         viewmat = look_at(want.position.double(), center, up)
         torch.testing.assert_close(viewmat.float(), want.viewmat, atol=1e-6, rtol=0)
         assert yaw_pitch_of(camera, center, up) == pytest.approx((30, 20), abs=1e-3)
+    coarse = orbit_camera(CENTER.half(), up.half(), 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0).viewmat
+    torch.testing.assert_close(coarse[:3, :3], want.viewmat[:3, :3])
 
 
 def test_look_at_refuses_a_view_along_up_with_a_sentence():

@@ -272,9 +272,11 @@ def test_low_degrees_are_filled_up_and_certain_opacities_stay_finite(tmp_path):
     assert torch.equal(back.sh[:, :4], flat.sh) and not back.sh[:, 4:].any()
     assert torch.allclose(back.opacities, flat.opacities, atol=1e-5)
     leaves = {name: getattr(flat, name).clone().requires_grad_() for name in ("means", "sh")}
-    trained = replace(flat, **leaves, opacities=flat.opacities.half())
+    halves = {name: getattr(flat, name).half() for name in ("scales", "opacities")}
+    trained = replace(flat, **leaves, **halves)
     back = read_ply(write_ply(trained, tmp_path / "c.ply"))
     assert torch.equal(back.means, flat.means) and bool((back.opacities < 1).all())
+    torch.testing.assert_close(back.scales, trained.scales.float())
 
 
 def test_a_ply_without_gaussians_is_refused(tmp_path):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
-from langsplat.codec import Autoencoder, Codebook
+from langsplat.codec import Autoencoder, Codebook, codec_from
 from langsplat.query import (
     NEAR_ENOUGH,
     NEGATIVES,
@@ -128,24 +128,29 @@ def test_a_scene_in_training_answers_as_it_is(kind: str) -> None:
     want = SceneQuery(scene, TableEncoder()).ask("left ball", scene.cameras[0])
     names = ("means", "quats", "scales", "opacities", "sh")
     leaves = {name: getattr(scene.gaussians, name).clone().requires_grad_() for name in names}
-    language = replace(scene.language, codes=scene.language.codes.clone().requires_grad_())
+    codes, codec = scene.language.codes.clone().requires_grad_(), scene.language.codec
+    weights = {name: tensor.clone().requires_grad_() for name, tensor in codec.tensors().items()}
+    language = replace(scene.language, codes=codes, codec=codec_from(codec.kind, weights))
     trained = replace(scene, gaussians=replace(scene.gaussians, **leaves), language=language)
     camera = scene.cameras[0]
     posed = replace(camera, viewmat=camera.viewmat.clone().requires_grad_())  # poses, too
     engine = SceneQuery(trained, TableEncoder())
-    for got in (engine.ask("left ball", camera), engine.ask("left ball", posed)):
+    for got in (engine.ask("left ball", posed), engine.ask("left ball", camera)):
         np.testing.assert_array_equal(got.by_level, want.by_level)
         np.testing.assert_array_equal(got.gaussian_relevancy, want.gaussian_relevancy)
     np.testing.assert_array_equal(engine.render(posed), render_rgb(scene, camera))
 
 
-def test_a_scene_of_half_floats_is_asked_and_drawn() -> None:
+@pytest.mark.parametrize("names", [("means", "quats", "scales", "opacities", "sh"), ("sh",)])
+def test_a_scene_of_half_floats_is_asked_and_drawn(names: tuple[str, ...]) -> None:
     scene = asked_scene()
-    names = ("means", "quats", "scales", "opacities", "sh")
     halves = {name: getattr(scene.gaussians, name).half() for name in names}
-    engine = SceneQuery(
-        replace(scene, gaussians=replace(scene.gaussians, **halves)), TableEncoder()
-    )
+    field = scene.language
+    assert field is not None and isinstance(field.codec, Codebook)
+    codec = Codebook(field.codec.codewords.half())
+    field = replace(field, codes=field.codes.bfloat16(), codec=codec)
+    gaussians = replace(scene.gaussians, **halves)
+    engine = SceneQuery(replace(scene, gaussians=gaussians, language=field), TableEncoder())
     answer = engine.ask("left ball", scene.cameras[0])
     assert answer.found and engine.render(scene.cameras[0]).shape == (*answer.mask.shape, 3)
 

@@ -255,6 +255,13 @@ def test_a_camera_that_asks_the_cpu_for_a_gradient_gets_no_wrong_one(asks: str) 
     assert torch.equal(lift(gaussians, posed, image), lift(gaussians, camera, image))
 
 
+@pytest.mark.gpu
+def test_a_lens_that_asks_a_gpu_for_a_gradient_is_refused_too() -> None:
+    gaussians, camera = as_scene(scene())
+    with pytest.raises(ValueError, match="Ks get none there, either"):
+        render(gaussians.to("cuda"), replace(camera, K=camera.K.clone().requires_grad_()))
+
+
 def test_lifting_needs_no_gradients_around_it() -> None:
     gaussians, camera = as_scene(scene())
     picture = torch.rand(HEIGHT, WIDTH, 2)

@@ -430,6 +430,12 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
     assert calls == [3] and same(one, two)
 
 
+def test_numbers_of_numpy_train_the_same(capture: Capture, tmp_path: Path) -> None:
+    config = replace(SMALL, iterations=2, seed=3)
+    given = replace(config, iterations=np.int64(2), seed=np.int64(3), noise=np.float32(5e5))
+    assert same(fit_gaussians(capture, given, state=tmp_path / "s"), fit_gaussians(capture, config))
+
+
 def test_a_run_that_breaks_down_says_so(capture: Capture) -> None:
     with pytest.raises(ValueError, match="lower learning rates"):
         fit_gaussians(capture, replace(SMALL, log_scales_lr=1e4))
@@ -442,6 +448,8 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(capture: Capture) -> No
         replace(SMALL, max_gaussians=0)
     with pytest.raises(ValueError, match=r"max_gaussians must be a whole number, got 300\.0"):
         replace(SMALL, max_gaussians=3e2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"seed must be a whole number, got 300\.0"):
+        replace(SMALL, seed=3e2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no photo to train on"):
         replace(SMALL, holdout_every=1)
     camera = replace(capture.cameras[0], viewmat=torch.full((4, 4), math.nan))
