@@ -111,7 +111,8 @@
 
   // gradio removes a file after an hour: write it again then, and download that. The link is one that
   // gradio makes for the click; it is no longer in the page when it is clicked again here.
-  let offered, missed;
+  const missed = new Set();
+  let offered;
   document.addEventListener("click", async (event) => {
     const link = event.target;
     offered = link.closest?.(".downloads button") ?? offered;
@@ -120,12 +121,12 @@
     event.preventDefault();
     const { ok } = await fetch(link.href, { method: "HEAD" }).catch(() => ({}));
     if (ok) return link.click();
-    missed = button;
+    missed.add(button);
     document.querySelector("#again").click();
   }, true);
   window.download = () => {
-    missed?.click();
-    missed = undefined;
+    for (const button of missed) button.click();
+    missed.clear();
   };
 
   // A busy button is disabled and loses the focus: give it back afterwards.

@@ -177,7 +177,8 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         ssr_mode=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(shelf.downloads)],
-        head=f"<script>{_script('order.js')}</script>",  # before gradio's first request
+        # Before gradio's first request.
+        head=f"<script>{_script('storage.js')}</script><script>{_script('order.js')}</script>",
         footer_links=["api", "settings"],
         theme=gr.themes.Default(
             primary_hue="indigo",

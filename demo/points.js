@@ -93,7 +93,8 @@ function later() {
 watch("value", later);
 draw();
 const script = document.createElement("script");
-script.src = "PLOTLY_JS";
+const { pathname } = new URL(window.gradio_config.root); // behind a proxy this may be a folder
+script.src = `${pathname.replace(/\/$/, "")}PLOTLY_JS`;
 script.onload = draw;
 script.onerror = () => {
   failed = true;

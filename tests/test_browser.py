@@ -139,13 +139,24 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
         assert max(mask.size) == 640
         inside = np.asarray(mask.convert("L")) > 127
     assert 0 < inside.mean() < 1
-    for kept in Path(get_upload_folder()).rglob(download.value.suggested_filename):
-        kept.unlink()  # as gradio does after an hour
+    name = download.value.suggested_filename
+
+    def remove_files() -> None:  # as gradio does after an hour
+        for kept in Path(get_upload_folder()).rglob(name.replace("mask", "*")):
+            kept.unlink()
+
+    remove_files()
     page.focus("#mask-file")
     with page.expect_download() as again:
         page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "mask-file"
     assert Path(again.value.path()).read_bytes() == path.read_bytes()
+    remove_files()
+    with (
+        page.expect_download(lambda file: file.suggested_filename == name),
+        page.expect_download(lambda file: file.suggested_filename.endswith("-overlay.png")),
+    ):
+        page.evaluate("for (const one of ['mask', 'overlay']) window[`${one}-file`].click()")
 
     assert page.evaluate(EYE) == pytest.approx(turned, abs=1e-6), "new colors keep the camera"
 
@@ -451,6 +462,43 @@ def test_what_is_asked_as_the_stream_of_answers_ends_is_answered(
     page.wait_for_selector('#found img[alt*="“globe”"]', state="attached")
     page.wait_for_selector(".points-twin:has-text('could not be loaded: reload the page')")
     page.close()
+
+
+NO_STORAGE = """
+for (const name of ["localStorage", "sessionStorage"])
+  Object.defineProperty(window, name, {configurable: true, get() { throw Error("denied"); }});
+"""
+
+
+def test_a_page_in_a_folder_of_a_host_works_though_nothing_may_be_stored(
+    browser: "playwright.Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/folder")
+    monkeypatch.setattr("demo.handlers.LONG_SIDE", 160)  # quick to draw
+    shelf = shelf_of_balls(tmp_path)
+    served = build_app(shelf, Builder(shelf))
+    address = serve(served, shelf, host="127.0.0.1", port=None)
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    outside: list[str] = []
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+
+    def proxy(route: "playwright.Route") -> None:
+        url = route.request.url
+        if not url.startswith(f"{address}folder/"):
+            outside.append(url)
+        route.continue_(url=url.replace("/folder/", "/"))
+
+    page.route(f"{address}**", proxy)
+    page.add_init_script(NO_STORAGE)
+    page.goto(f"{address}folder/")
+    page.wait_for_selector(FOUND)
+    page.wait_for_selector(".points-plot canvas")
+    assert outside == []
+    assert errors == []
+    page.close()
+    served.close()
 
 
 BUILD = """
