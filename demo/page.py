@@ -89,8 +89,9 @@ _KEPT_PHOTOS = """async () => {
     const {ok} = await fetch(kept[0].url, {method: "HEAD"}).catch(() => ({}));
     if (ok) return [kept, same];
     sessionStorage.removeItem("langsplat-photos");
-    return [same, {text: "LOST", kind: "none"}];
-}""".replace("LOST", "The photos chosen before are no longer on the server: choose them again.")
+    const lost = "The photos chosen before are no longer on the server: choose them again.";
+    return [same, {text: lost, kind: "none"}];
+}"""
 # The offer is cleared once it is taken, since steps that open no other scene end here, too.
 _TEXT = "(offered, now) => [window.textToShow(offered, now), null]"
 _NO_BUILD = "none"  # in place of a key: the browser does not store empty values
