@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, TextIO, overload
 
@@ -52,6 +51,7 @@ from langsplat.sfm import FEATURES, MATCHING, PLACING
 from langsplat.train import (
     TRAINING,
     TrainConfig,
+    check_whole,
     fit_gaussians,
     hold_python_numbers,
     mean_psnr,
@@ -105,8 +105,7 @@ class BuildConfig:
         for spec in (self.segmenter, self.encoder):
             check_name(spec, "rename the file")
         for name in ("max_side", "codewords", "seed"):
-            if not isinstance(getattr(self, name), Integral):
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}.")
+            check_whole(name, getattr(self, name))
         if not 64 <= self.max_side <= 4096:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
         if not 1 <= self.codewords <= 4096:

@@ -41,7 +41,14 @@ from scipy import ndimage
 
 from langsplat.encoders import Encoder
 from langsplat.metrics import mask_iou
-from langsplat.official import read_array, read_autoencoder, read_cameras, read_cfg_args, stem_of
+from langsplat.official import (
+    read_array,
+    read_autoencoder,
+    read_cameras,
+    read_cfg_args,
+    repeated,
+    stem_of,
+)
 from langsplat.progress import Progress, silent
 from langsplat.query import MAX_QUERY_PIXELS, NEGATIVES, SHARPNESS, SceneQuery
 from langsplat.rasterize import render
@@ -156,8 +163,7 @@ class Labels:
         if not self.frames:
             raise ValueError(f"The labels {self.name!r} hold no frame: choose another folder.")
         stems = [Path(frame.name).stem for frame in self.frames]
-        twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-        if twice is not None:
+        if (twice := repeated(stems)) is not None:
             raise ValueError(f"Two labelled frames are both called {twice!r}: rename one.")
 
 

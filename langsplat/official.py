@@ -551,7 +551,7 @@ def stem_of(name: str) -> str:
     return Path(name).name.split(".")[0]
 
 
-def _twice(stems: Sequence[str]) -> str | None:
+def repeated(stems: Sequence[str]) -> str | None:
     """The first that is there more than once."""
     return next((stem for stem, count in Counter(stems).items() if count > 1), None)
 
@@ -1219,7 +1219,7 @@ def _lifted(
             f"{folder} has no features of {cameras[0].name or 'the cameras'} ({len(cameras)} "
             "views): give the features of the same photos."
         )
-    if twice := _twice([stem_of(camera.name) for camera in seen]):
+    if (twice := repeated([stem_of(camera.name) for camera in seen])) is not None:
         raise ValueError(
             f"Two photos are called {twice!r} up to the first dot, so {folder} has the features of "
             "one of them only: rename them, and run COLMAP and LangSplat's preprocess.py again."
@@ -1296,7 +1296,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
         what = "exists and is not empty" if out.is_dir() else "is a file"
         raise ValueError(f"{out} {what}: choose a new folder for the files.")
     stems = [stem_of(camera.name) or f"{index:05d}" for index, camera in enumerate(scene.cameras)]
-    if twice := _twice(stems):
+    if (twice := repeated(stems)) is not None:
         raise ValueError(
             f"Two views are called {twice!r} up to the first dot, which is all the official code "
             "looks at: rename the photos and build the scene again."

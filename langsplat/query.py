@@ -601,8 +601,8 @@ class SceneQuery:
         self.scene = scene
         self.encoder = encoder
         self.near_things, self.as_published = near_things, as_published
-        field, scene = scene.language, replace(scene, gaussians=_still(scene.gaussians))
-        self._gaussians = scene.gaussians
+        self._drawn = replace(scene, gaussians=_still(scene.gaussians))
+        field = scene.language
         # A Gaussian that no view ever saw means nothing, whatever its code is.
         codes = torch.where(field.mass[..., None] > 0, field.codes, 0).detach()
         if codes.dtype == torch.bfloat16:  # numpy has none
@@ -615,7 +615,7 @@ class SceneQuery:
         negatives = self._texts(NEGATIVES)
         if not bool((negatives.float().norm(dim=1) < 1.01).all()):  # never normalised, or NaN
             raise self._no_embeddings()
-        given = scene, self._field, negatives, _ANY_SUPPORT if as_published else MIN_SUPPORT
+        given = self._drawn, self._field, negatives, _ANY_SUPPORT if as_published else MIN_SUPPORT
         self._scores: _Scores
         if isinstance(field.codec, Autoencoder):
             table = None if exact or as_published else tabulate(field.codec, codes[field.mass > 0])
@@ -687,7 +687,7 @@ class SceneQuery:
 
     def render(self, camera: Camera) -> np.ndarray:
         """The picture from `camera`, uint8 [H, W, 3]."""
-        return render_rgb(replace(self.scene, gaussians=self._gaussians), camera)
+        return render_rgb(self._drawn, camera)
 
     def relevancy(self, texts: Iterable[str], camera: Camera) -> Tensor:
         """The pixel relevancy of several texts in one view, without smoothing.
@@ -768,7 +768,7 @@ class SceneQuery:
         camera: Camera,
     ) -> None:
         """`_hold` for scores of Gaussians [T, N], each text at its level, inside the picture."""
-        gaussians, camera = self._gaussians, camera.to(scores.device)
+        gaussians, camera = self._drawn.gaussians, camera.to(scores.device)
         points = gaussians.means @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
         across, down, depth = (points @ camera.K.T).unbind(1)
         x, y = across / depth, down / depth

@@ -109,12 +109,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         hold_python_numbers(self)
-        _check_whole("iterations", self.iterations, 1, 1_000_000)
-        _check_whole("max_gaussians", self.max_gaussians, 1, 50_000_000)
-        _check_whole("sh_degree", self.sh_degree, 0, 3)
-        _check_whole("refine_every", self.refine_every, 1, 1_000_000)
-        _check_whole("holdout_every", self.holdout_every, 0, 1_000_000)
-        _check_whole("seed", self.seed, 0, 2**63 - 1)
+        for name, low, high in (
+            ("iterations", 1, 1_000_000),
+            ("max_gaussians", 1, 50_000_000),
+            ("sh_degree", 0, 3),
+            ("refine_every", 1, 1_000_000),
+            ("holdout_every", 0, 1_000_000),
+            ("seed", 0, 2**63 - 1),
+        ):
+            check_whole(name, getattr(self, name))
+            _check_range(name, getattr(self, name), low, high)
         for name in (
             "sh_step",
             "half_resolution_until",
@@ -152,10 +156,10 @@ def hold_python_numbers(config: Any) -> None:
             object.__setattr__(config, name, value.item())
 
 
-def _check_whole(name: str, value: int, low: int, high: int) -> None:
+def check_whole(name: str, value: Any) -> None:
+    """Raise ValueError unless a setting is a whole number, of Python's or of numpy's."""
     if not isinstance(value, Integral):
         raise ValueError(f"{name} must be a whole number, got {value!r}.")
-    _check_range(name, value, low, high)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
