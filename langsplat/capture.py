@@ -1094,7 +1094,8 @@ def ply_vertices(path: Path) -> dict[str, NDArray[Any]]:
                 raise damaged
             columns.append((words[2], PLY_TYPES[words[1]]))
     names = [name for name, _ in columns]
-    count = int(elements[0][2]) if elements[0][2].isdecimal() else MAX_POINTS + 1
+    # Python refuses to read numbers of thousands of digits.
+    count = int(elements[0][2]) if re.fullmatch("[0-9]{1,15}", elements[0][2]) else MAX_POINTS + 1
     if count > MAX_POINTS or len(set(names)) != len(names) or not {"x", "y", "z"} <= set(names):
         raise damaged
     if count == 0:

@@ -203,9 +203,10 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
     degree, means, dc, rest, log_scales, quats, logit_opacities = params[:7]
     n = means.shape[0] if isinstance(means, Tensor) and means.ndim else 0
     if not isinstance(degree, int) or not 0 <= degree <= 3:
+        # Lists that hold one list twice, again and again, are tiny in a file but not as text.
+        got = degree if isinstance(degree, int) else f"a {type(degree).__name__}"
         raise ValueError(
-            f"{path} is damaged: its SH degree is {degree!s:.40}, not 0 to 3: copy or download "
-            "it again."
+            f"{path} is damaged: its SH degree is {got}, not 0 to 3: copy or download it again."
         )
     means = _part(path, "positions", means, (n, 3))
     dc = _part(path, "colors", dc, (n, 1, 3))
@@ -244,15 +245,21 @@ def read_autoencoder(path: Path | str) -> Autoencoder:
     Raises:
         ValueError: it is damaged, could run code, or is something else.
     """
+    path = Path(path)
     content = load_untrusted(path, "autoencoder")
-    if not isinstance(content, Mapping) or not all(map(_holds_numbers, content.values())):
+    if (
+        not isinstance(content, Mapping)
+        or not all(map(_holds_numbers, content.values()))
+        # Tensors may share their numbers in the file, but the copies below do not.
+        or sum(t.numel() * t.element_size() for t in content.values()) > path.stat().st_size
+    ):
         raise ValueError(
             f"{path} is not an autoencoder: give the best_ckpt.pth that LangSplat's "
             "autoencoder/train.py writes."
         )
     try:
         # Copies, so that the file can be closed.
-        return Autoencoder.from_tensors({str(k): t.clone() for k, t in content.items()})
+        return Autoencoder.from_tensors({str(k): t.detach().clone() for k, t in content.items()})
     except ValueError as error:
         raise ValueError(f"{path} cannot be used. {error}") from None
 
@@ -724,16 +731,16 @@ class _Files:
         self.roots = roots
         self.checkpoints: dict[Path, Path] = {}  # model folder -> its newest
         self.clouds: dict[Path, Path] = {}  # model folder -> its newest
+        self.trained: dict[Path, int] = {}  # checkpoint or cloud -> its iteration
         self.autoencoders: list[Path] = []
         self.colmap: list[Path] = []
         self.cameras: dict[Path, Path] = {}  # model folder -> cameras.json
         self.features: list[Path] = []
         self.latents: list[Path] = []
         self.foreign: list[Path] = []
+        self.pooled: list[Path] = []
         self.cfgs: dict[Path, dict[str, Any]] = {}
         self.notes: list[str] = []
-        newest: dict[Path, int] = {}
-        newest_cloud: dict[Path, int] = {}
         for folder, names in self._walk():
             if holds_colmap(folder):
                 self.colmap.append(folder)
@@ -743,8 +750,7 @@ class _Files:
             for name in names:
                 path = folder / name
                 if number := re.fullmatch(r"chkpnt(\d+)\.pth", name):
-                    if int(number[1]) >= newest.get(folder, 0):
-                        newest[folder], self.checkpoints[folder] = int(number[1]), path
+                    self._add(self.checkpoints, folder, path, int(number[1]))
                 elif re.fullmatch(r"chkpnt\d+_langfeat_\d\.pth", name):
                     self.foreign.append(path)
                 elif name == "best_ckpt.pth":
@@ -756,9 +762,12 @@ class _Files:
                 elif name == "point_cloud.ply":
                     number = re.fullmatch(r"iteration_(\d+)", folder.name)
                     model = folder.parents[1] if number else folder
-                    if int(number[1] if number else 0) >= newest_cloud.get(model, 0):
-                        newest_cloud[model] = int(number[1] if number else 0)
-                        self.clouds[model] = path
+                    self._add(self.clouds, model, path, int(number[1]) if number else 0)
+
+    def _add(self, newest: dict[Path, Path], model: Path, path: Path, iteration: int) -> None:
+        self.trained[path] = iteration
+        if iteration >= self.trained[newest.get(model, path)]:
+            newest[model] = path
 
     def _walk(self) -> Iterator[tuple[Path, list[str]]]:
         seen = set()
@@ -776,6 +785,11 @@ class _Files:
                 if not again:
                     yield folder, sorted(names)
 
+    def newest(self, model: Path) -> Path:
+        """The checkpoint in a model's folder or, if that was trained longer, the point cloud."""
+        checkpoint = self.checkpoints[model]
+        return max(checkpoint, self.clouds.get(model, checkpoint), key=self.trained.__getitem__)
+
     def _read_cfg(self, folder: Path, path: Path) -> None:
         try:
             self.cfgs[folder] = read_cfg_args(path)
@@ -791,10 +805,12 @@ class _Files:
 
     @property
     def not_read(self) -> list[str]:
-        """A line for the user if there are checkpoints of Occam's LGS."""
+        """A line for the user on each kind of checkpoint that is there but not read."""
+        kinds = ("Occam's LGS", self.foreign), ("level 0 (all masks pooled)", self.pooled)
         return [
-            f"{self.short(path)} is of Occam's LGS, which is not read here"
-            for path in self.foreign[:1]
+            f"{self.short(path)} is of {kind}, which is not read here"
+            for kind, paths in kinds
+            for path in paths[:1]
         ]
 
     def level_of(self, folder: Path) -> int | None:
@@ -851,6 +867,9 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
             raise ValueError(f"{what}: give the folder of the official files.")
     files = _Files(roots)
     opened = {folder: read_checkpoint(path) for folder, path in files.checkpoints.items()}
+    for folder, checkpoint in list(opened.items()):
+        if checkpoint.stage != RGB and files.cfgs.get(folder, {}).get("feature_level") == 0:
+            files.pooled.append(opened.pop(folder).path)
     name, runs = _runs(files, opened)
     lifted = bool(files.features or (files.latents and files.autoencoders))
     rgb = None
@@ -859,7 +878,7 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
             if files.level_of(folder) is not None and not lifted:
                 read_checkpoint(checkpoint.path, stage=LANGUAGE)  # raises: it is an RGB one
         name = (files.features or files.latents or roots)[0].parent.name if lifted else name
-        rgbs = [checkpoint.path for checkpoint in opened.values()] or list(files.clouds.values())
+        rgbs = [files.newest(folder) for folder in opened] or list(files.clouds.values())
         rgb = files.choose("models without language", rgbs, name)
     of_cloud = {path: folder for folder, path in files.clouds.items()}
     models = [run.path.parent for run in runs.values()]

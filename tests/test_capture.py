@@ -684,6 +684,7 @@ end_header
         ("ascii 1.0\nelement vertex 2", "binary_big_endian 1.0\nelement vertex 1", None),
         ("vertex 2", "vertex 3", None),
         ("vertex 2", "vertex two", None),
+        ("vertex 2", f"vertex {'9' * 5000}", None),
         ("element", "element face 0\nelement", None),
         ("uchar red", "uchar z", None),
         ("float z", "float w", None),

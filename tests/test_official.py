@@ -117,7 +117,19 @@ def test_a_checkpoint_that_would_fill_the_memory_is_not_unpacked(tmp_path, monke
 
 @pytest.mark.parametrize(
     "damage",
-    ["half", "text", "empty", "disks", "other", "short", "nan", "degree", "harmonics", "logits"],
+    [
+        "half",
+        "text",
+        "empty",
+        "disks",
+        "other",
+        "short",
+        "nan",
+        "degree",
+        "nested",
+        "harmonics",
+        "logits",
+    ],
 )
 def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
     path = files.write_checkpoint(tmp_path / "c.pth", "language")
@@ -138,6 +150,8 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
             params[4] = params[4][:100]
         elif damage == "degree":
             params[0] = 4
+        elif damage == "nested":
+            params[0] = [[3], [3]]
         elif damage == "harmonics":
             params[3] = params[3][:, :8]
         elif damage == "logits":
@@ -151,6 +165,7 @@ def test_damaged_checkpoints_are_refused_in_a_sentence(tmp_path, damage):
         "short": r"its scales must be numbers \[200, 3\], got \[100, 3\]",
         "nan": "not finite in 1 of 200 rows: train",
         "degree": "its SH degree is 4, not 0 to 3: copy",
+        "nested": "its SH degree is a list, not 0 to 3: copy",
         "harmonics": "it has too few harmonics for degree 3: copy",
         "logits": r"1 logits a Gaussian do not fit codebooks of \[1, 2, 512\]: copy",
     }
@@ -616,9 +631,14 @@ def test_an_autoencoder_of_other_latents_is_refused_in_a_sentence(tmp_path, auto
 
 def test_what_is_no_autoencoder_is_refused_in_a_sentence(tmp_path):
     path = files.write_checkpoint(tmp_path / "best_ckpt.pth", "RGB")
-    with pytest.raises(ValueError, match=r"best_ckpt\.pth is not an autoencoder: give the best"):
-        read_autoencoder(path)
     state = files.autoencoder_state()
+    for content in (None, dict.fromkeys(state, torch.zeros(64, 64))):  # one tensor for all layers
+        if content:
+            torch.save(content, path)
+        with pytest.raises(
+            ValueError, match=r"best_ckpt\.pth is not an autoencoder: give the best"
+        ):
+            read_autoencoder(path)
     del state["decoder.6.bias"]
     torch.save(state, path)
     with pytest.raises(ValueError, match=r"best_ckpt\.pth cannot be used\. decoder\.6\.bias"):
@@ -627,12 +647,14 @@ def test_what_is_no_autoencoder_is_refused_in_a_sentence(tmp_path):
 
 def test_official_autoencoders_decode_as_their_layers_say(tmp_path):
     state = files.autoencoder_state()
-    torch.save(state, tmp_path / "best_ckpt.pth")
+    weight = torch.nn.Parameter(state["decoder.0.weight"])  # saved with keep_vars
+    torch.save({**state, "decoder.0.weight": weight}, tmp_path / "best_ckpt.pth")
     x = latent = torch.tensor([[0.6, -0.8, 0.0]])
     for index in range(0, 13, 2):
         x = x @ state[f"decoder.{index}.weight"].T + state[f"decoder.{index}.bias"]
         x = x.relu() if index < 12 else x / x.norm()
-    assert torch.allclose(read_autoencoder(tmp_path / "best_ckpt.pth").decode(latent), x, atol=1e-5)
+    decoded = read_autoencoder(tmp_path / "best_ckpt.pth").decode(latent)
+    assert torch.allclose(decoded, x, atol=1e-5) and not decoded.requires_grad
 
 
 def test_coded_features_are_lifted_through_their_autoencoder(tmp_path, autoencoder):
@@ -650,6 +672,7 @@ def test_features_and_a_model_without_language_are_lifted_to_a_scene(tmp_path, c
     root = tmp_path / "teatime"
     files.write_ply(root / "output/rgb/point_cloud/iteration_30000/point_cloud.ply")
     files.write_ply(root / "output/rgb/point_cloud/iteration_7000/point_cloud.ply", 5)
+    files.write_checkpoint(root / "output/rgb/chkpnt7000.pth", "RGB", 5)  # of an earlier iteration
     files.write_cameras_json(root / "output/rgb/cameras.json")
     files.write_features(root / "language_feature", EMBEDDINGS, size=(128, 96))
     (root / "language_feature/frame_00002_s.npy").unlink()
@@ -874,12 +897,15 @@ def test_runs_are_found_through_links_and_in_folders_given_one_by_one(tmp_path):
 def test_a_missing_level_is_said_and_does_not_answer(tmp_path):
     root = v2_runs(tmp_path / "project")
     files.write_colmap(root / "sparse/0")
-    shutil.rmtree(root / "output/teatime_1")
+    (root / "output/teatime_1").rename(root / "output/teatime_0")
+    files.write_cfg_args(root / "output/teatime_0/cfg_args", feature_level=0)
     (root / "chkpnt3_langfeat_1.pth").touch()
     found = find_official([root])
     assert found.missed == [
         "level 1 (subpart): queries will not answer at it",
         "project/chkpnt3_langfeat_1.pth is of Occam's LGS, which is not read here",
+        "project/output/teatime_0/chkpnt10000.pth is of level 0 (all masks pooled), which is not "
+        "read here",
     ]
     folder = import_official(found, tmp_path / "scene")
     assert load_scene(folder).language.mass.sum(dim=1).tolist() == [0, 200, 200]
