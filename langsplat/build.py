@@ -437,8 +437,7 @@ class _Work:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._marker.close()
         kept = (CAPTURE_FILE, f"{_FEATURES}*")
-        refused = kind is not None and issubclass(kind, ValueError)
-        if refused and not any(file for name in kept for file in self.folder.glob(name)):
+        if kind is not None and not any(file for name in kept for file in self.folder.glob(name)):
             shutil.rmtree(self.folder, ignore_errors=True)  # it holds nothing to resume from
 
     def remove(self) -> None:

@@ -315,15 +315,16 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
             f"{name} holds {len(members):,} files, more than the {MAX_MEMBERS:,} allowed: "
             "pack only the photos."
         )
+    # Videos, COLMAP's database and the like stay packed.
+    unpacked = [info for info in members if may_be_read(_inside(Path(), info.filename).name)]
     # zipfile never unpacks more than a zip declares.
-    total = sum(info.file_size for info in members)
+    total = sum(info.file_size for info in unpacked)
     if total > MAX_ZIP_BYTES:
         raise ValueError(
             f"{name} would unpack to {total / 1e6:,.0f} MB, more than the "
             f"{MAX_ZIP_BYTES // 1_000_000} allowed: pack fewer or smaller photos."
         )
     for info in members:
-        _inside(Path(), info.filename)
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(
                 f"{name} holds a link ({info.filename[:100]}): pack the files instead."
@@ -335,6 +336,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
             )
         if info.flag_bits & 0x1:
             raise ValueError(f"{name} is locked with a password: pack the photos without one.")
+    for info in unpacked:
         if info.file_size > MAX_RATIO * max(info.compress_size, 1) and info.file_size > 10_000:
             raise ValueError(
                 f"{name} is packed suspiciously tightly ({info.filename[:100]} grows more than "
@@ -579,7 +581,9 @@ def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> list[Path]
         roots += [above / "images", above / "input", above]
         if above == root:
             break
-    return list(dict.fromkeys([*roots, *folders]))
+    # Masks may have the photos' names, too.
+    largest = sorted(folders, key=lambda folder: _bytes_of(*_folders(folder)), reverse=True)
+    return list(dict.fromkeys([*roots, *largest]))
 
 
 Pose = tuple[str, Lens, NDArray[np.float64]]
@@ -1198,26 +1202,43 @@ def _of_video(path: Path) -> str:
 
 def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]], list[str]]:
     """The photos of the folder with the most, its files in unreadable formats, and notes."""
-    best: list[Path] = []
-    foreign: list[Path] = []
-    total, chosen = 0, folders[0]
-    for folder in folders:
-        files = [item for item in _listing(folder) if item.is_file()]
-        photos = [item for item in files if item.suffix.lower() in PHOTO_SUFFIXES]
-        others = [item for item in files if item.suffix.lower() in UNREADABLE_SUFFIXES]
-        total += len(photos)
-        # Masks and the like lie beside `images`, in equal number.
-        preferred = len(photos) == len(best) and folder.name == "images"
-        if len(photos) + len(others) > len(best) + len(foreign) or (photos and preferred):
-            best, foreign, chosen = photos, others, folder
+
+    def rank(folder: Path) -> tuple[bool, int, bool, int]:
+        photos, others = _photos_in(folder)
+        # Photos that were converted lie beside the originals; these count only if nothing else can.
+        enough = len(photos) >= MIN_PHOTOS
+        count = len(photos) if enough else len(photos) + len(others)
+        # Masks and small copies lie beside the photos, in equal number.
+        return enough, count, bool(photos) and folder.name == "images", _bytes_of(folder)
+
+    chosen = max(folders, key=rank)
+    photos, others = _photos_in(chosen)
+    left = sum(len(files) for folder in folders for files in _photos_in(folder))
+    left -= len(photos) + len(others)
     notes = []
-    if total > len(best):
+    if left:
         notes.append(
-            f"Only the photos in {chosen.name} ({len(best)}) were used: {total - len(best)} in "
-            "other folders were left out."
+            f"Only the photos in {chosen.name} ({len(photos)}) were used: {left} in other folders "
+            "were left out."
         )
     reason = "is in a format that cannot be read here (save it as JPEG)"
-    return best, [(item.name, reason) for item in foreign], notes
+    converted = {photo.stem for photo in photos}  # as cameras do that save both
+    foreign = [(item.name, reason) for item in others if item.stem not in converted]
+    return photos, foreign, notes
+
+
+def _photos_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The photos of this very folder, and its files in unreadable formats."""
+    files = [item for item in _listing(folder) if item.is_file()]
+    return (
+        [item for item in files if item.suffix.lower() in PHOTO_SUFFIXES],
+        [item for item in files if item.suffix.lower() in UNREADABLE_SUFFIXES],
+    )
+
+
+def _bytes_of(*folders: Path) -> int:
+    """How large the photos of these very folders are together."""
+    return sum(photo.stat().st_size for folder in folders for photo in _photos_in(folder)[0])
 
 
 def _prepare(

@@ -11,6 +11,7 @@ The child, `python -m langsplat.sfm WORKDIR`, ends when its stdin closes, which 
 parent dies.
 """
 
+import errno
 import json
 import os
 import re
@@ -35,6 +36,7 @@ LOOP_SUBSET = 40
 MAX_FEATURES = 2048  # matching a pair takes about 25 ms; twice as many take four times as long
 _SEED = 0  # the same photos give the same cameras
 PAIRS_PER_BLOCK = 64  # how often the matcher reports; blocks of 8 x 8 photos
+FULL_DISK = ("database or disk is full", os.strerror(errno.ENOSPC))  # SQLite's words, and others'
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def place_cameras(
         progress: stages "Find features", "Match photos", "Place cameras".
     Raises:
         ValueError: the child crashed; the message has the last line it wrote.
+        OSError: the disk that holds `workdir` is full.
     """
     job = {"groups": [asdict(group) for group in groups]}
     (workdir / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
@@ -121,6 +124,8 @@ def place_cameras(
             child.kill()
             child.wait()
     if result is None or code != 0:
+        if any(sign in line for line in words for sign in FULL_DISK):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir))
         last = next((line for line in reversed(words) if line.strip()), "nothing").strip()
         raise ValueError(
             f"Working out the camera positions stopped unexpectedly (exit code {code}). "
@@ -151,7 +156,7 @@ def _listen(
             progress(FEATURES, min(earlier + int(found[1]), photos), photos, "")
         elif found := re.search(r"Processing block \[(\d+)/(\d+)\]", line):
             progress(MATCHING, int(found[1]) - 1, int(found[2]), "")
-        else:
+        elif not re.match(r"\*\*\* |(PC: |\s+)@ ", line):  # the stack after COLMAP has aborted
             words.append(line)
     return result, words
 

@@ -603,6 +603,10 @@ def test_after_a_build_that_failed_the_next_may_begin(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="No photos were found in photos") as _kept:
             build.build_scene(tmp_path / "photos", tmp_path / "scene")
         assert not (tmp_path / "scene.build").exists()
+    for end in (KeyboardInterrupt, OSError):  # stopped, or a full disk, before there is a capture
+        with pytest.raises(end), build._Work(tmp_path / "photos", tmp_path / "scene") as work:
+            raise end
+        assert not work.folder.exists()
 
 
 def test_a_build_refused_late_keeps_what_the_next_goes_on_with(tmp_path: Path) -> None:

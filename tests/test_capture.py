@@ -23,7 +23,14 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
 from langsplat.cameras import Lens
-from langsplat.capture import COLMAP_MODELS, COLMAP_NUMBERS, load_capture, read_colmap
+from langsplat.capture import (
+    COLMAP_MODELS,
+    COLMAP_NUMBERS,
+    _folders,
+    _gather,
+    load_capture,
+    read_colmap,
+)
 from langsplat.scene import Camera
 from langsplat.sfm import PhotoGroup, Placement, pairs_to_match, place_cameras
 from tests.conftest import real_data
@@ -471,6 +478,11 @@ def test_the_photos_of_a_model_are_sought_where_most_of_them_are_but_never_above
     capture = load_capture(folder)
     assert len(capture.images) == 3 and not capture.notes
     shutil.rmtree(folder / "images")
+    for file in (folder / "my photos").iterdir():
+        photo(folder / "masks" / file.name, size=(8, 6))
+    shown = load_capture(folder)
+    assert shown.images[0].shape == capture.images[0].shape and len(shown.images) == 3
+    shutil.rmtree(folder / "masks")
     (folder / "my photos").rename(tmp_path / "images")
     with pytest.raises(ValueError, match=r"3 of the 3 photos .* missing .* put the photos beside"):
         load_capture(folder)
@@ -1079,6 +1091,28 @@ def test_the_folder_with_the_most_photos_is_used_or_the_one_named_images(tmp_pat
         load_capture(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "layout, used, notes",
+    [
+        (["IMG_{}.HEIC", "jpg/IMG_{}.jpg"], "jpg", ["Only the photos in jpg (8) were used: 8 in"]),
+        (["raw/{}.NEF", "raw/more{}.NEF", "jpg/{}.jpg"], "jpg", ["Only the photos in jpg (8)"]),
+        (["DSC_{}.JPG", "DSC_{}.NEF"], "photos", []),
+        (["masks/{}.png", "views/{}.png"], "views", ["Only the photos in views (8) were used: 8"]),
+    ],
+)
+def test_photos_are_found_beside_what_they_were_converted_from_and_beside_their_masks(
+    tmp_path, layout, used, notes
+):
+    root = tmp_path / "photos"
+    for name in layout:
+        for k in range(8):
+            file = root / name.format(k)
+            photo(file, size=(16, 16) if "masks" in name else (64, 48), format="PNG")
+    photos, foreign, told = _gather(list(_folders(root)))
+    assert {file.parent.name for file in photos} == {used} and len(photos) == 8 and not foreign
+    assert [note[: len(start)] for note, start in zip(told, notes, strict=True)] == notes
+
+
 def test_a_folder_that_is_closed_to_us_is_in_nobodys_way(tmp_path, monkeypatch):
     transforms(tmp_path)
     closed, access, iterdir = tmp_path / "lost+found", os.access, Path.iterdir
@@ -1208,6 +1242,10 @@ def test_a_zip_that_declares_too_much_is_refused_unread(tmp_path):
         data[at + 20 : at + 28] = struct.pack("<II", 200_000_000, 300_000_000)
     archive.write_bytes(data)
     with pytest.raises(ValueError, match="600 MB"):
+        load_capture(archive)
+    # What is not unpacked does not count, however large or tightly packed it is.
+    archive.write_bytes(data.replace(b"a.jpg", b"a.mov").replace(b"b.jpg", b"a.dbx"))
+    with pytest.raises(ValueError, match="No photos were found"):
         load_capture(archive)
 
 

@@ -122,6 +122,30 @@ def until(happened: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize(
+    "what, error, told",
+    [
+        ("SQLite error: database or disk is full", OSError, "No space left on device: .*"),
+        ("Check failed: x", ValueError, r".*\(exit code 3\).* words: what\(\):  Check failed: x"),
+    ],
+)
+def test_what_colmap_says_before_it_aborts_is_told_and_not_its_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, error: type[Exception], told: str
+) -> None:
+    stack = "".join(f"    @     0x7f24788ac05{k % 10} (libc.so.6+0x8e056)\n" for k in range(25))
+    words = f"""terminate called after throwing an instance of 'std::runtime_error'
+  what():  {what}
+*** Aborted at 1795831765 (unix time) try "date -d @1795831765" if you are using GNU date ***
+PC: @     0x7f24788a8eec (libc.so.6+0x8aeeb)
+*** SIGABRT (@0x572b) received by PID 22315 (TID 0x7f24) from PID 22315; stack trace: ***
+{stack}"""
+    worker = [sys.executable, "-c", f"import sys; print({words!r}); sys.exit(3)"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(sfm.subprocess, "Popen", lambda _, **options: popen(worker, **options))
+    with pytest.raises(error, match=told):
+        sfm.place_cameras(tmp_path, [sfm.PhotoGroup(["a.jpg", "b.jpg"], 64, 48, None)])
+
+
 def runs(process: str) -> bool:
     """Whether it runs; a dead process may still be listed, until it is collected."""
     try:
