@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import zipfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,12 +25,13 @@ from urllib.parse import urlencode
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from demo.viewer import Cloud, cloud_of
 from langsplat import SCENE_FILE, WORK_SUFFIX
 from langsplat.build import STAGES
 from langsplat.cameras import orbit_camera, yaw_pitch_of
-from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES
+from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES, zip_members
 from langsplat.encoders import Encoder, check_portable, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
@@ -145,8 +145,13 @@ def orbit_of(scene: Scene, view: View) -> View:
 
 def lowest_pitch(scene: Scene) -> int:
     """The least pitch of an orbit: level, or as low as photos were taken. Below is the floor."""
-    pitches = [yaw_pitch_of(camera, scene.center, scene.up)[1] for camera in scene.cameras]
-    return max(min([0, *map(math.floor, pitches)]), -HIGHEST)
+    if not scene.cameras:
+        return 0
+    poses = torch.stack([camera.viewmat for camera in scene.cameras])
+    positions = -(poses[:, :3, :3].mT @ poses[:, :3, 3:])[..., 0]
+    heights = F.normalize(positions - scene.center, dim=1) @ F.normalize(scene.up, dim=0)
+    lowest = math.degrees(math.asin(min(max(float(heights.min()), -1.0), 1.0)))
+    return max(min(0, math.floor(lowest)), -HIGHEST)
 
 
 # --------------------------------------------------------------------------- scenes and answers
@@ -198,6 +203,7 @@ class Shelf:
         self._pictures: Recent[np.ndarray] = Recent(_KEPT_ANSWERS)
         self._answers: Recent[Answer] = Recent(_KEPT_ANSWERS)
         self._ready: Recent[None] = Recent(_KEPT_SCENES)  # the scenes that are warmed up
+        self._entries: Recent[dict[str, Any]] = Recent(math.inf)
         self.downloads.mkdir(parents=True, exist_ok=True)
         # Folders of an earlier start are removed as new ones are added.
         self._files = sorted(self.downloads.iterdir(), key=lambda folder: folder.stat().st_mtime)
@@ -265,11 +271,32 @@ class Shelf:
         Raises:
             ValueError: the name is not in the list, or the scene cannot be read.
         """
+        folder = self._folder(name)
+        return self._rooms.get(name, lambda: self._open(name, folder))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """The listed scene's name, number of views and Gaussians, and example queries.
+
+        The scene is not opened for it: a list of all scenes would close those that are in use.
+
+        Raises:
+            ValueError: the name is not in the list, or the scene cannot be read.
+        """
+        folder = self._folder(name)
+
+        def read() -> dict[str, Any]:
+            scene = _load_listed(name, folder)
+            views, gaussians = len(scene.cameras), len(scene.gaussians)
+            return dict(name=name, views=views, gaussians=gaussians, examples=scene.examples)
+
+        return self._entries.get(name, read)
+
+    def _folder(self, name: str) -> Path:
         with self._lock:
             folder = self._folders.get(name)
         if folder is None:
-            raise ValueError(f"There is no scene {name[:100]!r} in the list.")
-        return self._rooms.get(name, lambda: self._open(name, folder))
+            raise ValueError(f"There is no scene {str(name)[:100]!r} in the list.")
+        return folder
 
     def picture(self, name: str, view: View) -> np.ndarray:
         """The scene from a view, uint8 [H, W, 3]."""
@@ -440,18 +467,9 @@ def list_scenes(shelf: Shelf) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = []
     for name in shelf.names:
         try:
-            scene = shelf.room(name).scene
+            listed.append(shelf.entry(name))
         except ValueError as error:
             listed.append({"name": name, "error": str(error)})
-            continue
-        listed.append(
-            {
-                "name": name,
-                "views": len(scene.cameras),
-                "gaussians": len(scene.gaussians),
-                "examples": scene.examples,
-            }
-        )
     return listed
 
 
@@ -491,9 +509,10 @@ def check_photos(paths: Sequence[str]) -> None:
         raise ValueError("Give either one zip or the photos themselves, not several together.")
     if zips:
         try:
-            with zipfile.ZipFile(zips[0]) as archive:
-                members = [info for info in archive.infolist() if _is_photo(info.filename)]
-        except Exception:  # zipfile raises nearly anything
+            members = [info for info in zip_members(zips[0]) if _is_photo(info.filename)]
+        except Exception as error:  # zipfile raises nearly anything
+            if type(error) is ValueError:  # in words already
+                raise
             raise ValueError(
                 f"{zips[0].name} is damaged or not a zip: pack the photos again."
             ) from None

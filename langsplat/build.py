@@ -27,7 +27,7 @@ import langsplat
 from langsplat import CAPTURE_FILE, PREVIEW_FILE, SCENE_FILE, WORK_MARK, WORK_SUFFIX
 from langsplat.cameras import world_frame
 from langsplat.capture import LOADING, READING, Capture, is_made_here, load_capture, may_be_read
-from langsplat.codec import CODECS
+from langsplat.codec import CODECS, MAX_CODEWORDS
 from langsplat.encoders import Encoder, bundled_name, check_list, is_file, load_encoder
 from langsplat.features import SegmentFeatures, embed_segments
 from langsplat.language import LIFTING, LanguageTraining, fit_language, level_notes
@@ -108,8 +108,10 @@ class BuildConfig:
             check_whole(name, getattr(self, name))
         if not 64 <= self.max_side <= 4096:
             raise ValueError(f"max_side must lie between 64 and 4096 pixels, got {self.max_side}.")
-        if not 1 <= self.codewords <= 4096:
-            raise ValueError(f"codewords must lie between 1 and 4096, got {self.codewords}.")
+        if not 1 <= self.codewords <= MAX_CODEWORDS:
+            raise ValueError(
+                f"codewords must lie between 1 and {MAX_CODEWORDS}, got {self.codewords}."
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"The seed must lie between 0 and 2^63 - 1, got {self.seed}.")
         if self.codec not in CODECS:

@@ -13,6 +13,7 @@ read anything else. Letters: P points, H W pixels.
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -48,6 +49,7 @@ ARCHIVE_SUFFIXES = {".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz"}
 MIN_PHOTOS, MAX_PHOTOS = 8, 300
 MAX_VIEWS = 5000  # of a capture that comes with its cameras
 MAX_MEMBERS, MAX_ZIP_BYTES, MAX_RATIO = 2000, 500_000_000, 100
+MAX_LISTING_BYTES = 1000 * MAX_MEMBERS  # of a zip's own list of its files
 MAX_TEXT_BYTES, MAX_POINTS = 1_000_000_000, 20_000_000
 MAX_JSON_BYTES = 20_000_000  # parsed, it takes thirty times as much memory
 MAX_LINE = 10_000_000  # characters
@@ -282,6 +284,29 @@ def _inside(root: Path, name: str) -> Path:
     return root.joinpath(*parts)
 
 
+class _ToList(io.BufferedReader):
+    """A zip that zipfile may list: it reads the list at once, and takes ten times its memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_LISTING_BYTES:
+            raise ValueError(
+                f"{Path(self.name).name} holds more than the {MAX_MEMBERS:,} files allowed: pack "
+                "only the photos."
+            )
+        return super().read(size)
+
+
+def zip_members(archive: Path) -> list[zipfile.ZipInfo]:
+    """The files of a zip that may be hostile, as it lists them; nothing is unpacked.
+
+    Raises:
+        ValueError: the list is too long.
+        Exception: not a zip, or damaged: zipfile raises nearly anything.
+    """
+    with _ToList(io.FileIO(archive)) as file, zipfile.ZipFile(file) as handle:
+        return [info for info in handle.infolist() if not info.is_dir()]
+
+
 def _unpack(archive: Path, root: Path) -> None:
     """Unpack what a capture needs from a zip that may be hostile.
 
@@ -290,9 +315,9 @@ def _unpack(archive: Path, root: Path) -> None:
             capture has no need for.
     """
     try:
+        members = zip_members(archive)
+        _check_members(archive.name, members)
         with zipfile.ZipFile(archive) as handle:
-            members = [info for info in handle.infolist() if not info.is_dir()]
-            _check_members(archive.name, members)
             for info in members:
                 target = _inside(root, info.filename)
                 if any(_is_clutter(part) for part in target.relative_to(root).parts):

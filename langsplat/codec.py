@@ -33,6 +33,9 @@ from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_t
 
 FITTING = "Train autoencoder"
 KMEANS_ROUNDS = 25
+# V of a codebook. A query needs V x V numbers for each level, 200 MB with this many: a damaged or
+# hostile file must not ask for more.
+MAX_CODEWORDS = 4096
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table, tried in turn until one is accurate enough. With rows of 150
 # numbers the finest table takes 238 MB.
@@ -50,7 +53,7 @@ class Codebook:
         codewords: [L, V, E] float32, of unit length as `fit_codebook` makes them (zeros at a level
             without any segment), of any length if they were imported.
     Raises:
-        ValueError: they have another shape, or there is none.
+        ValueError: they have another shape, there is none, or there are more than 4096.
     """
 
     codewords: Tensor  # [L, V, E]
@@ -62,6 +65,11 @@ class Codebook:
             raise ValueError(
                 f"codewords must be [L, V, E], V >= 1, got {list(self.codewords.shape)}: "
                 "the scene's language field is damaged; build the scene again."
+            )
+        if self.size > MAX_CODEWORDS:
+            raise ValueError(
+                f"A codebook has at most {MAX_CODEWORDS:,} codewords for each level, this one "
+                f"{self.size:,}: build the scene again with fewer."
             )
 
     @property

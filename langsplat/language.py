@@ -36,7 +36,7 @@ from langsplat.codec import (
 from langsplat.features import SegmentFeatures
 from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
 from langsplat.rasterize import lift, lift_labels, painting, render
-from langsplat.scene import Camera, Gaussians, LanguageField
+from langsplat.scene import MAX_CODE, Camera, Gaussians, LanguageField
 
 LIFTING, REFINING = "Lift language", "Train language"
 # How many codewords a Gaussian keeps after lifting, and if it is trained. The third and fourth that
@@ -160,6 +160,8 @@ def lift_language(
     _check_counts(cameras, features)
     if keep < 1:
         raise ValueError(f"A Gaussian must keep at least one codeword, got keep={keep}.")
+    if isinstance(codec, Codebook) and min(keep, codec.size) > MAX_CODE:
+        raise ValueError(f"A Gaussian can keep at most {MAX_CODE} codewords, got keep={keep}.")
     levels = len(codec.codewords if isinstance(codec, Codebook) else features[0].embeddings)
     channels = codec.size if isinstance(codec, Codebook) else codec.latent + 1
     n, device = len(gaussians), gaussians.device

@@ -18,6 +18,7 @@ Opening a scene reads tensors and JSON only: it can never run code.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -45,6 +46,11 @@ FORMAT_VERSION = 1
 # pixels with AT_ONCE channels each.
 MAX_IMAGE_PIXELS = 64_000_000
 NEAR = 0.01  # the near plane, as gsplat's
+# D of a codebook's codes: what a query needs first grows with D x D, and a damaged or hostile file
+# must not ask for more.
+MAX_CODE = 64
+_MOST_EXAMPLES = 100
+_PAIRS_AT_ONCE = 1 << 24  # of codewords; 67 MB
 
 
 def _check(name: str, tensor: Tensor, shape: Sequence[int | None], why: str = "") -> None:
@@ -206,7 +212,7 @@ class LanguageField:
     Args:
         rows: [L, N, D] integer, the codeword that each weight belongs to; None for latents.
         codes: [L, N, D] float. With a codebook, weights >= 0 whose sum is 1 where mass > 0; with
-            an autoencoder, latents of length 1 where mass > 0.
+            an autoencoder, latents of length 1 where mass > 0. D <= 64 with a codebook.
         mass: [L, N] float, the blending weight that supports the code; 0 = seen in no view.
         codec: turns codes into embeddings.
         encoder: name of the encoder whose space the embeddings live in.
@@ -240,6 +246,11 @@ class LanguageField:
             raise ValueError("A codebook's codes need rows, the codewords they weigh.")
         _check("rows", self.rows, (self.codec.levels, None, None))
         _check("codes", self.codes, tuple(self.rows.shape), " like rows")
+        if self.codes.shape[2] > MAX_CODE:
+            raise ValueError(
+                f"A Gaussian's code weighs at most {MAX_CODE} codewords, these weigh "
+                f"{self.codes.shape[2]}: build the scene again with fewer."
+            )
         if self.rows.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
             raise ValueError(
                 f"rows must be whole numbers, got {self.rows.dtype}: the scene's language field is "
@@ -321,12 +332,16 @@ class LanguageField:
         """Length of every Gaussian's blended embedding, [L, N] float32."""
         all_rows, codec = self._sparse()
         gram = codec.gram()
-        out = []
-        for level in range(len(all_rows)):
-            rows, codes = all_rows[level].long(), self.codes[level].float()
+        out = torch.empty(self.mass.shape, device=self.codes.device)
+        at_once = max(1, _PAIRS_AT_ONCE // max(1, all_rows.shape[2] ** 2))
+        for level, first in itertools.product(
+            range(len(all_rows)), range(0, all_rows.shape[1], at_once)
+        ):
+            some = level, slice(first, first + at_once)
+            rows, codes = all_rows[some].long(), self.codes[some].float()
             pairs = gram[level][rows[:, :, None], rows[:, None, :]]  # [N, D, D]
-            out.append(torch.einsum("nd,nde,ne->n", codes, pairs, codes).clamp_min(0).sqrt())
-        return torch.stack(out)
+            out[some] = torch.einsum("nd,nde,ne->n", codes, pairs, codes).clamp_min(0).sqrt()
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,9 +396,11 @@ class Scene:
 
     @property
     def examples(self) -> list[str]:
-        """Example queries that came with the scene."""
+        """Example queries that came with the scene: at most 100, made safe as names are."""
         examples = self.provenance.get("examples", [])
-        return [str(text) for text in examples] if isinstance(examples, list) else []
+        if not isinstance(examples, list):
+            return []
+        return [_printable(text) for text in examples[:_MOST_EXAMPLES] if isinstance(text, str)]
 
 
 def save_scene(
@@ -652,4 +669,5 @@ def check_name(name: str, remedy: str) -> None:
 def _printable(text: str, most: int = 200) -> str:
     """A stranger's name made safe for a list: one line, no control characters, at most `most`."""
     controls = ("Cc", "Cs", "Zl", "Zp")
-    return "".join(ch for ch in text if unicodedata.category(ch) not in controls)[:most]
+    kept = (ch for ch in text if unicodedata.category(ch) not in controls)
+    return "".join(itertools.islice(kept, most))

@@ -169,6 +169,7 @@ def _work(workdir: Path) -> None:
 
     from langsplat.progress import json_progress
 
+    pycolmap.logging.logtostderr = True  # not to files too, which would stay in the system's /tmp
     show = json_progress()
     job = json.loads((workdir / JOB_FILE).read_text(encoding="utf-8"))
     photos, database = workdir / PHOTOS, workdir / "database.db"

@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 import zipfile
@@ -1201,6 +1202,11 @@ def attack(kind: str, handle: zipfile.ZipFile) -> None:
         handle.writestr(info, "/etc/passwd")
     elif kind == "bomb":
         handle.writestr("a.jpg", b"\0" * 20_000_000, zipfile.ZIP_DEFLATED)
+    elif kind == "list":
+        for k in range(40):
+            info = zipfile.ZipInfo(f"{k}.jpg")
+            info.comment = bytes(65_000)
+            handle.writestr(info, b"")
     elif kind == "crowd":
         for k in range(2001):
             handle.writestr(f"{k}.jpg", b"")
@@ -1220,6 +1226,7 @@ def attack(kind: str, handle: zipfile.ZipFile) -> None:
         ("link", "holds a link"),
         ("bomb", "suspiciously tight"),
         ("crowd", "2,001 files"),
+        ("list", "holds more than the 2,000 files allowed"),
     ],
 )
 def test_a_hostile_zip_is_refused_and_writes_nothing(tmp_path, kind, message):
@@ -1488,9 +1495,12 @@ def test_bare_photos_are_placed_where_the_ground_truth_says(tmp_path):
     assert max(done for stage, done, _ in stages if stage == "Find features") == 12
 
 
-def test_photos_that_cannot_be_placed_end_in_a_sentence():
+def test_photos_that_cannot_be_placed_end_in_a_sentence_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where COLMAP would keep logs for ever
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(ValueError, match="of 8 photos"):
         load_capture(real_data("raydiffusion_examples") / "robot", max_side=64)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_crash_of_sfm_is_told_with_its_last_words(tmp_path):

@@ -81,7 +81,8 @@ def test_nothing_to_describe_is_said() -> None:
             Codebook(torch.zeros(shape))
 
 
-def test_norms_and_scores_agree_with_decoding() -> None:
+def test_norms_and_scores_agree_with_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langsplat.scene._PAIRS_AT_ONCE", 30)  # three Gaussians
     generator = torch.Generator().manual_seed(0)
     codec = Codebook(F.normalize(torch.randn(2, 7, 16, generator=generator), dim=2))
     rows = torch.stack([torch.randperm(7, generator=generator)[:3] for _ in range(20)])

@@ -307,6 +307,15 @@ def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:
     assert len(shelf._pictures) == 16
 
 
+def test_a_list_of_many_scenes_closes_none_of_those_in_use(tmp_path: Path) -> None:
+    shelf = shelf_of_balls(tmp_path)
+    for name in "abc":
+        shelf.add(Path(shutil.copytree(tmp_path / "balls", tmp_path / name)))
+    room = shelf.room("balls")
+    assert [entry["views"] for entry in list_scenes(shelf)] == [12] * 4
+    assert shelf.room("balls") is room
+
+
 def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -809,6 +818,9 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
     junk = [f"__MACOSX/._{index}.jpg" for index in range(20)]
     assert "none so far" in refused(zip_of(tmp_path / "junk.zip", junk))
     assert "one zip" in refused([*zip_of(tmp_path / "a.zip", []), *photos(tmp_path / "b", 8)])
+    # Its list takes ten times as much memory while it is read.
+    crowd = zip_of(tmp_path / "crowd.zip", [f"{index:01000}.jpg" for index in range(2000)])
+    assert "more than the 2,000 files allowed: pack only the photos" in refused(crowd)
     check_photos(zip_of(tmp_path / "good.zip", [f"in/{index}.jpg" for index in range(8)]))
 
 
@@ -1157,6 +1169,7 @@ def test_a_script_can_list_render_and_query(address: str, tmp_path: Path) -> Non
         ({"text": " "}, "Type what to look for"),
         ({"text": "x" * 10_000}, "200 characters"),
         ({"text": "mug", "scene": "/etc/passwd"}, "in the list"),
+        ({"text": "mug", "scene": None}, "in the list"),
         ({"text": "mug", "view": 99}, "views 0 to 11"),
         ({"text": "mug", "view": None}, "view must be a number"),
         ({"text": "mug", "threshold": None}, "threshold must be a number"),

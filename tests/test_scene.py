@@ -252,6 +252,12 @@ def test_endless_names_are_cut(tmp_path: Path) -> None:
     assert (back.name, back.cameras[0].name) == (200 * "y", 1000 * "x")
 
 
+def test_a_strangers_examples_are_a_few_short_texts_that_can_be_sent() -> None:
+    given = ["red\ud800 cup\x1b", 5, {"a": 1}, 1000 * "x", *1000 * ["mug"]]
+    examples = replace(small_scene(), provenance={"examples": given}).examples
+    assert examples == ["red cup", 200 * "x", *96 * ["mug"]]
+
+
 def test_a_name_that_is_no_text_does_not_lose_the_scene(tmp_path: Path) -> None:
     folder = save_scene(replace(small_scene(), name="caf\udce9"), tmp_path / "s")
     assert load_scene(folder).name == "caf?"
@@ -379,6 +385,17 @@ def test_values_that_are_not_finite_or_out_of_range_are_refused(tmp_path: Path) 
     poisoned = tensors | {"language.codes": tensors["language.codes"] - 2}
     save_file(poisoned, file, metadata=metadata)
     with pytest.raises(ValueError, match="must not be negative"):
+        load_scene(tmp_path / "s")
+    # With a few megabytes of these a query would need 400 GB, or minutes.
+    poisoned = tensors | {"language.codec.codewords": torch.zeros(3, 4097, 8)}
+    save_file(poisoned, file, metadata=metadata)
+    with pytest.raises(ValueError, match="at most 4,096 codewords for each level, this one 4,097"):
+        load_scene(tmp_path / "s")
+    wide = {"language.rows": torch.uint8, "language.codes": torch.float16}
+    shape = (*tensors["language.rows"].shape[:2], 65)
+    poisoned = tensors | {name: torch.zeros(shape, dtype=kind) for name, kind in wide.items()}
+    save_file(poisoned, file, metadata=metadata)
+    with pytest.raises(ValueError, match="at most 64 codewords, these weigh 65"):
         load_scene(tmp_path / "s")
 
 
