@@ -492,7 +492,7 @@ def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
     are left out.
     """
     root, seen = path.parent if path.suffix.lower() == ".json" else path, set(but)
-    found = [root] if root.is_file() else []
+    found = [root]  # if it is a file; folders are left out below
     for folder, below, names in os.walk(root, followlinks=True):
         here = Path(folder)
         if here.resolve() in seen or is_made_here(here):

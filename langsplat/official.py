@@ -972,12 +972,6 @@ def _runs(files: _Files, opened: Mapping[Path, Checkpoint]) -> tuple[str, dict[i
 def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
     """Fill in `found.found` and `found.missed`, the lines for the user."""
 
-    def line(what: str, path: Path | None, without: str = "") -> None:
-        if path is not None:
-            found.found.append(f"{what}: {files.short(path)}")
-        elif without:
-            found.missed.append(f"{what}: {without}")
-
     for level, name in enumerate(LEVELS):
         run = runs.get(level)
         if run is not None:
@@ -989,15 +983,18 @@ def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
             found.missed.append(f"level {level + 1} ({name}): queries will not answer at it")
     if not runs:
         found.missed.append("level runs: language is lifted from the features")
-        line("model without language", found.rgb, "no chkpntNNNNN.pth, no point_cloud.ply")
-    coded = found.stage == LANGUAGE or (found.features is None and found.latents is not None)
-    why = "best_ckpt.pth turns codes into embeddings" if coded else ""
-    line("autoencoder", found.autoencoder, why)
-    line("COLMAP model", found.colmap, "cameras.json is used instead" if found.cameras_json else "")
-    line("cameras", found.cameras_json)
-    why = "needed to lift language" if not runs and found.latents is None else ""
-    line("features", found.features, why)
-    line("coded features", found.latents)
+    for what, path in (
+        ("model without language", found.rgb),
+        ("autoencoder", found.autoencoder),
+        ("COLMAP model", found.colmap),
+        ("cameras", found.cameras_json),
+        ("features", found.features),
+        ("coded features", found.latents),
+    ):
+        if path is not None:
+            found.found.append(f"{what}: {files.short(path)}")
+    if found.colmap is None:
+        found.missed.append("COLMAP model: cameras.json is used instead")
     found.missed += files.not_read
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -53,6 +55,7 @@ from demo.page import MOST_PAGES, Explore, NewScene, build_app, forget_broken_up
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
+from langsplat.progress import interrupt
 from langsplat.query import NEGATIVES, Answer, SceneQuery, heat, overlay, render_rgb
 from langsplat.scene import Camera, Gaussians, LanguageField, Scene, load_scene, save_scene
 from tests import hub_server
@@ -825,7 +828,7 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
 
 
 BUILD = """
-import json, shutil, sys, time
+import json, shutil, subprocess, sys, time
 out, mode = sys.argv[sys.argv.index("--out") + 1], sys.argv[1]
 report = {"stage": "Train Gaussians", "done": 1, "total": 4, "note": "", "left": 90.5}
 print(json.dumps(report), flush=True)
@@ -837,7 +840,10 @@ if mode.startswith("late:"):
 if mode == "error":
     print(json.dumps({"error": "Only 3 of 8 photos could be placed."}))
     sys.exit(1)
-if mode == "crash":
+if mode.startswith("leave:"):
+    left = open(mode.removeprefix("leave:"), "w")
+    subprocess.Popen("sleep 3; echo outlived", shell=True, stdout=left)
+if mode == "crash" or mode.startswith("leave:"):
     sys.exit(139)
 time.sleep(1)  # reports that come in one breath are told as one
 shutil.copytree(mode, out)
@@ -997,6 +1003,16 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(
     assert last.log == ("Train Gaussians",), "what happened before can still be read"
     assert leftovers(shelf) == []
     assert shelf.names == ["balls"]
+
+
+def test_what_a_crashed_build_left_running_is_ended(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    _, builder = builder_of(tmp_path, f"leave:{fifo}")
+    with os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)) as end:
+        assert "ended unexpectedly" in build(builder, photos(tmp_path / "in", 8))[-1].text
+        os.set_blocking(end.fileno(), True)
+        assert end.read() == ""  # as soon as nobody can write to it any more
 
 
 def test_a_second_build_is_told_to_wait_and_stop_ends_the_first(tmp_path: Path) -> None:
@@ -1268,6 +1284,19 @@ def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
     assert code == 2
     assert said.count("\n") == 1
     assert "no such scene" in said
+
+
+def test_the_end_of_the_app_ends_the_build_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Builder] = []
+    page = SimpleNamespace(block_thread=lambda: interrupt(signal.SIGINT, None))
+    monkeypatch.setattr("demo.page.build_app", lambda *of: page)
+    monkeypatch.setattr("demo.page.serve", lambda *of, **at: "its address")
+    monkeypatch.setattr(Shelf, "warm_up", lambda shelf: None)
+    monkeypatch.setattr(Builder, "close", lambda builder: closed.append(builder))
+    assert app.main(["--results", str(tmp_path)]) == 130
+    assert len(closed) == 1
 
 
 def test_a_damaged_scene_ends_the_app_with_one_sentence(

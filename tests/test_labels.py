@@ -245,3 +245,5 @@ def test_folders_without_labels_and_doubled_names_are_refused(tmp_path: Path) ->
     frames = tuple(LabelledFrame(name, 4, 4, (thing,)) for name in ("a.png", "b/a.jpg"))
     with pytest.raises(ValueError, match="both called 'a'"):
         Labels("scene", frames)
+    with pytest.raises(ValueError, match="hold no frame"):
+        Labels("scene", ())

@@ -900,6 +900,8 @@ def test_a_missing_level_is_said_and_does_not_answer(tmp_path):
     (root / "output/teatime_1").rename(root / "output/teatime_0")
     files.write_cfg_args(root / "output/teatime_0/cfg_args", feature_level=0)
     (root / "chkpnt3_langfeat_1.pth").touch()
+    # Beside runs of LangSplatV2 coded features need no autoencoder.
+    files.write_features(root / "language_features_dim3", torch.ones(2, 3))
     found = find_official([root])
     assert found.missed == [
         "level 1 (subpart): queries will not answer at it",
