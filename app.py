@@ -37,9 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     print("LangSplat is starting ...", flush=True)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="langsplat-", ignore_cleanup_errors=True
-        ) as scratch:
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="langsplat-", ignore_cleanup_errors=True)
+        except OSError as error:
+            return _refuse(
+                f"There is no folder for temporary files ({error.strerror or error}): set TMPDIR "
+                "to one that can be written to."
+            )
+        with folder as scratch:
             return _serve(args, Path(scratch))
     except KeyboardInterrupt:
         return 130

@@ -619,8 +619,9 @@ class Builder:
             scenes = self._shelf.results / "scenes"
             scenes.mkdir(parents=True, exist_ok=True)
             slug = re.sub(r"[\W_]+", "-", name.lower()).strip("-")[:40] or "my-scene"
-            taken = {path.name for path in scenes.iterdir()} | set(self._shelf.names)
-            out = scenes / _unused(slug, taken)
+            # Another server may build in this folder, too.
+            taken = {path.name.removesuffix(WORK_SUFFIX) for path in scenes.iterdir()}
+            out = scenes / _unused(slug, taken | set(self._shelf.names))
             with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
                 return self._run(build, _gather(paths, Path(work) / "photos"), out, name)
         except ValueError as error:
@@ -633,6 +634,8 @@ class Builder:
             )
 
     def _run(self, build: "_Build", source: Path, out: Path, title: str) -> BuildStatus:
+        work = out.with_name(out.name + WORK_SUFFIX)
+        work.mkdir()  # from now on the name is taken
         # One argument with its option, because a name may begin with a dash.
         words = [*self._command, str(source), "--out", str(out), f"--name={title or out.name}"]
         with subprocess.Popen(
@@ -655,7 +658,7 @@ class Builder:
             finally:
                 _end(child)
                 # Builds are not resumed here, so what an unfinished one leaves is of no use.
-                shutil.rmtree(out.with_name(out.name + WORK_SUFFIX), ignore_errors=True)
+                shutil.rmtree(work, ignore_errors=True)
         listed, note = self._shelf.add(out), build.report.note
         text = f"Done: {listed} is in the list of scenes. {note}".strip()
         return replace(build.report, text=text, kind="found", scene=listed)
@@ -784,6 +787,7 @@ def _end(child: "subprocess.Popen[str]") -> None:
     if child.poll() is None:
         child.terminate()
         _wait(child, 5.0)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    if hasattr(os, "killpg"):  # Windows has no groups: there SfM ends as its stdin closes
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
     child.wait()

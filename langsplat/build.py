@@ -544,7 +544,7 @@ def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) ->
     partial = file.with_name(f"partial-{file.name}")  # one per file: threads write several at once
     try:
         (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
-        partial.rename(file)
+        partial.replace(file)
     except BaseException:  # on a full disk it would keep taking up space
         partial.unlink(missing_ok=True)
         raise

@@ -53,6 +53,7 @@ from demo.handlers import (
 )
 from demo.page import MOST_PAGES, Explore, NewScene, build_app, forget_broken_uploads, serve
 from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
+from langsplat import CAPTURE_FILE
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
 from langsplat.progress import interrupt
@@ -1024,6 +1025,8 @@ def test_a_second_build_is_told_to_wait_and_stop_ends_the_first(tmp_path: Path) 
         pass
     with pytest.raises(ValueError, match="being built already"):
         builder.start(paths)
+    work = shelf.results / "scenes" / "my-scene.build"
+    assert work.is_dir(), "another server that builds in this folder sees that the name is taken"
     child = child_of(builder)
     builder.stop("another")
     assert next(running).kind == "busy", "only who started a build can stop it"
@@ -1033,7 +1036,23 @@ def test_a_second_build_is_told_to_wait_and_stop_ends_the_first(tmp_path: Path) 
     assert reports[-1].text.startswith("Stopped")
     assert all(report.stopping for report in reports[:-1])
     assert child.poll() is not None
-    assert leftovers(shelf) == []
+    assert leftovers(shelf) == [] and not work.exists()
+
+
+def test_a_build_leaves_the_unfinished_work_of_another_server_alone(tmp_path: Path) -> None:
+    shelf, builder = builder_of(tmp_path, "error")
+    work = shelf.results / "scenes" / "mug.build"
+    work.mkdir(parents=True)
+    (work / CAPTURE_FILE).touch()
+    assert "Only 3 of 8" in build(builder, photos(tmp_path / "in", 8), "mug")[-1].text
+    assert list(shelf.results.glob("scenes/**/*")) == [work, work / CAPTURE_FILE]
+
+
+def test_a_build_ends_where_processes_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "killpg")  # as on Windows
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        handlers._end(child)
+    assert child.returncode == -signal.SIGTERM
 
 
 def child_of(builder: Builder) -> "subprocess.Popen[str]":
@@ -1274,6 +1293,14 @@ def test_an_argument_that_cannot_be_used_ends_the_app_with_one_sentence(
             code = end.code
     said = capfd.readouterr().err
     assert code == 2 and re.search(sentence, said) and "Traceback" not in said
+
+
+def test_without_a_folder_for_temporary_files_the_app_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert app.main([]) == 2
+    assert "temporary files (No such file or directory): set TMPDIR" in capsys.readouterr().err
 
 
 def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
