@@ -100,6 +100,8 @@ _LOADING = threading.Lock()  # torch's list of allowed objects is shared by all 
 def load_untrusted(path: Path | str, what: str = "checkpoint") -> Any:
     """Load what torch.save wrote: tensors, numbers and containers, memory-mapped on the CPU.
 
+    No file can run code here, but torch's reader lets a hostile one take memory while it is read.
+
     Args:
         what: what the file should be, for error messages.
     Raises:
