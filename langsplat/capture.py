@@ -300,10 +300,9 @@ def zip_members(archive: Path) -> list[zipfile.ZipInfo]:
     """The files of a zip that may be hostile, as it lists them; nothing is unpacked.
 
     Raises:
-        ValueError: the list is too long.
-        Exception: not a zip, or damaged: zipfile raises nearly anything.
+        ValueError: not a zip, damaged, or the list is too long.
     """
-    with _ToList(io.FileIO(archive)) as file, zipfile.ZipFile(file) as handle:
+    with _zip_errors(archive), _ToList(io.FileIO(archive)) as file, zipfile.ZipFile(file) as handle:
         return [info for info in handle.infolist() if not info.is_dir()]
 
 
@@ -314,24 +313,32 @@ def _unpack(archive: Path, root: Path) -> None:
         ValueError: not a zip, damaged, locked, too large, or with names, links or zips that a
             capture has no need for.
     """
+    members = zip_members(archive)
+    _check_members(archive.name, members)
+    with _zip_errors(archive), zipfile.ZipFile(archive) as handle:
+        for info in members:
+            target = _inside(root, info.filename)
+            if any(_is_clutter(part) for part in target.relative_to(root).parts):
+                continue
+            if may_be_read(target.name):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(handle.read(info))
+
+
+@contextlib.contextmanager
+def _zip_errors(archive: Path) -> Iterator[None]:
+    """Tell what zipfile and its decompressors raise, which is nearly anything, in a sentence."""
     try:
-        members = zip_members(archive)
-        _check_members(archive.name, members)
-        with zipfile.ZipFile(archive) as handle:
-            for info in members:
-                target = _inside(root, info.filename)
-                if any(_is_clutter(part) for part in target.relative_to(root).parts):
-                    continue
-                if may_be_read(target.name):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(handle.read(info))
-    except Exception as error:  # zipfile and its decompressors raise nearly anything
+        yield
+    except Exception as error:
         # Our own refusals and errors of the machine keep their messages. In a damaged zip, seeking
         # is invalid (EINVAL), and bzip2 raises an OSError without a number.
         machine = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
         if machine or isinstance(error, MemoryError) or type(error) is ValueError:
             raise
-        raise ValueError(f"{archive.name} is not a readable zip: pack the photos again.") from error
+        raise ValueError(
+            f"{archive.name} is damaged or not a zip: pack the photos again."
+        ) from error
 
 
 def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:

@@ -1191,7 +1191,7 @@ def test_a_single_file_that_is_no_zip_is_one_sentence(tmp_path):
             load_capture(path)
     (tmp_path / "walk.MP4").unlink()
     (tmp_path / "fake.zip").write_bytes(b"PK\3\4 nothing of the kind")
-    with pytest.raises(ValueError, match="not a readable zip"):
+    with pytest.raises(ValueError, match="is damaged or not a zip: pack"):
         load_capture(tmp_path / "fake.zip")
 
 
@@ -1263,7 +1263,7 @@ def test_a_damaged_zip_is_one_sentence(tmp_path):
     data = bytearray(archive.read_bytes())
     data[1000:1200] = bytes(200)
     archive.write_bytes(data)
-    with pytest.raises(ValueError, match="not a readable zip"):
+    with pytest.raises(ValueError, match="is damaged or not a zip: pack"):
         load_capture(archive)
 
 
@@ -1280,7 +1280,7 @@ def test_a_zip_with_damage_of_any_kind_is_refused_in_the_same_sentence(tmp_path,
     else:
         data = data[:60] + b"\xff" * 200 + data[260:]
     archive.write_bytes(data)
-    with pytest.raises(ValueError, match=r"^a\.zip is not a readable zip: pack the photos again"):
+    with pytest.raises(ValueError, match=r"^a\.zip is damaged or not a zip: pack the photos again"):
         load_capture(archive)
 
 
