@@ -147,8 +147,8 @@ def lowest_pitch(scene: Scene) -> int:
     """The least pitch of an orbit: level, or as low as photos were taken. Below is the floor."""
     if not scene.cameras:
         return 0
-    poses = torch.stack([camera.viewmat for camera in scene.cameras])
-    positions = -(poses[:, :3, :3].mT @ poses[:, :3, 3:])[..., 0]
+    # All at once: one camera after the other a scene with many views would keep everyone waiting.
+    positions = torch.stack([camera.position for camera in scene.cameras])
     heights = F.normalize(positions - scene.center, dim=1) @ F.normalize(scene.up, dim=0)
     lowest = math.degrees(math.asin(min(max(float(heights.min()), -1.0), 1.0)))
     return max(min(0, math.floor(lowest)), -HIGHEST)
@@ -615,8 +615,14 @@ class Builder:
             # Another server may build in this folder, too.
             taken = {path.name.removesuffix(WORK_SUFFIX) for path in scenes.iterdir()}
             out = scenes / _unused(slug, taken | set(self._shelf.names))
-            with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
-                return self._run(build, _gather(paths, Path(work) / "photos"), out, name)
+            unfinished = out.with_name(out.name + WORK_SUFFIX)
+            unfinished.mkdir()  # from now on the name is taken
+            try:
+                with tempfile.TemporaryDirectory(prefix="photos-", dir=self._shelf.results) as work:
+                    return self._run(build, _gather(paths, Path(work) / "photos"), out, name)
+            finally:
+                # Builds are not resumed here, so what an unfinished one leaves is of no use.
+                shutil.rmtree(unfinished, ignore_errors=True)
         except ValueError as error:
             return replace(build.report, text=str(error), kind="error", share=None)
         except OSError as error:
@@ -627,8 +633,6 @@ class Builder:
             )
 
     def _run(self, build: "_Build", source: Path, out: Path, title: str) -> BuildStatus:
-        work = out.with_name(out.name + WORK_SUFFIX)
-        work.mkdir()  # from now on the name is taken
         # One argument with its option, because a name may begin with a dash.
         words = [*self._command, str(source), "--out", str(out), f"--name={title or out.name}"]
         with subprocess.Popen(
@@ -650,8 +654,6 @@ class Builder:
                 return BuildStatus("Stopped. Nothing of this build was kept.", "none")
             finally:
                 _end(child)
-                # Builds are not resumed here, so what an unfinished one leaves is of no use.
-                shutil.rmtree(work, ignore_errors=True)
         listed, note = self._shelf.add(out), build.report.note
         text = f"Done: {listed} is in the list of scenes. {note}".strip()
         return replace(build.report, text=text, kind="found", scene=listed)

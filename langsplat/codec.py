@@ -123,7 +123,7 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0)
         A codebook. A level with fewer than V segments repeats codewords; `assign` uses the
         first copy.
     Raises:
-        ValueError: no level has a segment, or size is not positive.
+        ValueError: no level has a segment, size is not positive, or V would be more than 4096.
     """
     if size < 1:
         raise ValueError(f"A codebook needs at least one codeword, got size={size}.")
@@ -134,6 +134,8 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0)
             "check the photos, or choose another segmenter."
         )
     size = min(size, most)
+    if size > MAX_CODEWORDS:
+        raise ValueError(f"A codebook has at most {MAX_CODEWORDS:,} codewords, got size={size:,}.")
     dim = next(rows.shape[1] for rows in embeddings if len(rows))
     codewords = torch.zeros(len(embeddings), size, dim)
     for level, rows in enumerate(embeddings):

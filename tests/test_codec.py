@@ -73,6 +73,11 @@ def test_identical_embeddings_do_not_break_the_start() -> None:
     assert torch.isfinite(codec.codewords).all()
 
 
+def test_more_codewords_than_a_scene_may_have_are_refused_before_they_are_fitted() -> None:
+    with pytest.raises(ValueError, match=r"at most 4,096 codewords, got size=5,000"):
+        fit_codebook([torch.ones(5000, 1), torch.ones(2, 1)], size=6000)
+
+
 def test_nothing_to_describe_is_said() -> None:
     with pytest.raises(ValueError, match="single segment"):
         fit_codebook([torch.zeros(0, 16)], size=4)

@@ -967,15 +967,16 @@ def test_a_scene_is_listed_under_the_letters_of_its_name(
 def test_a_full_disk_ends_a_build_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object) -> None:
+    def full(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     _, builder = builder_of(tmp_path, "copy")
-    monkeypatch.setattr(shutil, "copyfile", full)
-    last = build(builder, photos(tmp_path / "in", 8))[-1]
-    assert last.kind == "error"
-    assert "no room for a build here now (No space left" in last.text
-    monkeypatch.undo()
+    for place, function in ((shutil, "copyfile"), (subprocess, "Popen")):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, function, full)
+            last = build(builder, photos(tmp_path / "in", 8))[-1]
+        assert last.kind == "error"
+        assert "no room for a build here now (No space left" in last.text
     assert build(builder, photos(tmp_path / "in", 8))[-1].scene == "my-scene"
 
 
@@ -1039,13 +1040,22 @@ def test_a_second_build_is_told_to_wait_and_stop_ends_the_first(tmp_path: Path) 
     assert leftovers(shelf) == [] and not work.exists()
 
 
-def test_a_build_leaves_the_unfinished_work_of_another_server_alone(tmp_path: Path) -> None:
+def test_a_build_leaves_the_unfinished_work_of_another_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shelf, builder = builder_of(tmp_path, "error")
     work = shelf.results / "scenes" / "mug.build"
     work.mkdir(parents=True)
     (work / CAPTURE_FILE).touch()
     assert "Only 3 of 8" in build(builder, photos(tmp_path / "in", 8), "mug")[-1].text
     assert list(shelf.results.glob("scenes/**/*")) == [work, work / CAPTURE_FILE]
+
+    def taken(source: str, copy: Path) -> None:
+        assert (work.parent / "mug-2.build").is_dir(), "before the photos are copied"
+        Path(copy).touch()
+
+    monkeypatch.setattr(shutil, "copyfile", taken)
+    assert "Only 3 of 8" in build(builder, photos(tmp_path / "in", 8), "mug")[-1].text
 
 
 def test_a_build_ends_where_processes_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
