@@ -14,6 +14,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import struct
 import tempfile
 import zipfile
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -606,16 +607,18 @@ def holds_colmap(folder: Path) -> bool:
     )
 
 
-def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> list[Path]:
+def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> Iterator[Path]:
     """Folders in which the model's photos may lie, likely ones first."""
-    roots = []
     for above in (model, *model.parents):
-        roots += [above / "images", above / "input", above]
+        yield from (above / "images", above / "input", above)
         if above == root:
             break
+
+    def size(folder: Path) -> int:
+        return _bytes_of(photo for below in _folders(folder) for photo in _photos_in(below)[0])
+
     # Masks may have the photos' names, too.
-    largest = sorted(folders, key=lambda folder: _bytes_of(*_folders(folder)), reverse=True)
-    return list(dict.fromkeys([*roots, *largest]))
+    yield from sorted(folders, key=size, reverse=True)
 
 
 Pose = tuple[str, Lens, NDArray[np.float64]]
@@ -663,7 +666,7 @@ def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float64], NDArray[
     return found, points, colors
 
 
-def _read_colmap(folder: Path, roots: Sequence[Path], *, upright: bool) -> _Model:
+def _read_colmap(folder: Path, roots: Iterable[Path], *, upright: bool) -> _Model:
     """A COLMAP model and where its photos are.
 
     Raises:
@@ -1234,19 +1237,21 @@ def _of_video(path: Path) -> str:
 
 def _gather(folders: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]], list[str]]:
     """The photos of the folder with the most, its files in unreadable formats, and notes."""
+    found = {folder: _photos_in(folder) for folder in folders}
 
-    def rank(folder: Path) -> tuple[bool, int, bool, int]:
-        photos, others = _photos_in(folder)
+    def rank(folder: Path) -> tuple[bool, int, bool, int, int]:
+        photos, others = found[folder]
         # Photos that were converted lie beside the originals; these count only if nothing else can.
         enough = len(photos) >= MIN_PHOTOS
         count = len(photos) if enough else len(photos) + len(others)
-        # Masks and small copies lie beside the photos, in equal number.
-        return enough, count, bool(photos) and folder.name == "images", _bytes_of(folder)
+        # Masks, depth maps and small copies lie beside the photos, in equal number.
+        named = bool(photos) and folder.name == "images"
+        jpegs = sum(photo.suffix.lower() in (".jpg", ".jpeg") for photo in photos)
+        return enough, count, named, jpegs, _bytes_of(photos)
 
     chosen = max(folders, key=rank)
-    photos, others = _photos_in(chosen)
-    left = sum(len(files) for folder in folders for files in _photos_in(folder))
-    left -= len(photos) + len(others)
+    photos, others = found[chosen]
+    left = sum(map(len, itertools.chain(*found.values()))) - len(photos) - len(others)
     notes = []
     if left:
         notes.append(
@@ -1268,9 +1273,8 @@ def _photos_in(folder: Path) -> tuple[list[Path], list[Path]]:
     )
 
 
-def _bytes_of(*folders: Path) -> int:
-    """How large the photos of these very folders are together."""
-    return sum(photo.stat().st_size for folder in folders for photo in _photos_in(folder)[0])
+def _bytes_of(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _prepare(

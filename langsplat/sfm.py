@@ -36,7 +36,7 @@ LOOP_SUBSET = 40
 MAX_FEATURES = 2048  # matching a pair takes about 25 ms; twice as many take four times as long
 _SEED = 0  # the same photos give the same cameras
 PAIRS_PER_BLOCK = 64  # how often the matcher reports; blocks of 8 x 8 photos
-FULL_DISK = ("database or disk is full", os.strerror(errno.ENOSPC))  # SQLite's words, and others'
+_FULL_DISK = ("database or disk is full", os.strerror(errno.ENOSPC))  # SQLite's words, and others'
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def place_cameras(
             child.kill()
             child.wait()
     if result is None or code != 0:
-        if any(sign in line for line in words for sign in FULL_DISK):
+        if any(sign in line for line in words for sign in _FULL_DISK):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir))
         last = next((line for line in reversed(words) if line.strip()), "nothing").strip()
         raise ValueError(

@@ -1099,6 +1099,7 @@ def test_the_folder_with_the_most_photos_is_used_or_the_one_named_images(tmp_pat
         (["raw/{}.NEF", "raw/more{}.NEF", "jpg/{}.jpg"], "jpg", ["Only the photos in jpg (8)"]),
         (["DSC_{}.JPG", "DSC_{}.NEF"], "photos", []),
         (["masks/{}.png", "views/{}.png"], "views", ["Only the photos in views (8) were used: 8"]),
+        (["color/{}.jpg", "depth/{}.png"], "color", ["Only the photos in color (8) were used: 8"]),
     ],
 )
 def test_photos_are_found_beside_what_they_were_converted_from_and_beside_their_masks(
@@ -1108,7 +1109,8 @@ def test_photos_are_found_beside_what_they_were_converted_from_and_beside_their_
     for name in layout:
         for k in range(8):
             file = root / name.format(k)
-            photo(file, size=(16, 16) if "masks" in name else (64, 48), format="PNG")
+            small = "masks" in name or "color" in name
+            photo(file, size=(16, 16) if small else (64, 48), format="PNG")
     photos, foreign, told = _gather(list(_folders(root)))
     assert {file.parent.name for file in photos} == {used} and len(photos) == 8 and not foreign
     assert [note[: len(start)] for note, start in zip(told, notes, strict=True)] == notes
