@@ -387,13 +387,15 @@ class _LatentScores:
         return self._source.of_texts(texts) if isinstance(self._source, DecodeTable) else texts
 
     def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
-        out = torch.zeros(len(asked), len(self._values), device=self._values.device)
-        chosen = levels.tolist()
+        out = _empty((len(asked), len(self._values)), self._values.device)
+        # A few at a time on the CPU, where large temporaries are expensive.
+        some, chosen = len(self._values) if out.is_cuda else _LATENTS_AT_ONCE, levels.tolist()
         for level in set(chosen):
             texts = torch.tensor([t for t, own in enumerate(chosen) if own == level])
-            kept, best, seen = self._of_level(level)
-            margins = self._source.cosines(kept, asked[texts]) - best[:, None]
-            out[texts] = (torch.sigmoid(SHARPNESS * margins) * seen[:, None]).T
+            parts = (tensor.split(max(1, some)) for tensor in (out.T, *self._of_level(level)))
+            for part, kept, best, seen in zip(*parts, strict=True):
+                margins = self._source.cosines(kept, asked[texts]).sub_(best[:, None])
+                part[:, texts] = margins.mul_(SHARPNESS).sigmoid_().mul_(seen[:, None])
         return out
 
     def view(self, camera: Camera) -> _View:
@@ -724,15 +726,15 @@ class SceneQuery:
 
     def gaussian_relevancy(self, texts: Iterable[str]) -> Tensor:
         """The Gaussian relevancy, [T, L, N] float32 in [0, 1]; 0 for those no view ever saw."""
-        texts = check_list(texts)
-        none = torch.zeros(0, *self._field.mass.shape, device=self._field.codes.device)
-        rated = (self._rate(asked, len(some)) for some, asked in self._batches(texts))
-        return torch.cat([none, *rated])
-
-    def _rate(self, asked: Any, texts: int) -> Tensor:
-        """[T, L, N] of the texts asked."""
-        levels = torch.arange(len(self._field.levels), device=self._field.codes.device)
-        return torch.stack([self._scores.rate(asked, k.repeat(texts)) for k in levels], dim=1)
+        texts, device = check_list(texts), self._field.codes.device
+        out = _empty((len(texts), *self._field.mass.shape), device)
+        done = 0
+        for some, asked in self._batches(texts):
+            for level in range(len(self._field.levels)):
+                levels = torch.full((len(some),), level, device=device)
+                out[done : done + len(some), level] = self._scores.rate(asked, levels)
+            done += len(some)
+        return out
 
     def _hold(
         self,

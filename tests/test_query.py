@@ -197,7 +197,10 @@ def latent_scene() -> Scene:
 
 
 @pytest.mark.parametrize("text", ["left ball", "right ball", "something else"])
-def test_latents_are_scored_as_if_every_pixel_were_decoded(text: str) -> None:
+def test_latents_are_scored_as_if_every_pixel_were_decoded(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langsplat.query._LATENTS_AT_ONCE", 50)
     scene, encoder = latent_scene(), TableEncoder()
     field = scene.language
     assert field is not None
@@ -221,6 +224,7 @@ def test_latents_are_scored_as_if_every_pixel_were_decoded(text: str) -> None:
 
 
 def test_a_table_answers_as_the_decoder_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langsplat.query._LATENTS_AT_ONCE", 50)
     scene, camera = latent_scene(), front_camera()
     exact = SceneQuery(scene, TableEncoder(), exact=True)
     want, want_3d = exact.relevancy(["both"], camera), exact.gaussian_relevancy(["both"])
