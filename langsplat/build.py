@@ -32,7 +32,13 @@ from langsplat.encoders import Encoder, bundled_name, check_list, is_file, load_
 from langsplat.features import SegmentFeatures, embed_segments
 from langsplat.language import LIFTING, LanguageTraining, fit_language, level_notes
 from langsplat.masks import Segmenter, load_segmenter
-from langsplat.progress import Progress, silent, torch_threads
+from langsplat.progress import (
+    Progress,
+    check_whole,
+    hold_python_numbers,
+    silent,
+    torch_threads,
+)
 from langsplat.query import render_rgb
 from langsplat.rasterize import render_surface
 from langsplat.sam import SamSegmenter
@@ -51,9 +57,7 @@ from langsplat.sfm import FEATURES, MATCHING, PLACING
 from langsplat.train import (
     TRAINING,
     TrainConfig,
-    check_whole,
     fit_gaussians,
-    hold_python_numbers,
     mean_psnr,
     split_views,
 )
@@ -203,7 +207,7 @@ def build_scene(
 
         progress(SAVING, 0, 1, "")
         notes = [*capture.notes, *level_notes(language)]
-        center, up, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
+        center, up, radius = world_frame(capture.cameras, capture.points)
         scene = Scene(
             gaussians=gaussians,
             cameras=capture.cameras,

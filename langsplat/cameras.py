@@ -6,7 +6,7 @@ World-to-camera matrices, OpenCV axes (x right, y down, z forward), pixel centre
 degrees. An orbit is given by yaw (around `up`, counterclockwise seen from above), pitch (positive =
 above the centre) and distance (in units of the radius at which the scene's cameras stand).
 
-    center, up, radius = world_frame(capture.cameras, torch.from_numpy(capture.points))
+    center, up, radius = world_frame(capture.cameras, capture.points)
     camera = orbit_camera(center, up, radius, 30.0, 20.0, 1.0, 640, 480, 50.0)
 """
 
@@ -116,7 +116,9 @@ def _orbit_axes(up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return up, east, torch.linalg.cross(up, east)
 
 
-def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tensor, float]:
+def world_frame(
+    cameras: Sequence[Camera], points: ArrayLike | None = None
+) -> tuple[Tensor, Tensor, float]:
     """The centre, up and radius of a scene, as `orbit_camera` takes them.
 
     Up is the mean of the cameras' up axes, refined to the normal of the plane that the cameras'
@@ -126,7 +128,7 @@ def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tens
 
     Args:
         cameras: at least one.
-        points: [P, 3] of the scene, or [0, 3] if there are none.
+        points: [P, 3] of the scene, a tensor or an array; [0, 3] or None if there are none.
     Returns:
         center [3], up [3] unit, radius > 0: the median distance of the cameras to the centre.
     Raises:
@@ -137,7 +139,7 @@ def world_frame(cameras: Sequence[Camera], points: Tensor) -> tuple[Tensor, Tens
     poses = torch.stack([camera.camtoworld for camera in cameras]).double().cpu()
     right, down, forward, position = poses[:, :3, :4].unbind(dim=2)
     up = _level_up(right, -down)
-    points = points.double().cpu().reshape(-1, 3)
+    points = torch.as_tensor(() if points is None else points).double().cpu().reshape(-1, 3)
 
     # Sum over axes of the squared distance to the point: (I - d d^T)(x - p) = 0, least squares.
     flat = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None, :]

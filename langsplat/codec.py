@@ -29,7 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
+from langsplat.progress import (
+    Checkpoints,
+    Progress,
+    digest_of,
+    hold_python_numbers,
+    silent,
+    torch_threads,
+)
 
 FITTING = "Train autoencoder"
 KMEANS_ROUNDS = 25
@@ -123,8 +130,11 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0)
         A codebook. A level with fewer than V segments repeats codewords; `assign` uses the
         first copy.
     Raises:
-        ValueError: no level has a segment, size is not positive, or V would be more than 4096.
+        ValueError: no level has a segment, embeddings are longer than 1, size is not positive, or
+            V would be more than 4096.
     """
+    for rows in embeddings:
+        check_unit(rows)
     if size < 1:
         raise ValueError(f"A codebook needs at least one codeword, got size={size}.")
     most = max((len(rows) for rows in embeddings), default=0)
@@ -141,10 +151,23 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0)
     for level, rows in enumerate(embeddings):
         if len(rows) == 0:
             continue
-        generator = torch.Generator().manual_seed(seed + level)
+        generator = torch.Generator().manual_seed(int(seed) + level)
         words = _spherical_kmeans(rows.float().cpu(), min(size, len(rows)), generator)
         codewords[level] = words[torch.arange(size) % len(words)]
     return Codebook(codewords)
+
+
+def check_unit(rows: Tensor) -> None:
+    """Raise ValueError unless these are embeddings [M, E], none longer than 1."""
+    if not isinstance(rows, Tensor) or rows.ndim != 2:
+        got = list(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
+        raise ValueError(f"Embeddings must be a torch tensor [M, E] for every level, got {got}.")
+    longest = float(rows.detach().float().norm(dim=1).max()) if len(rows) else 0.0
+    if longest > 1.01:  # half floats are this exact
+        raise ValueError(
+            f"Embeddings must have length 1, got one of {longest:.3g}: divide them by their "
+            "lengths, torch.nn.functional.normalize(embeddings, dim=1)."
+        )
 
 
 def _spherical_kmeans(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -509,6 +532,7 @@ class AutoencoderConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        hold_python_numbers(self)
         if not self.encoder or min((*self.encoder, *self.decoder)) < 1:
             raise ValueError(
                 "An autoencoder needs at least one size for its encoder, and sizes of at least 1; "
@@ -527,7 +551,7 @@ def fit_autoencoder(
     config: AutoencoderConfig = AutoencoderConfig(),
     *,
     device: torch.device | str = "cpu",
-    state: Path | None = None,
+    state: Path | str | None = None,
     progress: Progress = silent,
 ) -> tuple[Autoencoder, float]:
     """Train an autoencoder on the embeddings of one scene's segments (LangSplat, section 3.3).
@@ -548,7 +572,7 @@ def fit_autoencoder(
         The autoencoder, on the CPU, and the mean cosine between held-out embeddings and what they
         are decoded to.
     Raises:
-        ValueError: there is no row, or one with a value that is not finite.
+        ValueError: there is no row, or one that is longer than 1 or not finite.
     """
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(
@@ -556,6 +580,7 @@ def fit_autoencoder(
             "check the photos, or choose another segmenter."
         )
     _check_embeddings(embeddings, embeddings.shape[1])
+    check_unit(embeddings)
     generator = torch.Generator().manual_seed(config.seed)
     order = torch.randperm(len(embeddings), generator=generator)
     rows = embeddings.detach()[order].to(device, torch.float32)

@@ -101,15 +101,19 @@ class LabelledObject:
     def of(
         cls,
         category: str,
-        mask: NDArray[np.bool_],
+        mask: ArrayLike,
         box: tuple[float, float, float, float] | None = None,
     ) -> "LabelledObject":
-        """From a mask [H, W] of the whole picture; without a box, the one around the mask."""
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        """From a mask [H, W] of the whole picture, where non-zero is inside.
+
+        Without a box, the one around the mask.
+        """
+        inside = np.asarray(mask) != 0
+        columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
         if not len(rows):
-            return cls(category, box or (0.0, 0.0, -1.0, -1.0), (0, 0), mask[:0, :0])
+            return cls(category, box or (0.0, 0.0, -1.0, -1.0), (0, 0), inside[:0, :0])
         left, top, right, bottom = (int(v) for v in (columns[0], rows[0], columns[-1], rows[-1]))
-        patch = mask[top : bottom + 1, left : right + 1].copy()
+        patch = inside[top : bottom + 1, left : right + 1].copy()
         around = (float(left), float(top), float(right), float(bottom))
         return cls(category, box or around, (left, top), patch)
 
@@ -552,21 +556,19 @@ class Profile:
     at_labels: bool = True
 
 
-def predict(
-    relevancy: NDArray[np.float32], profile: Profile, joined: NDArray[np.float32] | None = None
-) -> Prediction:
+def predict(relevancy: ArrayLike, profile: Profile, joined: ArrayLike | None = None) -> Prediction:
     """Masks, brightest spots and chosen levels of one query.
 
     Args:
         relevancy: [L, H, W] in [0, 1].
         joined: [L, H, W], of a text whose mask, not averaged, is joined before the vote.
     """
-    maps = relevancy.astype(np.float64)
+    maps = np.asarray(relevancy, np.float64)  # takes tensors, too
     average = profile.average(maps)
     mixed = 0.5 * (average + maps)
     masks = _above(mixed, profile.threshold)
     if joined is not None:
-        masks |= _above(joined.astype(np.float64), profile.threshold)
+        masks |= _above(np.asarray(joined, np.float64), profile.threshold)
     masks = profile.vote(masks)
     if profile.inside:
         sizes = masks.sum(axis=(1, 2))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from langsplat.codec import check_unit
 from langsplat.encoders import Encoder
 
 CROPS_PER_BATCH = 64  # of 224 pixels; fewer if they are larger, to bound a batch's memory
@@ -29,12 +30,17 @@ class SegmentFeatures:
             pixel; -1 = no segment.
         embeddings: for each level, [M, E] float32, unit length (M differs between levels and may
             be 0).
+    Raises:
+        ValueError: the two do not fit each other, or an embedding is not finite or longer than 1.
     """
 
     segments: np.ndarray
     embeddings: Sequence[Tensor]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "segments", np.asarray(self.segments))  # tensors will do
+        given = [torch.as_tensor(rows).detach() for rows in self.embeddings]  # arrays will do
+        object.__setattr__(self, "embeddings", given)
         if self.segments.ndim != 3 or len(self.segments) != len(self.embeddings):
             raise ValueError(
                 f"segments must be [{len(self.embeddings)}, H, W], one map for each list of "
@@ -47,6 +53,8 @@ class SegmentFeatures:
                 "An embedding has a value that is not finite: the encoder's weights or the stored "
                 "features are damaged, so download the weights again and describe the views anew."
             )
+        for rows in self.embeddings:
+            check_unit(rows)
         if len({rows.shape[1] for rows in self.embeddings}) > 1:
             raise ValueError("embeddings must have the same size E at every level.")
         for level, (ids, rows) in enumerate(zip(self.segments, self.embeddings, strict=True)):
@@ -142,8 +150,10 @@ def embed_segments(
     Returns:
         The segments with their embeddings, on the CPU.
     Raises:
-        ValueError: the sizes do not match, or ids have gaps.
+        ValueError: the sizes do not match, ids have gaps, or the encoder does not make of crops
+            what `Encoder` says.
     """
+    segments = np.asarray(segments)
     if segments.ndim != 3:
         raise ValueError(f"segments must be [L, H, W], got {list(segments.shape)}.")
     wholes: Sequence[np.ndarray | None] = [None] * len(segments) if masks is None else masks
@@ -159,7 +169,13 @@ def embed_segments(
     batches = [torch.zeros(0, encoder.dim)]
     batch = min(CROPS_PER_BATCH, max(1, CROPS_PER_BATCH * 224**2 // encoder.image_size**2))
     for start in range(0, len(stacked), batch):
-        rows = encoder.encode_images(stacked[start : start + batch])
+        some = stacked[start : start + batch]
+        rows = encoder.encode_images(some)
+        if not isinstance(rows, Tensor) or rows.shape != (len(some), encoder.dim):
+            raise ValueError(
+                f"The encoder {encoder.name!r} must make of B crops a tensor [B, {encoder.dim}] of "
+                "vectors of length 1: correct its encode_images."
+            )
         batches.append(rows.detach().float().cpu())
     embeddings = torch.cat(batches).split(counts)
     return SegmentFeatures(np.ascontiguousarray(segments, np.int32), embeddings)

@@ -34,7 +34,15 @@ from langsplat.codec import (
     fit_codebook,
 )
 from langsplat.features import SegmentFeatures
-from langsplat.progress import Checkpoints, Progress, digest_of, silent, torch_threads
+from langsplat.progress import (
+    Checkpoints,
+    Progress,
+    check_whole,
+    digest_of,
+    hold_python_numbers,
+    silent,
+    torch_threads,
+)
 from langsplat.rasterize import lift, lift_labels, painting, render
 from langsplat.scene import MAX_CODE, Camera, Gaussians, LanguageField
 
@@ -61,6 +69,9 @@ class LanguageTraining:
     """Of the order of the views."""
 
     def __post_init__(self) -> None:
+        hold_python_numbers(self)
+        check_whole("steps", self.steps)
+        check_whole("seed", self.seed)
         if self.steps < 1 or self.learning_rate <= 0:
             raise ValueError("Training language takes steps >= 1 and learning_rate > 0.")
 
@@ -85,7 +96,7 @@ def fit_language(
     autoencoder: AutoencoderConfig | None = None,
     training: LanguageTraining | None = None,
     seed: int = 0,
-    state: Path | None = None,
+    state: Path | str | None = None,
     progress: Progress = silent,
 ) -> LanguageField:
     """Give every Gaussian a code at every level: fit a codec, lift, and train if asked to.
@@ -112,6 +123,7 @@ def fit_language(
             the codec is of another encoder.
     """
     rows = _check_views(cameras, features)
+    state = None if state is None else Path(state)
     if isinstance(codec, str):
         if codec not in CODECS:
             raise ValueError(f"The codec must be {' or '.join(CODECS)}, got {codec!r}.")
@@ -326,7 +338,7 @@ def train_language(
     features: Sequence[SegmentFeatures],
     training: LanguageTraining = LanguageTraining(),
     *,
-    state: Path | None = None,
+    state: Path | str | None = None,
     progress: Progress = silent,
 ) -> LanguageField:
     """Train lifted codes on the views they were lifted from; geometry and codec do not change.

@@ -175,6 +175,7 @@ class RegionSegmenter:
             ValueError: wrong shape or type.
         """
         check_picture(image)
+        surface = None if surface is None else np.asarray(surface)  # `render_surface` has a tensor
         if surface is not None and surface.shape != (*image.shape[:2], 4):
             raise ValueError(
                 f"The surface must be [{image.shape[0]}, {image.shape[1]}, 4] like the picture, "

@@ -1087,7 +1087,7 @@ def import_official(
     _check_size(encoder, dim, language.codec.dim)
     if len(points) == 0:
         points = gaussians.means[:: max(1, len(gaussians) // 10_000)].numpy()
-    center, up, radius = world_frame(cameras, torch.from_numpy(points))
+    center, up, radius = world_frame(cameras, points)
     start = central_view(cameras)
     scene = Scene(
         gaussians=gaussians,

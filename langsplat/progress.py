@@ -15,9 +15,10 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +103,19 @@ def json_progress() -> Progress:
     return show
 
 
+def hold_python_numbers(config: Any) -> None:
+    """Make Python's numbers of a frozen config's numpy ones, which JSON and torch do not take."""
+    for name, value in vars(config).items():
+        if hasattr(value, "item"):
+            object.__setattr__(config, name, value.item())
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise ValueError unless a setting is a whole number, of Python's or of numpy's."""
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}.")
+
+
 class Saved(NamedTuple):
     """The checkpoint of an earlier run: tensors on the CPU, how much was done, other numbers."""
 
@@ -118,8 +132,8 @@ class Checkpoints:
         identity: inputs and settings. A file with another identity is not used.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, str]) -> None:
-        self._path, self._identity = path, dict(identity)
+    def __init__(self, path: Path | str | None, identity: Mapping[str, str]) -> None:
+        self._path, self._identity = None if path is None else Path(path), dict(identity)
         self._saved = time.monotonic()
 
     @property

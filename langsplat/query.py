@@ -938,13 +938,15 @@ def _highest_around(values: Tensor, half: int) -> Tensor:
 
 
 def half_smoothed(relevancy: Tensor) -> Tensor:
-    """Average [L, H, W] with its own box mean, so that single bright pixels do not win (LERF).
+    """Average maps [..., H, W] with their box means, so that no single bright pixel wins (LERF).
 
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
     at the border. The result is float32.
     """
     dense = torch.contiguous_format
-    return _half_smooth(relevancy.to(torch.float32, copy=True, memory_format=dense))[0]
+    maps = relevancy.to(torch.float32, copy=True, memory_format=dense)
+    _half_smooth(maps.view(-1, *maps.shape[-2:]))  # in place
+    return maps
 
 
 def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -996,6 +998,7 @@ def overlay(rgb: np.ndarray, relevancy: np.ndarray, mask: np.ndarray) -> np.ndar
     Returns:
         uint8 [H, W, 3].
     """
+    mask = np.asarray(mask, bool)  # other numbers would be taken for rows
     # Channel by channel: numpy is slow if the last axis has only three numbers.
     base = np.moveaxis(rgb, 2, 0).astype(np.float32, order="C")
     colors = np.moveaxis(heat(relevancy), 2, 0)

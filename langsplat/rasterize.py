@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from langsplat import _rasterize_gsplat
@@ -94,7 +95,7 @@ def rasterize(
     width: int,
     height: int,
     *,
-    background: Tensor | None = None,  # [D] or [C, D]
+    background: ArrayLike | None = None,  # [D] or [C, D]
     near: float = NEAR,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,8 @@ def rasterize(
         viewmats: [C, 4, 4] world to camera, OpenCV axes.
         Ks: [C, 3, 3] in pixels; pixel centres at +0.5.
         width, height: of the pictures, in pixels.
-        background: [D] or [C, D], what shows where alpha < 1; None is 0.
+        background: [D] or [C, D], what shows where alpha < 1, a tensor, an array or a tuple; None
+            is 0.
         near: Gaussians nearer than this along the optical axis are not drawn; world units.
         backend: "auto" (gsplat for CUDA tensors, numba for CPU tensors), "numba" or "gsplat".
     Returns:
@@ -146,10 +148,12 @@ def rasterize(
             f"A picture must have between 1 and {MAX_IMAGE_PIXELS:,} pixels, "
             f"got {width} x {height}: choose another size."
         )
+    behind = None
     if background is not None:
-        if background.ndim == 1:
-            background = background.expand(cameras, *background.shape)
-        _check("background", background, (cameras, *channels))
+        behind = torch.as_tensor(background).to(colors)
+        if behind.ndim == 1:
+            behind = behind.expand(cameras, *behind.shape)
+        _check("background", behind, (cameras, *channels))
     draw = _backend(backend, means.device)
     # gsplat gives viewmats their gradient and Ks none; the CPU would give what colors alone do, a
     # small and wrong part of it.
@@ -176,8 +180,8 @@ def rasterize(
         image, alpha = drawn[0]
         if few:
             image = _joined([part for part, _ in drawn])
-    if background is not None:
-        image = image + (1 - alpha) * background[:, None, None]
+    if behind is not None:
+        image = image + (1 - alpha) * behind[:, None, None]
     return image, alpha
 
 
@@ -198,7 +202,7 @@ def render(
     camera: Camera,
     values: Tensor | None = None,
     *,
-    background: Tensor | None = None,
+    background: ArrayLike | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Draw a scene from one camera; differentiable as `rasterize` is.
@@ -207,7 +211,7 @@ def render(
         gaussians: on the device to draw on.
         camera: the view and its size.
         values: [N, D] to draw; None: RGB from the spherical harmonics, clamped at >= 0.
-        background: [D]; None is 0.
+        background: [D], a tensor, an array or a tuple; None is 0.
     Returns:
         image [H, W, D] and alpha [H, W, 1].
     """
@@ -290,19 +294,22 @@ def render_surface(gaussians: Gaussians, camera: Camera) -> Tensor:
         return image / alpha.clamp_min(1e-6)
 
 
-def lift(gaussians: Gaussians, camera: Camera, image: Tensor, *, backend: str = "auto") -> Tensor:
+def lift(
+    gaussians: Gaussians, camera: Camera, image: ArrayLike, *, backend: str = "auto"
+) -> Tensor:
     """Distribute a picture to the Gaussians: Wᵀ image, with W the blending weights of this view.
 
     With image = 1 everywhere this is the total weight of each Gaussian in the view. It is the
     vector-Jacobian product of `render` with respect to colors, on any backend.
 
     Args:
-        image: [H, W, D], as large as the camera's picture.
+        image: [H, W, D], a tensor or an array, as large as the camera's picture.
     Returns:
         [N, D], no gradient.
     Raises:
         ValueError: the picture's size is not the camera's.
     """
+    image = torch.as_tensor(image)
     if image.ndim != 3 or tuple(image.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
             f"The picture must be [{camera.height}, {camera.width}, D] like the camera's, "
@@ -347,7 +354,7 @@ def blending_weights(
 def lift_labels(
     gaussians: Gaussians,
     camera: Camera,
-    labels: Tensor,
+    labels: ArrayLike,
     count: int,
     *,
     sums: Tensor | None = None,
@@ -360,8 +367,8 @@ def lift_labels(
     pixel's own labels, however many others there are.
 
     Args:
-        labels: [H, W, L] integer, of the size of the camera's picture: L labels of each pixel, 0 to
-            count - 1; -1 = none.
+        labels: [H, W, L] integer, a tensor or an array, of the size of the camera's picture: L
+            labels of each pixel, 0 to count - 1; -1 = none.
         count: number of different labels.
         sums: [R, count], to which the weights of the R Gaussians from number `first` on are added;
             None: zeros, for all Gaussians.
@@ -371,6 +378,7 @@ def lift_labels(
         ValueError: the picture's size is not the camera's, a label is out of range, the given sums
             are for another number of labels, or the Gaussians are neither float32 nor float64.
     """
+    labels = torch.as_tensor(labels)
     if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
             f"The labels must be [{camera.height}, {camera.width}, L] like the camera's picture, "
@@ -492,6 +500,11 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(
+            f"{name} must be a torch tensor, got {type(tensor).__name__}: convert it with "
+            "torch.as_tensor(..., dtype=torch.float32)."
+        )
     if tuple(tensor.shape) != shape:
         raise ValueError(
             f"{name} must be {list(shape)} to fit the other inputs, got {list(tensor.shape)}."

@@ -31,6 +31,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -73,7 +74,7 @@ class Camera:
 
     Args:
         viewmat: [4, 4] float32, world to camera, OpenCV axes.
-        K: [3, 3] float32, in pixels; pixel centres at +0.5.
+        K: [3, 3] float32, in pixels; pixel centres at +0.5. Arrays (copied) and lists will do.
         width, height: of the picture, in pixels.
         name: the picture it came from, if any.
     """
@@ -85,9 +86,13 @@ class Camera:
     name: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("viewmat", "K"):  # arrays and lists are accepted, too
-            given = torch.as_tensor(getattr(self, name)).to(torch.float32)
-            object.__setattr__(self, name, given)
+        for name in ("viewmat", "K"):
+            given = getattr(self, name)
+            # A copy: the caller may write the next pose into the same array. Also, torch takes no
+            # negative strides and no other byte order.
+            if not isinstance(given, Tensor):
+                given = torch.from_numpy(np.array(given, np.float32))
+            object.__setattr__(self, name, given.to(torch.float32))
         _check("viewmat", self.viewmat, (4, 4), " (world to camera)")
         _check("K", self.K, (3, 3), " (pixels)")
         if not (isinstance(self.width, Integral) and isinstance(self.height, Integral)):
@@ -428,7 +433,10 @@ def save_scene(
     try:
         _scene_of(tensors, metadata)
     except ValueError as error:  # a good scene must not be replaced by this
-        raise ValueError(f"Once saved, the scene could not be opened again. {error}") from None
+        raise ValueError(
+            f"Once saved, the scene could not be opened again. {error} Or leave Gaussians out: "
+            "langsplat.official.usable says which can be saved."
+        ) from None
     with beside(folder) as partial:
         write_tensors(tensors, partial / SCENE_FILE, metadata)
         if preview is not None:

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,16 @@ from torch import Tensor
 
 from langsplat.capture import Capture
 from langsplat.metrics import SSIM_WINDOW, psnr, ssim
-from langsplat.progress import Checkpoints, Progress, Saved, digest_of, silent, torch_threads
+from langsplat.progress import (
+    Checkpoints,
+    Progress,
+    Saved,
+    check_whole,
+    digest_of,
+    hold_python_numbers,
+    silent,
+    torch_threads,
+)
 from langsplat.rasterize import SH_C0, rasterize, render, rotate, sh_to_rgb
 from langsplat.scene import NEAR, Camera, Gaussians
 
@@ -149,19 +157,6 @@ class TrainConfig:
             _check_range("time_limit", self.time_limit, 1e-3, math.inf)
 
 
-def hold_python_numbers(config: Any) -> None:
-    """Make Python's numbers of a frozen config's numpy ones, which JSON and torch do not take."""
-    for name, value in vars(config).items():
-        if isinstance(value, np.generic):
-            object.__setattr__(config, name, value.item())
-
-
-def check_whole(name: str, value: Any) -> None:
-    """Raise ValueError unless a setting is a whole number, of Python's or of numpy's."""
-    if not isinstance(value, Integral):
-        raise ValueError(f"{name} must be a whole number, got {value!r}.")
-
-
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
@@ -195,7 +190,7 @@ def fit_gaussians(
     config: TrainConfig | None = None,
     *,
     device: torch.device | str = "cpu",
-    state: Path | None = None,
+    state: Path | str | None = None,
     progress: Progress = silent,
 ) -> Gaussians:
     """Train Gaussians on a capture.
@@ -213,8 +208,8 @@ def fit_gaussians(
     Returns:
         N <= config.max_gaussians activated Gaussians, K = (sh_degree + 1)^2, unit quaternions.
     Raises:
-        ValueError: there are no photos to train on, photos are too small, a photo and its camera
-            differ in size, or training breaks down.
+        ValueError: there are no photos to train on, photos are too small or not uint8, a photo and
+            its camera differ in size, or training breaks down.
     """
     config = config or TrainConfig()
     train_views, _ = split_views(len(capture.images), config.holdout_every)
@@ -224,7 +219,8 @@ def fit_gaussians(
         return _train(trainer, state, progress)
 
 
-def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gaussians:
+@torch.enable_grad()
+def _train(trainer: "_Trainer", state: Path | str | None, progress: Progress) -> Gaussians:
     """Resume if possible, step until the run is over, report and save along the way."""
     config = trainer.config
     checkpoints = Checkpoints(state, trainer.identity())
@@ -248,6 +244,15 @@ def _train(trainer: "_Trainer", state: Path | None, progress: Progress) -> Gauss
 def _check_capture(capture: Capture, train_views: Sequence[int]) -> None:
     if not train_views:
         raise ValueError("There is no photo to train on: add photos of the scene.")
+    counts = len(capture.images), len(capture.cameras)
+    if counts[0] != counts[1]:
+        raise ValueError(f"Every photo needs its camera, got {counts[0]} and {counts[1]}.")
+    kinds = {str(array.dtype) for array in (*capture.images, capture.point_colors)}
+    if not kinds <= {"uint8", "torch.uint8"}:  # in [0, 1] they would all be black
+        raise ValueError(
+            f"Photos and the points' colors must be uint8, 0 to 255, got {', '.join(sorted(kinds))}"
+            ": convert them."
+        )
     for image, camera in zip(capture.images, capture.cameras, strict=True):
         if image.shape != (camera.height, camera.width, 3):
             raise ValueError(

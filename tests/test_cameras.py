@@ -155,6 +155,14 @@ def test_one_camera_is_enough_for_a_frame():
     assert float(up.norm()) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_frame_is_found_from_points_in_an_array_and_without_points():
+    cameras, points = ring(), torch.randn(30, 3)
+    for given, same in ((points.numpy(), points), (None, torch.zeros(0, 3))):
+        center, up, radius = world_frame(cameras, given)
+        want = world_frame(cameras, same)
+        assert torch.equal(center, want[0]) and torch.equal(up, want[1]) and radius == want[2]
+
+
 def test_cameras_side_by_side_orbit_the_middle_of_what_they_see():
     looks = [
         look_at(CENTER + torch.tensor([x, 0, 0]), CENTER + torch.tensor([x, 4.0, 0]), UP)

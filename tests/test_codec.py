@@ -78,6 +78,17 @@ def test_more_codewords_than_a_scene_may_have_are_refused_before_they_are_fitted
         fit_codebook([torch.ones(5000, 1), torch.ones(2, 1)], size=6000)
 
 
+def test_embeddings_that_are_not_of_length_1_are_refused() -> None:
+    """k-means on the sphere would take all of them for one and the same."""
+    rows = 30 * clusters(6, 20)
+    with pytest.raises(ValueError, match="must have length 1, got one of 30: divide them"):
+        fit_codebook([rows[:0], rows])
+    with pytest.raises(ValueError, match="must have length 1, got one of 30: divide them"):
+        fit_autoencoder(rows)
+    with pytest.raises(ValueError, match=r"tensor \[M, E\] for every level, got \[16\]"):
+        fit_codebook(clusters(6, 20))  # one level's rows in place of a list of them
+
+
 def test_nothing_to_describe_is_said() -> None:
     with pytest.raises(ValueError, match="single segment"):
         fit_codebook([torch.zeros(0, 16)], size=4)

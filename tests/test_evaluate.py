@@ -21,6 +21,7 @@ from langsplat.evaluate import (
     Report,
     Row,
     evaluate,
+    predict,
     read_labels,
     write_lerf_labels,
 )
@@ -279,6 +280,13 @@ def test_equal_levels_are_answered_by_the_lowest_and_every_tied_spot_counts(
     (row,) = evaluate(Maps(["a.png"], [{"it": flat}]), read_labels(tmp_path)).rows
     assert row.level == row.spot_level == "subpart" and row.iou == 0
     assert row.hit, "all pixels are the brightest, and one is the box"
+
+
+@pytest.mark.parametrize("profile", PIXEL_PROFILES)
+def test_a_protocol_takes_relevancies_as_a_scene_gives_them(profile: str) -> None:
+    maps, rules = torch.rand(2, 3, HEIGHT, WIDTH), PIXEL_PROFILES[profile]
+    tensors, arrays = (predict(given[0], rules, given[1]) for given in (maps, maps.numpy()))
+    assert all(np.array_equal(a, b) for a, b in zip(tensors, arrays, strict=True))
 
 
 def test_3d_ovs_joins_the_table_to_the_rooms_wall_and_never_takes_subparts(tmp_path: Path) -> None:

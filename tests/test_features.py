@@ -132,6 +132,33 @@ def test_an_embedding_that_is_not_finite_is_refused_in_words():
         SegmentFeatures(np.ones((1, 4, 4), np.int32), [rows])
 
 
+def test_segments_and_embeddings_may_be_tensors_or_arrays():
+    segments = torch.zeros(1, 12, 16, dtype=torch.int64)
+    features = embed_segments(picture(), segments, MeanColor())
+    assert isinstance(features.segments, np.ndarray)
+    given = SegmentFeatures(segments, [features.embeddings[0].numpy()])
+    assert isinstance(given.segments, np.ndarray) and isinstance(given.embeddings[0], torch.Tensor)
+    learned = SegmentFeatures(segments, [features.embeddings[0].requires_grad_()])
+    assert not learned.embeddings[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda count: torch.ones(count, 3), "must have length 1, got one of 1.73: divide them"),
+        (lambda count: torch.ones(count, 2), r"a tensor \[B, 3\] .* correct its encode_images"),
+        (lambda count: torch.ones(1, 3), r"a tensor \[B, 3\] .* correct its encode_images"),
+        (lambda count: np.ones((count, 3)), r"a tensor \[B, 3\] .* correct its encode_images"),
+    ],
+)
+def test_an_encoder_of_ones_own_that_makes_other_things_of_crops_is_refused(
+    made, words, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(MeanColor, "encode_images", lambda self, images: made(len(images)))
+    with pytest.raises(ValueError, match=words):
+        embed_segments(picture(), np.arange(192).reshape(1, 12, 16), MeanColor())
+
+
 def test_embedding_segments_of_another_size_is_refused():
     with pytest.raises(ValueError, match="like the image"):
         embed_segments(picture(), np.zeros((3, 6, 8), np.int32), MeanColor())

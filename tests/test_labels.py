@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -96,6 +97,15 @@ def test_the_labels_of_a_rendered_world_come_back_from_the_lerf_layout(tmp_path:
         for query in before.queries:
             np.testing.assert_array_equal(before.mask(query), after.mask(query))
             np.testing.assert_array_equal(before.boxes(query), after.boxes(query))
+
+
+def test_an_object_is_where_its_mask_is_not_zero_whatever_the_masks_type() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1:3, 2:7] = True
+    for given in (mask, 255 * mask.astype(np.uint8), mask.astype(int), torch.from_numpy(mask)):
+        frame = LabelledFrame("a", 8, 6, (LabelledObject.of("cup", given),))
+        assert np.array_equal(frame.mask("cup"), mask)
+        assert frame.boxes("cup").tolist() == [[2, 1, 6, 2]]
 
 
 @pytest.mark.parametrize("inside", ["", "segmentations"])

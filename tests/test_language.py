@@ -86,6 +86,28 @@ def test_segments_of_another_size_are_refused_by_name() -> None:
         fit_language(two_balls(), [front_camera()], [halves()], "test", keep=0)
 
 
+def test_settings_may_be_numbers_of_numpy_and_the_folder_a_string(tmp_path: Path) -> None:
+    given = two_balls(), [front_camera()], [halves()], "test"
+    config = AutoencoderConfig(encoder=(3,), decoder=(), rounds=2)
+    for codec in ("codebook", "autoencoder"):
+        plain, same = (
+            fit_language(
+                *given,
+                codec=codec,
+                codewords=whole(4),
+                autoencoder=replace(config, rounds=whole(2), seed=whole(1)),
+                training=LanguageTraining(steps=whole(2), seed=whole(1)),
+                seed=whole(1),
+                state=folder,
+            )
+            for whole, folder in ((int, None), (np.int64, str(tmp_path / codec)))
+        )
+        assert torch.equal(plain.codes, same.codes)
+        assert (tmp_path / codec / "language.state").is_file()
+    with pytest.raises(ValueError, match=r"steps must be a whole number, got 2\.5"):
+        LanguageTraining(steps=2.5)  # type: ignore[arg-type]
+
+
 def test_segments_of_several_encoders_or_segmenters_are_refused() -> None:
     view, cameras = halves(), [front_camera(), front_camera()]
     other = replace(view, embeddings=[rows[:, :4] for rows in view.embeddings])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -227,6 +228,14 @@ def test_any_surface_gives_three_nested_partitions(shape):
 def test_a_surface_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"surface must be \[30, 40, 4\]"):
         load_segmenter()(np.zeros((30, 40, 3), np.uint8), np.zeros((40, 30, 4), np.float32))
+
+
+def test_a_surface_is_taken_as_it_is_rendered():
+    image, _ = still_life(30, 40)
+    surface = torch.zeros(30, 40, 4)
+    surface[..., 2], surface[..., 3] = -1, 0.5
+    segments = load_segmenter()(image, surface)
+    assert np.array_equal(segments, load_segmenter()(image, surface.numpy()))
 
 
 @pytest.mark.parametrize(

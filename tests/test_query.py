@@ -940,6 +940,8 @@ def test_the_overlay_outlines_the_mask_and_dims_the_rest() -> None:
     assert picture[20, 5].max() < 90
     red, _, blue = picture[7, 25].astype(int)
     assert red > blue + 50, "high relevancy is warm"
+    whole = overlay(rgb, answer.relevancy, answer.mask.astype(np.uint8))
+    np.testing.assert_array_equal(whole, picture, "a mask of 0 and 1")
     assert heat(np.array([[0.0, 1.0]]))[0, 0, 2] > heat(np.array([[0.0, 1.0]]))[0, 1, 2]
 
 
@@ -975,6 +977,15 @@ def test_a_gpu_answers_as_the_cpu_does(scene: Scene, as_published: bool) -> None
 def test_relevancies_of_any_type_are_smoothed_as_float32(dtype: torch.dtype) -> None:
     relevancy = torch.rand(3, 20, 90, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert torch.equal(half_smoothed(relevancy), half_smoothed(relevancy.float()))
+
+
+@pytest.mark.parametrize("shape", [(20, 90), (2, 3, 20, 90), (0, 3, 20, 90)])
+def test_maps_of_any_number_of_texts_and_levels_are_smoothed_each_alone(shape: tuple) -> None:
+    maps = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    smooth = half_smoothed(maps)
+    assert smooth.shape == maps.shape
+    alone = zip(smooth.view(-1, 1, 20, 90), maps.view(-1, 1, 20, 90), strict=True)
+    assert all(torch.equal(one, half_smoothed(of)) for one, of in alone)
 
 
 @pytest.mark.parametrize("value", [0.5, 0.7, 0.9])

@@ -938,6 +938,24 @@ def test_bad_input_is_told_in_words(change: dict, words: str) -> None:
         rasterize(**(arguments | change))
 
 
+def test_a_background_may_be_a_tuple_and_of_any_number_type() -> None:
+    gaussians, camera = as_scene(scene())
+    want, _ = render(gaussians, camera, background=torch.tensor([1.0, 0.5, 0]))
+    for given in ((1, 0.5, 0), np.array([1, 0.5, 0]), torch.tensor([1, 0.5, 0]).double()):
+        image, alpha = render(gaussians, camera, background=given)
+        assert torch.equal(image, want) and image.dtype == alpha.dtype == torch.float32
+
+
+def test_arrays_are_lifted_as_tensors_are() -> None:
+    gaussians, camera = as_scene(scene())
+    image, labels = torch.rand(HEIGHT, WIDTH, 2), torch.randint(-1, 3, (HEIGHT, WIDTH, 1))
+    assert torch.equal(lift(gaussians, camera, image.numpy()), lift(gaussians, camera, image))
+    lifted = lift_labels(gaussians, camera, labels.int().numpy(), 3)
+    assert torch.equal(lifted, lift_labels(gaussians, camera, labels, 3))
+    with pytest.raises(ValueError, match="colors must be a torch tensor, got ndarray: convert it"):
+        render(gaussians, camera, np.ones((len(gaussians), 2), np.float32))
+
+
 def test_lift_refuses_a_picture_of_another_size() -> None:
     gaussians, camera = as_scene(scene())
     with pytest.raises(ValueError, match="resize"):

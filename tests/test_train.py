@@ -436,6 +436,13 @@ def test_numbers_of_numpy_train_the_same(capture: Capture, tmp_path: Path) -> No
     assert same(fit_gaussians(capture, given, state=tmp_path / "s"), fit_gaussians(capture, config))
 
 
+def test_gaussians_are_trained_where_gradients_are_off(capture: Capture, tmp_path: Path) -> None:
+    config, state = replace(SMALL, iterations=2), tmp_path / "s"
+    with torch.no_grad():
+        trained = fit_gaussians(capture, config, state=str(state))
+    assert same(trained, fit_gaussians(capture, config)) and state.is_file()
+
+
 def test_a_run_that_breaks_down_says_so(capture: Capture) -> None:
     with pytest.raises(ValueError, match="lower learning rates"):
         fit_gaussians(capture, replace(SMALL, log_scales_lr=1e4))
@@ -460,6 +467,13 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(capture: Capture) -> No
         ValueError, match=r"0.png has shape \[23, 28, 3\] .* load the capture again"
     ):
         fit_gaussians(replace(capture, images=cut), SMALL)
+    with pytest.raises(ValueError, match="Every photo needs its camera, got 5 and 6"):
+        fit_gaussians(replace(capture, images=capture.images[1:]), SMALL)
+    floats = [image / 255 for image in capture.images]
+    with pytest.raises(ValueError, match=r"must be uint8, 0 to 255, got float64, uint8: convert"):
+        fit_gaussians(replace(capture, images=floats), SMALL)
+    with pytest.raises(ValueError, match=r"must be uint8, 0 to 255, got float64, uint8: convert"):
+        fit_gaussians(replace(capture, point_colors=capture.point_colors / 255), SMALL)
     tiny = tuple(camera.resized(8, 8) for camera in capture.cameras)
     images = [np.zeros((8, 8, 3), np.uint8)] * 6
     with pytest.raises(ValueError, match="use larger photos"):
