@@ -56,6 +56,9 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
         sys.meta_path.insert(0, WithoutStubs())
         # So that visitors' files are removed at the end: gradio leaves them if a page is open.
         os.environ.setdefault("GRADIO_TEMP_DIR", str(scratch / "gradio"))
+    if os.environ.get("SPACES_ZERO_GPU") == "true":
+        join_zero_gpu()
+        args.device = "cpu"
     # Imported here so that --help and mistyped flags answer at once.
     from demo.handlers import Builder, Shelf
     from demo.page import build_app, serve
@@ -95,6 +98,18 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
     finally:
         builder.close()
     return 0
+
+
+def join_zero_gpu() -> None:
+    """Register a function for the GPU of a ZeroGPU Space, which is stopped if it has none.
+
+    Nothing calls it: gsplat's kernels cannot be compiled there, so the page draws on the CPU. Call
+    this before anything asks torch for a GPU. Afterwards torch pretends to have one.
+    """
+    import spaces
+
+    @spaces.GPU
+    def unused() -> None: ...
 
 
 def _refuse(sentence: str) -> int:

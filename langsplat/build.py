@@ -369,6 +369,7 @@ def _make_language(
     kept = work / f"{_FEATURES}{described_by.hexdigest()[:8]}"
     # Held-out views are held out here, too, so that they can measure the language.
     seen, _ = split_views(len(cameras), config.holdout_every)
+    progress(DESCRIBING, 0, len(seen), "")  # with a large model the first view takes minutes
     with _timed(seconds, "describe"):
         features = _describe(cameras, picture, seen, surface, segmenter, encoder, kept, progress)
     with _timed(seconds, "language"):

@@ -34,6 +34,10 @@ TOWER_FILES = ("image.safetensors", "text.safetensors")
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CPU_BATCH = 16  # crops; the intermediate results of more do not fit the cache
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
+_CONFIG_FILE = "open_clip_config.json"
+# How a model was trained, which its weights fit without a complaint even if it is done otherwise:
+# the normalisation of pictures, and OpenAI's activation function.
+_TRAINED = ("mean", "std", "quick_gelu")
 
 
 class Encoder(Protocol):
@@ -62,7 +66,9 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
     Args:
         spec: "bundled"; "bundled:<8 hex>", the same in exactly this version;
             "open_clip:<model>/<tag>", weights from the Hub's cache, else from the Hub;
-            "open_clip:<model>/<path of a weights file>".
+            "open_clip:<model>/<path of a weights file>"; how they were trained is taken from the
+            open_clip_config.json beside them, else from the model's name, which therefore must end
+            in -quickgelu for OpenAI's, DFN's and MetaCLIP's weights.
         device: where the model runs; embeddings are returned on the same device.
     Raises:
         ValueError: the spec is not one of these; the model or tag is unknown; the model reads texts
@@ -199,7 +205,7 @@ def _load_bundled(spec: str, device: torch.device) -> OpenClipEncoder:
             f"The bundled encoder here is {name}, not {spec}: build the scene again with this "
             "version, or use the version of langsplat that the scene was built with."
         )
-    settings = json.loads((BUNDLED_ENCODER / "open_clip_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((BUNDLED_ENCODER / _CONFIG_FILE).read_text(encoding="utf-8"))
     sizes = {key: value for key, value in settings["model_cfg"].items() if key != "custom_text"}
     # open_clip.create_model would look for a single file of weights, and warn about random ones.
     built: Any = CustomTextCLIP(**sizes)
@@ -287,10 +293,11 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
         file = _weights_of_tag(spec, tag)
     elif is_file(weights):
         file = Path(weights)
-        # A file does not say how pictures are normalised: use what all known tags agree on.
+        # Weights do not say how they were trained, but the file beside them that open_clip's
+        # repositories have does. Without it, use what all known tags agree on.
         ways = [get_pretrained_cfg(model, known) for known in tags]
-        alike = [key for key in ("mean", "std") if len({str(way.get(key)) for way in ways}) == 1]
-        tag = {key: ways[0].get(key) for key in alike}
+        alike = [key for key in _TRAINED if len({str(way.get(key)) for way in ways}) == 1]
+        tag = {key: ways[0][key] for key in alike if key in ways[0]} | _said_beside(file)
     elif "/" in weights or "." in weights:  # as in no tag
         raise ValueError(
             f"There is no file {Path(weights).absolute()}, which {spec} would mean here: give the "
@@ -305,6 +312,22 @@ def _load_open_clip(spec: str, model: str, weights: str, device: torch.device) -
     for repo in texts_by:
         _fetch(spec, repo, ("tokenizer.json", "tokenizer_config.json"))
     return _build(spec, model, file, device, tag)
+
+
+def _said_beside(weights: Path) -> dict[str, Any]:
+    """How the weights were trained, from the configuration file beside them, if there is one."""
+    file = weights.with_name(_CONFIG_FILE)
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        said = {**found["model_cfg"], **found.get("preprocess_cfg", {})}
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise ValueError(
+            f"{file}, which should say how the weights beside it were trained, cannot be read: "
+            "download it again, or remove it."
+        ) from error
+    return {key: said[key] for key in _TRAINED if key in said}
 
 
 def _build(
@@ -349,11 +372,16 @@ def _check_readable(file: Path) -> None:
             raise damaged from error
     else:
         try:
-            whole = zipfile.is_zipfile(file)
-        except zipfile.BadZipFile:  # it claims to be continued in another file
-            whole = False
-        if not whole:
-            raise damaged
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            raise damaged from error
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise ValueError(
+                f"{file} is a program with its weights (TorchScript), as OpenAI publishes them, "
+                "and programs are not opened here: take the same weights from the Hub, by "
+                "open_clip:<model>/openai."
+            )
 
 
 def is_file(name: str) -> bool:

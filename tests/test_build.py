@@ -320,7 +320,20 @@ def test_views_are_described_again_when_what_describes_them_has_changed(
     assert encoded("one", moved) == (2 if uses_surface else 0)
     weights.write_bytes(b"22")  # downloaded again
     assert encoded("one", world) == 2
-    assert told == [(1, 2), (2, 2)] * 6, "two of the four are kept out"
+    assert told == [(0, 2), (1, 2), (2, 2)] * 6, "two of the four are kept out"
+
+
+def test_the_stage_that_describes_views_is_told_before_the_first_view(tmp_path: Path) -> None:
+    """With a large model a view takes minutes: nobody should wait for the stage before."""
+    told: list[tuple[str, int, int, str]] = []
+
+    def segmenter(*given: object) -> np.ndarray:
+        raise ValueError(str(told))
+
+    segmenter.name, segmenter.uses_surface = "any", False
+    given = [painted_world(), around(4), lambda view: None, segmenter, MeanColor(), BuildConfig()]
+    with pytest.raises(ValueError, match=r"^\[\('Describe segments', 0, 4, ''\)\]$"):
+        build._make_language(*given, tmp_path, {}, lambda *now: told.append(now))
 
 
 def test_what_a_build_is_told_reaches_its_stages_and_the_scene(
@@ -407,7 +420,8 @@ def test_masks_of_sam_are_made_view_by_view_and_go_on_where_they_stopped(
         monkeypatch.setattr("langsplat.build.load_segmenter", lambda spec, *, device, sam=sam: sam)
         assert main(command) == code
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        notes.append([k["note"] for k in lines if k.get("stage") == "Describe segments"])
+        told = [k for k in lines if k.get("stage") == "Describe segments" and k["done"]]
+        notes.append([k["note"] for k in told])
         asked.append(len(sam.handed) // 2)
     assert asked == [5, 11] and len(notes[0]) == 5
     assert notes[1][:5] == ["from an earlier run"] * 5
@@ -503,8 +517,9 @@ def test_a_stopped_build_leaves_no_scene_and_the_next_one_goes_on(
     assert process.stdout is not None
     stages: list[str] = []
     for line in process.stdout:
-        stages.append(json.loads(line)["stage"])
-        if stages[-1] == "Describe segments":  # training is done, describing is not
+        event = json.loads(line)
+        stages.append(event["stage"])
+        if stages[-1] == "Describe segments" and event["done"]:  # training is done, this is not
             break
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130

@@ -1323,6 +1323,24 @@ def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
     assert "no such scene" in said
 
 
+def test_on_zero_gpu_the_app_registers_a_function_and_draws_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[Any] = []
+    devices: list[str] = []
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=registered.append))
+    page = SimpleNamespace(block_thread=lambda: interrupt(signal.SIGINT, None))
+    monkeypatch.setattr(
+        "demo.page.build_app", lambda shelf, _: devices.append(shelf.device) or page
+    )
+    monkeypatch.setattr("demo.page.serve", lambda *of, **at: "its address")
+    monkeypatch.setattr(Shelf, "warm_up", lambda shelf: None)
+    monkeypatch.setattr("langsplat.rasterize.quickest_device", lambda: "cuda")
+    assert app.main(["--results", str(tmp_path)]) == 130
+    assert len(registered) == 1 and devices == ["cpu"]
+
+
 def test_the_end_of_the_app_ends_the_build_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

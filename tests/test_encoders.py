@@ -23,6 +23,9 @@ from langsplat.encoders import (
 )
 from langsplat.features import embed_segments
 
+OPENAI_DATASET_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_DATASET_STD = (0.26862954, 0.26130258, 0.27577711)
+
 SMALL = "ViT-S-32-alt"  # the smallest architecture that open_clip ships
 
 
@@ -85,15 +88,40 @@ def test_pictures_are_prepared_as_open_clip_does(
     [
         ("MobileCLIP2-S0", {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
         ("ViT-L-14", {}),  # its known weights differ, so CLIP's way is taken
+        ("RN101", {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "quick_gelu": True}),
         (SMALL, {}),
     ],
 )
-def test_a_file_is_shown_pictures_as_all_known_weights_of_its_model_are(
+def test_a_file_is_used_as_all_known_weights_of_its_model_are(
     model: str, way: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights.pt").touch()
     monkeypatch.setattr("langsplat.encoders._build", lambda *given: given[-1])
     assert load_encoder(f"open_clip:{model}/{tmp_path / 'weights.pt'}") == way
+
+
+def test_a_file_is_used_as_the_configuration_beside_it_says(
+    encoder: Encoder, weights: Path, crops: np.ndarray, tmp_path: Path
+) -> None:
+    import open_clip
+
+    file, config = tmp_path / weights.name, tmp_path / "open_clip_config.json"
+    file.symlink_to(weights)
+    settings: dict = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {}}
+    config.write_text(json.dumps(settings))
+    quick = load_encoder(f"open_clip:{SMALL}/{file}")
+    theirs = open_clip.create_model(SMALL, pretrained=str(weights), force_quick_gelu=True).eval()
+    words = theirs.encode_text(open_clip.tokenize(["mug"]), normalize=True).detach()
+    torch.testing.assert_close(quick.encode_texts(["mug"]), words, atol=1e-5, rtol=0)
+    assert (quick.encode_texts(["mug"]) - encoder.encode_texts(["mug"])).abs().max() > 1e-4
+    settings["preprocess_cfg"] = {"mean": [0.9, 0.9, 0.9]}
+    config.write_text(json.dumps(settings))
+    other = load_encoder(f"open_clip:{SMALL}/{file}")
+    torch.testing.assert_close(other.encode_texts(["mug"]), quick.encode_texts(["mug"]))
+    assert (other.encode_images(crops) - quick.encode_images(crops)).abs().max() > 0.01
+    config.write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json, .* cannot be read: download it again"):
+        load_encoder(f"open_clip:{SMALL}/{file}")
 
 
 def test_the_papers_model_describes_segments_as_the_paper_does(tmp_path: Path) -> None:
@@ -164,6 +192,16 @@ def test_truncated_torch_weights_are_refused(weights: Path, tmp_path: Path) -> N
         archive.writestr("broken/version", b"3\n")
     with pytest.raises(ValueError, match="do not fit the model"):
         load_encoder(f"open_clip:{SMALL}/{broken}")
+
+
+def test_openais_own_files_are_programs_and_are_refused_with_where_else_to_look(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "ViT-S-32.pt"
+    with zipfile.ZipFile(file, "w") as archive:  # what tells them from weights
+        archive.writestr("ViT-S-32/constants.pkl", b"\x80\x02).")
+    with pytest.raises(ValueError, match=r"TorchScript.* by open_clip:<model>/openai"):
+        load_encoder(f"open_clip:{SMALL}/{file}")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

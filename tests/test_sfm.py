@@ -79,7 +79,7 @@ def test_colmap_takes_the_cores_that_it_may_use_not_all_there_are(
     assert all(made.kwargs.get("num_threads", -1) < 64 for made in colmap.mock_calls)
 
 
-@pytest.mark.parametrize("sizes", itertools.permutations([4, 9, 6]))
+@pytest.mark.parametrize("sizes", list(itertools.permutations([4, 9, 6])))
 def test_of_several_models_the_largest_is_kept_in_whatever_order_they_come(
     colmap: MagicMock, tmp_path: Path, sizes: tuple[int, ...]
 ) -> None:
