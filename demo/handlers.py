@@ -31,7 +31,7 @@ from demo.viewer import Cloud, cloud_of
 from langsplat import SCENE_FILE, WORK_SUFFIX
 from langsplat.build import STAGES
 from langsplat.cameras import orbit_camera, yaw_pitch_of
-from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES, zip_members
+from langsplat.capture import MIN_PHOTOS, PHOTO_SUFFIXES, is_clutter, zip_members
 from langsplat.encoders import Encoder, check_portable, load_encoder
 from langsplat.hub import bundled_scenes, fetch_scene, find_scene, is_repo_id
 from langsplat.progress import Progress, silent
@@ -537,8 +537,7 @@ def check_photos(paths: Sequence[str]) -> None:
 
 def _is_photo(name: str) -> bool:
     path = Path(name)
-    hidden = path.name.startswith("._") or "__MACOSX" in path.parts
-    return path.suffix.lower() in PHOTO_SUFFIXES and not hidden
+    return path.suffix.lower() in PHOTO_SUFFIXES and not any(map(is_clutter, path.parts))
 
 
 class Builder:

@@ -51,17 +51,16 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 _LAST: dict[str, Any] = {"trigger_mode": "always_last"}
 
 # Shown in the browser at once, before the server can answer.
-_BUSY = """() => [
-    {__type__: "update", value: "Looking ...", interactive: false},
-    {text: "Looking ...", kind: "busy"}
+_WAITING = """() => [
+    {__type__: "update", value: "LABEL", interactive: false},
+    {text: "LABEL", kind: "busy"}
 ]"""
+_BUSY, _FETCHING, _STARTING = (
+    _WAITING.replace("LABEL", label) for label in ("Looking ...", "Fetching ...", "Starting ...")
+)
 _OPENING = """() => [
     {text: "Opening the scene ...", kind: "busy"},
     ...Array(3).fill({__type__: "update", interactive: false})
-]"""
-_FETCHING = """() => [
-    {__type__: "update", value: "Fetching ...", interactive: false},
-    {text: "Fetching ...", kind: "busy"}
 ]"""
 # Shown if a step has failed, or the server was too busy to take it, so that nothing waits for ever.
 _FAILED = """() => [
@@ -99,10 +98,6 @@ _FORGOTTEN = (
     "The build you had started is over, and how it ended is no longer known here: if its scene is "
     "not in the list, start it again."
 )
-_STARTING = """() => [
-    {__type__: "update", value: "Starting ...", interactive: false},
-    {text: "Starting ...", kind: "busy"}
-]"""
 _STOPPING = """() => [{__type__: "update", value: "Stopping ...", interactive: false}]"""
 
 _ABOUT = """

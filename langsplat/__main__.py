@@ -366,16 +366,16 @@ def _eval(args: argparse.Namespace) -> int:
             "leave it out."
         )
     labels = [read_labels(folder) for folder in folders]  # errors in these before loading models
+    if args.autoencoder:
+        encoder = load_encoder(args.encoder or ENCODER)
     reports, progress = [], _bar()
     for number, scene in enumerate(scenes):
         source: SceneQuery | Renders
+        known = scene in bundled_scenes() or Path(scene).exists()
         if args.autoencoder:
-            encoder = load_encoder(args.encoder or ENCODER)
             images = args.images[number] if args.images else None
             source = OfficialRenders(scene, args.autoencoder[number], encoder, images=images)
-        elif (
-            not (scene in bundled_scenes() or Path(scene).exists()) and Path(f"{scene}_1").is_dir()
-        ):
+        elif not known and Path(f"{scene}_1").is_dir():
             raise ValueError(
                 f"{scene}_1 is a run of the official code, and its renders mean nothing without "
                 "their autoencoder: give its best_ckpt.pth with --autoencoder."

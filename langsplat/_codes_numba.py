@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import extending, types
+from numba import types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numpy.typing import NDArray
@@ -50,6 +50,8 @@ from langsplat._lanes import (
     column_bits,
     fetch,
     flattened,
+    instruction,
+    intrinsic,
     load,
     load_until,
     lowest_bit,
@@ -110,7 +112,7 @@ _LATER = 24  # rows; the data of the Gaussian that far ahead is fetched into the
 _ROW = ir.VectorType(ir.FloatType(), LANES)
 _ROOTS = ir.VectorType(ir.IntType(16), LANES)
 _WHOLE = ir.VectorType(ir.IntType(32), LANES)
-_INT = ir.IntType(64)
+_LONG = ir.IntType(64)
 _LANES = Lanes(types.float32)
 
 
@@ -130,7 +132,7 @@ def _number(context, builder, array, offset):  # type: ignore[no-untyped-def]
     value = builder.load(_address(context, builder, array, offset))
     if value.type.width == 64:
         return value
-    return builder.sext(value, _INT) if array[0].dtype.signed else builder.zext(value, _INT)
+    return builder.sext(value, _LONG) if array[0].dtype.signed else builder.zext(value, _LONG)
 
 
 def _row(context, builder, array, offset):  # type: ignore[no-untyped-def]
@@ -143,10 +145,9 @@ def _row(context, builder, array, offset):  # type: ignore[no-untyped-def]
     return builder.fmul(roots, roots)
 
 
-def _call(builder, name, *rows):  # type: ignore[no-untyped-def]
-    kind = rows[0].type
-    function, name = ir.FunctionType(kind, [kind] * len(rows)), f"llvm.{name}.v{kind.count}f32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), rows)
+def _fma(builder, a, b, c):  # type: ignore[no-untyped-def]
+    """a * b + c of rows, rounded once."""
+    return instruction(builder, f"fma.v{a.type.count}f32", a.type, a, b, c)
 
 
 def _all_lanes(context, builder, array, offset, lanes=LANES):  # type: ignore[no-untyped-def]
@@ -169,15 +170,15 @@ def _sums(builder, count, first, end, factors, sets=1):  # type: ignore[no-untyp
 
     def add(k, registers):  # type: ignore[no-untyped-def]
         for register, pair in zip(registers, factors(k), strict=True):
-            builder.store(_call(builder, "fma", *pair, builder.load(register)), register)
+            builder.store(_fma(builder, pair[0], pair[1], builder.load(register)), register)
 
-    rest = builder.srem(builder.sub(end, first), _INT(sets))
+    rest = builder.srem(builder.sub(end, first), _LONG(sets))
     turns = builder.sub(end, rest)
-    with cgutils.for_range_slice(builder, first, turns, _INT(sets)) as (k, _):
+    with cgutils.for_range_slice(builder, first, turns, _LONG(sets)) as (k, _):
         for number, registers in enumerate(sums):
-            add(builder.add(k, _INT(number)), registers)
+            add(builder.add(k, _LONG(number)), registers)
     if sets > 1:
-        with cgutils.for_range_slice(builder, turns, end, _INT(1)) as (k, _):
+        with cgutils.for_range_slice(builder, turns, end, _LONG(1)) as (k, _):
             add(k, sums[0])
     return [_in_all(builder, builder.fadd, registers) for registers in zip(*sums, strict=True)]
 
@@ -187,12 +188,13 @@ def _in_all(builder, add, registers):  # type: ignore[no-untyped-def]
     return functools.reduce(add, (builder.load(register) for register in registers))
 
 
-def _keep_code(typingctx, target, at, row):  # type: ignore[no-untyped-def]
+@intrinsic
+def _keep(typingctx, target, at, row):  # type: ignore[no-untyped-def]
     """target[at ... + 16] = a row, 0 to 1 as 0 to ONE."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         scale, half = (ir.Constant(_ROW, [value] * LANES) for value in (ONE, 0.5))
-        row = _call(builder, "fma", args[2], scale, half)
+        row = _fma(builder, args[2], scale, half)
         row = builder.trunc(builder.fptosi(row, _WHOLE), _ROOTS)
         pointer = _address(context, builder, (target, args[0]), args[1])
         builder.store(row, builder.bitcast(pointer, _ROOTS.as_pointer()), align=2)
@@ -201,16 +203,17 @@ def _keep_code(typingctx, target, at, row):  # type: ignore[no-untyped-def]
     return types.void(target, types.int64, row), generate
 
 
-def _add_code(typingctx, planes, places, codes, first, apart, end, row):  # type: ignore[no-untyped-def]
+@intrinsic
+def _add(typingctx, planes, places, codes, first, apart, end, row):  # type: ignore[no-untyped-def]
     """For entries first ... end - 1 of a code: plane += code (`apart` further on) * row."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         planes, places, codes, first, apart, end, row = zip(signature.args, args, strict=True)
-        with cgutils.for_range_slice(builder, first[1], end[1], _INT(1)) as (e, _):
-            place = builder.mul(_number(context, builder, places, e), _INT(LANES))
+        with cgutils.for_range_slice(builder, first[1], end[1], _LONG(1)) as (e, _):
+            place = builder.mul(_number(context, builder, places, e), _LONG(LANES))
             at = builder.bitcast(_address(context, builder, planes, place), _ROW.as_pointer())
             code = _all_lanes(context, builder, codes, builder.add(e, apart[1]))
-            now = _call(builder, "fma", code, row[1], builder.load(at, align=4))
+            now = _fma(builder, code, row[1], builder.load(at, align=4))
             builder.store(now, at, align=4)
         return context.get_dummy_value()
 
@@ -219,16 +222,17 @@ def _add_code(typingctx, planes, places, codes, first, apart, end, row):  # type
 
 
 def _plane(context, builder, planes, first, word):  # type: ignore[no-untyped-def]
-    return _row(context, builder, planes, builder.mul(builder.add(first, word), _INT(LANES)))
+    return _row(context, builder, planes, builder.mul(builder.add(first, word), _LONG(LANES)))
 
 
-def _linear_code(typingctx, lines, line, words, planes, first, present, end):  # type: ignore[no-untyped-def]
+@intrinsic
+def _linear(typingctx, lines, line, words, planes, first, present, end):  # type: ignore[no-untyped-def]
     """GROUP lines [.., V], from `line` on, times the planes present; and the planes' sum."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         lines, _, _, planes, _, present, _ = zip(signature.args, args, strict=True)
         _, line, words, _, first, _, end = args
-        starts = [builder.mul(builder.add(line, _INT(i)), words) for i in range(GROUP)]
+        starts = [builder.mul(builder.add(line, _LONG(i)), words) for i in range(GROUP)]
 
         def factors(k):  # type: ignore[no-untyped-def]
             word = _number(context, builder, present, k)
@@ -238,24 +242,25 @@ def _linear_code(typingctx, lines, line, words, planes, first, present, end):  #
             # A product with 1 and a sum is a sum to LLVM.
             return [(factor, plane) for factor in (*of_lines, ir.Constant(_ROW, [1.0] * LANES))]
 
-        rows = _sums(builder, GROUP + 1, _INT(0), end, factors, SETS)
+        rows = _sums(builder, GROUP + 1, _LONG(0), end, factors, SETS)
         return context.make_tuple(builder, signature.return_type, rows)
 
     at, rows = types.int64, types.UniTuple(_LANES, GROUP + 1)
     return rows(lines, at, at, planes, at, present, at), generate
 
 
-def _union_code(typingctx, found, marks, which, count, pitch):  # type: ignore[no-untyped-def]
+@intrinsic
+def _union(typingctx, found, marks, which, count, pitch):  # type: ignore[no-untyped-def]
     """found[:] = the bits that are set in marks[k * pitch ...] of any k in which[:count]."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         found, marks, which, count, pitch = zip(signature.args, args, strict=True)
         shape = context.make_array(found[0])(context, builder, found[1]).shape
         size = builder.extract_value(shape, 0)
-        with cgutils.for_range_slice(builder, _INT(0), size, _INT(LANES)) as (at, _):
+        with cgutils.for_range_slice(builder, _LONG(0), size, _LONG(LANES)) as (at, _):
             register = cgutils.alloca_once(builder, _WHOLE)
             builder.store(ir.Constant(_WHOLE, [0] * LANES), register)
-            with cgutils.for_range_slice(builder, _INT(0), count[1], _INT(1)) as (k, _):
+            with cgutils.for_range_slice(builder, _LONG(0), count[1], _LONG(1)) as (k, _):
                 place = builder.mul(_number(context, builder, which, k), pitch[1])
                 pointer = _address(context, builder, marks, builder.add(place, at))
                 row = builder.load(builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
@@ -268,14 +273,13 @@ def _union_code(typingctx, found, marks, which, count, pitch):  # type: ignore[n
     return types.void(found, marks, which, types.int64, types.int64), generate
 
 
-def _pair_code(typingctx, pairs, at, one, other, scale):  # type: ignore[no-untyped-def]
+@intrinsic
+def _pair(typingctx, pairs, at, one, other, scale):  # type: ignore[no-untyped-def]
     """pairs[at ... + 16] = rows one and other times scale, as the halves of 16 integers."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         half = ir.Constant(_ROW, [0.5] * LANES)
-        low, high = (
-            builder.fptosi(_call(builder, "fma", row, args[4], half), _WHOLE) for row in args[2:4]
-        )
+        low, high = (builder.fptosi(_fma(builder, row, args[4], half), _WHOLE) for row in args[2:4])
         both = builder.or_(low, builder.shl(high, ir.Constant(_WHOLE, [16] * LANES)))
         pointer = _address(context, builder, (pairs, args[0]), args[1])
         builder.store(both, builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
@@ -284,7 +288,8 @@ def _pair_code(typingctx, pairs, at, one, other, scale):  # type: ignore[no-unty
     return types.void(pairs, types.int64, one, other, scale), generate
 
 
-def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin, end):  # type: ignore[no-untyped-def]
+@intrinsic
+def _quadratic(typingctx, gram, line, pairs, planes, first, present, begin, end):  # type: ignore[no-untyped-def]
     """For QUADRATIC codewords, in pairs from present[begin] on: sum of plane * (gram . planes).
 
     The lines of this level begin at `line`. Codewords come in pairs, as two numbers of 16 bits in
@@ -303,15 +308,15 @@ def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin,
         even, odd = (ir.Constant(_WHOLE, [2 * lane + k for lane in range(LANES)]) for k in range(2))
         own = []
         for i in range(QUADRATIC // 2):
-            pair = _number(context, builder, present, builder.add(begin, _INT(i)))
-            own += [builder.shl(pair, _INT(1)), builder.add(builder.shl(pair, _INT(1)), _INT(1))]
+            pair = _number(context, builder, present, builder.add(begin, _LONG(i)))
+            own += [builder.shl(pair, _LONG(1)), builder.add(builder.shl(pair, _LONG(1)), _LONG(1))]
         starts = [builder.mul(builder.add(line, word), pitch) for word in own]
         sums = [[cgutils.alloca_once(builder, _WHOLE) for _ in own] for _ in range(SETS)]
         for register in itertools.chain(*sums):
             builder.store(ir.Constant(_WHOLE, [0] * LANES), register)
 
         def multiply(k, registers):  # type: ignore[no-untyped-def]
-            pointer = _address(context, builder, pairs, builder.mul(k, _INT(LANES)))
+            pointer = _address(context, builder, pairs, builder.mul(k, _LONG(LANES)))
             row = builder.load(builder.bitcast(pointer, _WHOLE.as_pointer()), align=4)
             row = builder.sext(builder.bitcast(row, halves), products)
             pair = _number(context, builder, present, k)
@@ -321,13 +326,13 @@ def _quadratic_code(typingctx, gram, line, pairs, planes, first, present, begin,
                 both = builder.add(*(builder.shuffle_vector(both, both, m) for m in (even, odd)))
                 builder.store(builder.add(builder.load(register), both), register)
 
-        with cgutils.for_range_slice(builder, _INT(0), end, _INT(2)) as (k, _):
+        with cgutils.for_range_slice(builder, _LONG(0), end, _LONG(2)) as (k, _):
             multiply(k, sums[0])
-            multiply(builder.add(k, _INT(1)), sums[-1])
+            multiply(builder.add(k, _LONG(1)), sums[-1])
         total = ir.Constant(_ROW, [0.0] * LANES)
         for word, *registers in zip(own, *sums, strict=True):
             row = builder.sitofp(_in_all(builder, builder.add, registers), _ROW)
-            total = _call(builder, "fma", _plane(context, builder, planes, first, word), row, total)
+            total = _fma(builder, _plane(context, builder, planes, first, word), row, total)
         return total
 
     at = types.int64
@@ -346,24 +351,24 @@ def _sum_of(count):  # type: ignore[no-untyped-def]
                 signature.args, args, strict=True
             )
 
-            last = builder.sub(end[1], _INT(1))
+            last = builder.sub(end[1], _LONG(1))
 
             def place(k):  # type: ignore[no-untyped-def]
                 owner = _number(context, builder, owners, k)
                 return builder.add(builder.mul(owner, pitch[1]), channel[1])
 
             def factors(k):  # type: ignore[no-untyped-def]
-                later = builder.add(k, _INT(_LATER))
+                later = builder.add(k, _LONG(_LATER))
                 later = builder.select(builder.icmp_signed("<", later, last), later, last)
                 fetch(context, builder, *values, place(later))
-                row = _row(context, builder, weights, builder.mul(k, _INT(LANES)))
+                row = _row(context, builder, weights, builder.mul(k, _LONG(LANES)))
                 at = place(k)
-                places = (builder.add(at, _INT(i)) for i in range(count))
+                places = (builder.add(at, _LONG(i)) for i in range(count))
                 return [(_all_lanes(context, builder, values, place), row) for place in places]
 
             rows = _sums(builder, count, first[1], end[1], factors)
             for i, row in enumerate(rows):
-                at = builder.mul(builder.add(channel[1], _INT(i)), _INT(LANES))
+                at = builder.mul(builder.add(channel[1], _LONG(i)), _LONG(LANES))
                 pointer = _address(context, builder, sums, at)
                 builder.store(row, builder.bitcast(pointer, _ROW.as_pointer()), align=4)
             return context.get_dummy_value()
@@ -392,11 +397,11 @@ def _total_of(count):  # type: ignore[no-untyped-def]
                 return builder.bitcast(address, kind.as_pointer())
 
             total = cgutils.alloca_once_value(builder, ir.Constant(kind, [0.0] * count))
-            with cgutils.for_range_slice(builder, first, end, _INT(1)) as (e, _):
+            with cgutils.for_range_slice(builder, first, end, _LONG(1)) as (e, _):
                 place = builder.mul(_number(context, builder, places, e), pitch)
                 row = builder.load(pointer(table, place), align=4)
                 code = _all_lanes(context, builder, codes, builder.add(e, apart), count)
-                builder.store(_call(builder, "fma", code, row, builder.load(total)), total)
+                builder.store(_fma(builder, code, row, builder.load(total)), total)
             builder.store(builder.load(total), pointer(out, at), align=4)
             return context.get_dummy_value()
 
@@ -406,17 +411,8 @@ def _total_of(count):  # type: ignore[no-untyped-def]
     return code
 
 
-_keep: Callable[..., None] = extending.intrinsic(_keep_code)
-_add: Callable[..., None] = extending.intrinsic(_add_code)
-_linear: Callable[..., Any] = extending.intrinsic(_linear_code)
-_union: Callable[..., None] = extending.intrinsic(_union_code)
-_pair: Callable[..., None] = extending.intrinsic(_pair_code)
-_quadratic: Callable[..., Any] = extending.intrinsic(_quadratic_code)
-_sum_broad: Callable[..., None] = extending.intrinsic(_sum_of(BROAD))
-_sum_wide: Callable[..., None] = extending.intrinsic(_sum_of(WIDE))
-_sum_thin: Callable[..., None] = extending.intrinsic(_sum_of(THIN))
-_total_broad: Callable[..., None] = extending.intrinsic(_total_of(LANES))
-_total_thin: Callable[..., None] = extending.intrinsic(_total_of(THIN))
+_sum_broad, _sum_wide, _sum_thin = (intrinsic(_sum_of(count)) for count in (BROAD, WIDE, THIN))
+_total_broad, _total_thin = (intrinsic(_total_of(count)) for count in (LANES, THIN))
 
 
 # ----------------------------------------------------------------- kernels
@@ -771,11 +767,8 @@ def _half_smooth(part, parts, maps, half, peaks):
                 two = load(runs, first) + load(runs, first + 1)
                 store(fours, x, two + (load(runs, first + 2) + load(runs, first + 3)))
             rows = min(y + half, height - 1) - max(y - half, 0) + 1
-            part_of_rows, slot, at = (
-                np.float32(1 / rows),
-                y % size * whole,
-                (m * height + y) * width,
-            )
+            part_of_rows = np.float32(1 / rows)
+            slot, at = y % size * whole, (m * height + y) * width
             for x in range(0, width, LANES):
                 total = spread(np.float32(0))
                 for place in range(x, x + size - 3, 4):

@@ -72,7 +72,7 @@ def _spread(context: Any, builder: Any, value: Any, source: types.Type, dtype: t
     return builder.shuffle_vector(one, empty, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
 
 
-def _instruction(builder: Any, name: str, result: Any, *args: Any, **options: Any) -> Any:
+def instruction(builder: Any, name: str, result: Any, *args: Any, **options: Any) -> Any:
     """A call of the intrinsic function llvm.NAME."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     called = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}")
@@ -108,7 +108,7 @@ def _named(name: str) -> Callable[..., Any]:
 
     def emit(builder: Any, a: Any) -> Any:
         size = 32 if a.type.element == ir.FloatType() else 64
-        return _instruction(builder, f"{name}.v{LANES}f{size}", a.type, a)
+        return instruction(builder, f"{name}.v{LANES}f{size}", a.type, a)
 
     return emit
 
@@ -133,7 +133,8 @@ _operation(math.floor, 1, _named("floor"))
 _operation(math.ceil, 1, _named("ceil"))
 
 
-def _intrinsic(code: Callable[..., Any]) -> Callable[..., Any]:
+def intrinsic(code: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's decorator, which has no type hints."""
     return extending.intrinsic(code)
 
 
@@ -144,7 +145,7 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.bitcast(pointer, _vector(kind.dtype).as_pointer())
 
 
-@_intrinsic
+@intrinsic
 def load(typingctx, array, at):  # type: ignore[no-untyped-def]
     """array[at : at + LANES] of a contiguous array."""
 
@@ -154,7 +155,7 @@ def load(typingctx, array, at):  # type: ignore[no-untyped-def]
     return Lanes(array.dtype)(array, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def store(typingctx, array, at, lanes):  # type: ignore[no-untyped-def]
     """array[at : at + LANES] = lanes, rounded to the array's dtype."""
 
@@ -177,7 +178,7 @@ def _before(builder: Any, at: Any, end: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(zeros.type, [*range(LANES)]), left)
 
 
-@_intrinsic
+@intrinsic
 def load_until(typingctx, array, at, end):  # type: ignore[no-untyped-def]
     """array[at : min(at + LANES, end)] of a contiguous array, then zeros."""
 
@@ -190,7 +191,7 @@ def load_until(typingctx, array, at, end):  # type: ignore[no-untyped-def]
                 one = builder.block
             with otherwise:
                 given = (place, _INT(size // 8), _before(builder, *args[1:]), kind(None))
-                some = _instruction(builder, f"masked.load.v{LANES}f{size}.p0", kind, *given)
+                some = instruction(builder, f"masked.load.v{LANES}f{size}.p0", kind, *given)
                 other = builder.block
         lanes = builder.phi(kind)
         lanes.add_incoming(whole, one)
@@ -200,7 +201,7 @@ def load_until(typingctx, array, at, end):  # type: ignore[no-untyped-def]
     return Lanes(array.dtype)(array, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def store_until(typingctx, array, at, end, lanes):  # type: ignore[no-untyped-def]
     """array[at : min(at + LANES, end)] = lanes."""
 
@@ -214,7 +215,7 @@ def store_until(typingctx, array, at, end, lanes):  # type: ignore[no-untyped-de
                 builder.store(args[3], pointer, align=size // 8)
             with otherwise:
                 given = (args[3], place, _INT(size // 8), _before(builder, *args[1:3]))
-                _instruction(builder, f"masked.store.v{LANES}f{size}.p0", ir.VoidType(), *given)
+                instruction(builder, f"masked.store.v{LANES}f{size}.p0", ir.VoidType(), *given)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64, lanes), generate
@@ -253,15 +254,15 @@ def _rearranging(places: list[list[int]]) -> Callable[..., Any]:
 
 
 # LANES pixels of three channels, as three lanes: pixel by pixel to channel by channel, and back.
-to_planes = _intrinsic(_rearranging([[3 * lane + c for lane in range(LANES)] for c in range(3)]))
-to_pixels = _intrinsic(
+to_planes = intrinsic(_rearranging([[3 * lane + c for lane in range(LANES)] for c in range(3)]))
+to_pixels = intrinsic(
     _rearranging(
         [[n % 3 * LANES + n // 3 for n in range(k * LANES, (k + 1) * LANES)] for k in range(3)]
     )
 )
 
 
-@_intrinsic
+@intrinsic
 def room(typingctx, count, dtype):  # type: ignore[no-untyped-def]
     """An array for `count` numbers that begins at a line of the cache: lanes never straddle two.
 
@@ -278,7 +279,7 @@ def room(typingctx, count, dtype):  # type: ignore[no-untyped-def]
     return kind(types.int64, dtype), generate
 
 
-@_intrinsic
+@intrinsic
 def flattened(typingctx, array, dtype=None):  # type: ignore[no-untyped-def]
     """The numbers of a contiguous array one after the other, read as those of a dtype, if given."""
     kind = types.Array((dtype or array).dtype, 1, "C")
@@ -304,7 +305,7 @@ def _array(
     return view._getvalue()
 
 
-@_intrinsic
+@intrinsic
 def load_fours(typingctx, array, at, step):  # type: ignore[no-untyped-def]
     """Four numbers each from array[at], array[at + step], ..., as lanes."""
 
@@ -325,7 +326,7 @@ def load_fours(typingctx, array, at, step):  # type: ignore[no-untyped-def]
     return Lanes(array.dtype)(array, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def store_fours(typingctx, array, at, step, lanes):  # type: ignore[no-untyped-def]
     """array[at ...], array[at + step ...] ... = four lanes each."""
 
@@ -346,7 +347,7 @@ def _four(context: Any, builder: Any, kind: Any, k: int, array: Any, at: Any, st
     return builder.bitcast(place, ir.VectorType(_ELEMENTS[kind.dtype], 4).as_pointer())
 
 
-@_intrinsic
+@intrinsic
 def gather(typingctx, table, rows, at, column):  # type: ignore[no-untyped-def]
     """table[rows[at : at + LANES], column] as float64, of a table [.., ..] and integers [..]."""
 
@@ -371,7 +372,7 @@ def gather(typingctx, table, rows, at, column):  # type: ignore[no-untyped-def]
     return Lanes(types.float64)(table, rows, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def spread(typingctx, number):  # type: ignore[no-untyped-def]
     """A float on all lanes."""
 
@@ -381,7 +382,7 @@ def spread(typingctx, number):  # type: ignore[no-untyped-def]
     return Lanes(number)(number), generate
 
 
-@_intrinsic
+@intrinsic
 def times_power(typingctx, number, power):  # type: ignore[no-untyped-def]
     """number * 2^n, for floats or lanes; n is in the last bits of `power`, which is as wide."""
     width, digits = {32: (32, 23), 64: (64, 52)}[getattr(number, "dtype", number).bitwidth]
@@ -398,7 +399,7 @@ def times_power(typingctx, number, power):  # type: ignore[no-untyped-def]
     return number(number, power), generate
 
 
-@_intrinsic
+@intrinsic
 def doubled(typingctx, lanes):  # type: ignore[no-untyped-def]
     """Lanes as float64."""
 
@@ -410,7 +411,7 @@ def doubled(typingctx, lanes):  # type: ignore[no-untyped-def]
     return Lanes(types.float64)(lanes), generate
 
 
-@_intrinsic
+@intrinsic
 def log2(typingctx, lanes):  # type: ignore[no-untyped-def]
     """The base-2 logarithm of positive normal numbers, lanes of float64: an integer, plus the rest
     to 1e-15.
@@ -445,7 +446,7 @@ def log2(typingctx, lanes):  # type: ignore[no-untyped-def]
     return lanes(lanes), generate
 
 
-@_intrinsic
+@intrinsic
 def where(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
     """`yes` where the mask is set, else `no`, lane by lane; one of the two may be a number."""
     lanes = yes if isinstance(yes, Lanes) else no
@@ -459,7 +460,7 @@ def where(typingctx, mask, yes, no):  # type: ignore[no-untyped-def]
     return lanes(mask, yes, no), generate
 
 
-@_intrinsic
+@intrinsic
 def bits(typingctx, mask):  # type: ignore[no-untyped-def]
     """A mask as an integer, lane 0 its lowest bit."""
 
@@ -488,7 +489,7 @@ def _listed(builder: Any, mask: Any, part: int) -> tuple[Any, Any]:
     return places, builder.ctpop(byte)
 
 
-@_intrinsic
+@intrinsic
 def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untyped-def]
     """numbers[used ...] = base + each place of a bit that is set in the LANES bits of mask.
 
@@ -513,7 +514,7 @@ def append_bits(typingctx, numbers, used, mask, base):  # type: ignore[no-untype
     return types.int64(numbers, types.int64, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner):  # type: ignore[no-untyped-def]
     """The same for bits that are the squares of a 4 x 4 part of a grid with `columns` columns.
 
@@ -554,7 +555,7 @@ def append_squares(typingctx, numbers, owners, used, mask, first, columns, owner
     return long(numbers, owners, long, long, long, long, long), generate
 
 
-@_intrinsic
+@intrinsic
 def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
     """The bits at a place of numbers[at : at + LANES] uint16, as an integer."""
 
@@ -575,7 +576,7 @@ def column_bits(typingctx, numbers, at, place):  # type: ignore[no-untyped-def]
     return types.int64(numbers, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def take(typingctx, counter):  # type: ignore[no-untyped-def]
     """counter[0] of int64, which is then increased by one: no two threads get the same number."""
 
@@ -586,7 +587,7 @@ def take(typingctx, counter):  # type: ignore[no-untyped-def]
     return types.int64(counter), generate
 
 
-@_intrinsic
+@intrinsic
 def lowest_bit(typingctx, number):  # type: ignore[no-untyped-def]
     """The place of the lowest bit that is set in an integer other than 0."""
 
@@ -596,7 +597,7 @@ def lowest_bit(typingctx, number):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def bit_count(typingctx, number):  # type: ignore[no-untyped-def]
     """How many bits of an integer are set."""
 
@@ -606,7 +607,7 @@ def bit_count(typingctx, number):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def totals(typingctx, several):  # type: ignore[no-untyped-def]
     """The sums over each of up to LANES lanes, a tuple: lane k is the k-th's sum, the rest are 0.
 
@@ -638,7 +639,7 @@ def totals(typingctx, several):  # type: ignore[no-untyped-def]
     return several[0](several), generate
 
 
-@_intrinsic
+@intrinsic
 def prefetch(typingctx, array, row):  # type: ignore[no-untyped-def]
     """Begin to load a row into the cache, as rows are read in no order and memory is slow."""
 
@@ -655,4 +656,4 @@ def fetch(context: Any, builder: Any, kind: Any, array: Any, row: Any) -> None:
     stride = builder.extract_value(view.strides, 0)
     pointer = builder.bitcast(view.data, ir.IntType(8).as_pointer())
     pointer = builder.gep(pointer, [builder.mul(stride, row)])
-    _instruction(builder, "prefetch.p0", ir.VoidType(), pointer, _INT(0), _INT(3), _INT(1))
+    instruction(builder, "prefetch.p0", ir.VoidType(), pointer, _INT(0), _INT(3), _INT(1))

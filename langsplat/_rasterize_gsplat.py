@@ -8,6 +8,7 @@ Letters: N Gaussians, C cameras, D channels.
 import math
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def problem() -> str | None:
         return "no CUDA device was found"
     for package in ("gsplat", "triton"):
         try:
-            __import__(package)
+            import_module(package)
         except ImportError as error:
             return f"{package} cannot be imported ({error}): pip install {package}"
     return None

@@ -78,10 +78,10 @@ BATCH = 32  # splats whose blocks are listed before they are blended
 ROW = np.uint64(0xFFFFFFFF)  # the part of a key that is a row number
 FARTHEST = 1e30  # pixels from the picture, or across
 AHEAD = 16  # rows are fetched into the cache this many before their turn
-MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, C0, C1, C2, WEST, EAST, NORTH, SOUTH = range(16)
-COLUMNS = 16  # in float32 one line of the cache
 START = np.int64(0)  # to numba a plain 0 has another type: what takes both is compiled twice
 LARGE, SPARE_BYTES = 1 << 20, 512_000_000  # bytes: recycled from LARGE on, up to SPARE_BYTES
+MX, MY, P, Q, R, FAINT, REACH, LEAN, SLOPE, C0, C1, C2, WEST, EAST, NORTH, SOUTH = range(16)
+COLUMNS = 16  # in float32 one line of the cache
 # Columns of a splat. At (dx, dy) from the centre (MX, MY), with a = P dx + Q dy and b = R dy,
 # alpha = 2^-(a² + b² + FAINT), above the cut while a² + b² <= REACH: a sum of squares takes
 # few multiplications, and rounding never makes it negative. On a horizontal line it is least at

@@ -230,8 +230,9 @@ class Lens:
     fisheye: bool = False
 
     def __post_init__(self) -> None:
-        numbers = (self.fx, self.fy, self.cx, self.cy, *self.numerator, *self.denominator)
-        if not all(abs(number) < 1e9 for number in (*numbers, *self.tangential)):  # fails for NaN
+        distortion = (*self.numerator, *self.denominator, *self.tangential)
+        numbers = (self.fx, self.fy, self.cx, self.cy, *distortion)
+        if not all(abs(number) < 1e9 for number in numbers):  # fails for NaN
             raise ValueError("A camera's focal length, centre and distortion must be numbers.")
         if not (self.fx > 0 and self.fy > 0):
             raise ValueError(f"A focal length must be positive, got {self.fx:g} x {self.fy:g}.")

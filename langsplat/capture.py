@@ -78,19 +78,16 @@ TURNS: Mapping[int, Image.Transpose] = {
 SIDEWAYS = (5, 6, 7, 8)
 
 # COLMAP's camera models by number: the name, and the parameters in their order.
-COLMAP_MODELS: Mapping[int, tuple[str, tuple[str, ...]]] = {
-    0: ("SIMPLE_PINHOLE", ("f", "cx", "cy")),
-    1: ("PINHOLE", ("fx", "fy", "cx", "cy")),
-    2: ("SIMPLE_RADIAL", ("f", "cx", "cy", "k1")),
-    3: ("RADIAL", ("f", "cx", "cy", "k1", "k2")),
-    4: ("OPENCV", ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2")),
-    5: ("OPENCV_FISHEYE", ("fx", "fy", "cx", "cy", "k1", "k2", "k3", "k4")),
-    6: (
-        "FULL_OPENCV",
-        ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
-    ),
-    8: ("SIMPLE_RADIAL_FISHEYE", ("f", "cx", "cy", "k1")),
-    9: ("RADIAL_FISHEYE", ("f", "cx", "cy", "k1", "k2")),
+COLMAP_MODELS: Mapping[int, tuple[str, str]] = {
+    0: ("SIMPLE_PINHOLE", "f cx cy"),
+    1: ("PINHOLE", "fx fy cx cy"),
+    2: ("SIMPLE_RADIAL", "f cx cy k1"),
+    3: ("RADIAL", "f cx cy k1 k2"),
+    4: ("OPENCV", "fx fy cx cy k1 k2 p1 p2"),
+    5: ("OPENCV_FISHEYE", "fx fy cx cy k1 k2 k3 k4"),
+    6: ("FULL_OPENCV", "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6"),
+    8: ("SIMPLE_RADIAL_FISHEYE", "f cx cy k1"),
+    9: ("RADIAL_FISHEYE", "f cx cy k1 k2"),
 }
 COLMAP_NUMBERS = {name: number for number, (name, _) in COLMAP_MODELS.items()}
 
@@ -202,7 +199,7 @@ def _find_model(path: Path, work: Path, progress: Progress) -> _Model:
         root = path.resolve()  # "." has no name for messages
     folders = list(_folders(root))
     if models := _colmap_folders(folders):
-        model = _read_colmap(models[0], _photo_roots(root, models[0], folders), upright=False)
+        model = _read_colmap(models[0], _photo_roots(root, models[0], folders))
         model.notes.extend(_unused(models, root))
         return model
     names = ("transforms.json", "transforms_train.json")
@@ -227,8 +224,8 @@ def _unused(folders: Sequence[Path], root: Path) -> list[str]:
 # ---------------------------------------------------------------------------- folders and zips
 
 
-def _is_clutter(name: str) -> bool:
-    """Whether it is hidden, or left behind by an operating system."""
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is hidden, or left behind by an operating system."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -236,7 +233,7 @@ def may_be_read(name: str) -> bool:
     """Whether a capture may read a file of this name."""
     suffix = Path(name).suffix.lower()
     known = PHOTO_SUFFIXES | UNREADABLE_SUFFIXES | OTHER_SUFFIXES
-    return not _is_clutter(name) and suffix in known
+    return not is_clutter(name) and suffix in known
 
 
 def is_made_here(file: Path) -> bool:
@@ -258,7 +255,7 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def _listing(folder: Path) -> list[Path]:
-    items = (item for item in folder.iterdir() if not _is_clutter(item.name))
+    items = (item for item in folder.iterdir() if not is_clutter(item.name))
     found = (item for item in items if not is_made_here(item))
     return sorted(found, key=lambda item: _natural(item.name))
 
@@ -317,13 +314,20 @@ def _unpack(archive: Path, root: Path) -> None:
     members = zip_members(archive)
     _check_members(archive.name, members)
     with _zip_errors(archive), zipfile.ZipFile(archive) as handle:
-        for info in members:
+        for info in filter(_is_unpacked, members):
             target = _inside(root, info.filename)
-            if any(_is_clutter(part) for part in target.relative_to(root).parts):
-                continue
-            if may_be_read(target.name):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(handle.read(info))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(handle.read(info))
+
+
+def _is_unpacked(info: zipfile.ZipInfo) -> bool:
+    """Whether a capture may read this file of a zip: videos and the like stay packed.
+
+    Raises:
+        ValueError: its name leads out of the capture's folder.
+    """
+    path = _inside(Path(), info.filename)
+    return may_be_read(path.name) and not any(map(is_clutter, path.parts))
 
 
 @contextlib.contextmanager
@@ -348,8 +352,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
             f"{name} holds {len(members):,} files, more than the {MAX_MEMBERS:,} allowed: "
             "pack only the photos."
         )
-    # Videos, COLMAP's database and the like stay packed.
-    unpacked = [info for info in members if may_be_read(_inside(Path(), info.filename).name)]
+    unpacked = [info for info in members if _is_unpacked(info)]
     # zipfile never unpacks more than a zip declares.
     total = sum(info.file_size for info in unpacked)
     if total > MAX_ZIP_BYTES:
@@ -433,6 +436,7 @@ def _orientation(photo: Image.Image) -> int:
 
 
 def _opens_turned(photo: Image.Image) -> bool:
+    """Whether Pillow itself turns a photo as EXIF asks, which it does with TIFFs only."""
     return photo.format == "TIFF"
 
 
@@ -666,26 +670,28 @@ def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float64], NDArray[
     return found, points, colors
 
 
-def _read_colmap(folder: Path, roots: Iterable[Path], *, upright: bool) -> _Model:
-    """A COLMAP model and where its photos are.
+def _read_colmap(folder: Path, roots: Iterable[Path]) -> _Model:
+    """A COLMAP model and where its photos are: in the root that has most of them.
 
     Raises:
         ValueError: it is damaged, has a lens that is not supported, or fewer than 2 photos exist.
     """
     found, points, colors = read_colmap(folder)
     best: list[Path] = []
+    most = 0
     for candidate in roots:
         paths = [_inside(candidate, name) for name, _, _ in found]
-        if sum(path.is_file() for path in paths) > sum(path.is_file() for path in best):
-            best = paths
-        if len(best) == len(found) and all(path.is_file() for path in best):
+        count = sum(path.is_file() for path in paths)
+        if count > most:
+            best, most = paths, count
+        if most == len(found):
             break
     views = [
         _View(path, name, lens, viewmat)
         for path, (name, lens, viewmat) in zip(best, found, strict=False)
     ]
     present, notes = _existing(views, [name for name, _, _ in found], "the COLMAP model")
-    return _Model(present, points, colors, notes, upright)
+    return _Model(present, points, colors, notes)
 
 
 def _existing(
@@ -733,41 +739,32 @@ def _no_points() -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     return np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
 
 
-def _lens(number: int, width: int, height: int, parameters: Sequence[float]) -> Lens:
-    if number not in COLMAP_MODELS:
-        raise ValueError(
-            f"The camera model number {number} is not supported: undistort the photos first "
-            "(COLMAP's image_undistorter)."
-        )
-    name, keys = COLMAP_MODELS[number]
-    if len(parameters) != len(keys):
-        raise _Damaged(f"a {name} camera has {len(keys)} parameters, not {len(parameters)}")
-    p = dict(zip(keys, parameters, strict=True))
-    focal = p.get("f", 0.0)
-    return _distorted_lens(
-        width,
-        height,
-        p.get("fx", focal),
-        p.get("fy", focal),
-        p["cx"],
-        p["cy"],
-        p,
-        "FISHEYE" in name,
+def _unsupported(model: str) -> ValueError:
+    return ValueError(
+        f"The camera model {model} is not supported: undistort the photos first "
+        "(COLMAP's image_undistorter)."
     )
 
 
+def _lens(number: int, width: int, height: int, parameters: Sequence[float]) -> Lens:
+    """The lens of a COLMAP camera, of one of COLMAP_MODELS."""
+    name, listed = COLMAP_MODELS[number]
+    keys = listed.split()
+    if len(parameters) != len(keys):
+        raise _Damaged(f"a {name} camera has {len(keys)} parameters, not {len(parameters)}")
+    p = dict(zip(keys, parameters, strict=True))
+    if "f" in p:
+        p["fx"] = p["fy"] = p["f"]
+    return _distorted_lens(width, height, p, "FISHEYE" in name)
+
+
 def _distorted_lens(
-    width: int,
-    height: int,
-    fx: float,
-    fy: float,
-    cx: float,
-    cy: float,
-    p: Mapping[str, float],
-    fisheye: bool,
-    rational: bool = True,
+    width: int, height: int, p: Mapping[str, float], fisheye: bool, rational: bool = True
 ) -> Lens:
-    """A lens from named coefficients; `rational`: k4 ... k6 divide, as in OpenCV's full model."""
+    """A lens from named numbers: fx, fy, cx, cy, and the coefficients that are not 0.
+
+    `rational`: k4 ... k6 divide, as in OpenCV's full model.
+    """
     if fisheye or not rational:
         numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3", "k4"))
         denominator: tuple[float, ...] = ()
@@ -775,6 +772,7 @@ def _distorted_lens(
         numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3"))
         denominator = tuple(p.get(key, 0.0) for key in ("k4", "k5", "k6"))
     tangential = (0.0, 0.0) if fisheye else (p.get("p1", 0.0), p.get("p2", 0.0))
+    fx, fy, cx, cy = (p[key] for key in ("fx", "fy", "cx", "cy"))
     return Lens(width, height, fx, fy, cx, cy, numerator, denominator, tangential, fisheye)
 
 
@@ -855,10 +853,7 @@ def _cameras_txt(path: Path) -> dict[int, Lens]:
         if len(words) < 5:
             raise _Damaged("a line of cameras.txt is cut short")
         if words[1] not in COLMAP_NUMBERS:
-            raise ValueError(
-                f"The camera model {words[1][:40]} is not supported: undistort the photos first "
-                "(COLMAP's image_undistorter)."
-            )
+            raise _unsupported(words[1][:40])
         camera, width, height, *parameters = _numbers([words[0], *words[2:]], "a camera")
         number = COLMAP_NUMBERS[words[1]]
         lenses[int(camera)] = _lens(number, int(width), int(height), parameters)
@@ -934,8 +929,10 @@ def _cameras_bin(data: bytes) -> dict[int, Lens]:
     lenses = {}
     for _ in range(file.count(24)):
         camera, number, width, height = file.take("iiQQ")
-        names = COLMAP_MODELS[number][1] if number in COLMAP_MODELS else ()
-        lenses[camera] = _lens(number, width, height, file.take(f"{len(names)}d"))
+        if number not in COLMAP_MODELS:
+            raise _unsupported(f"number {number}")
+        count = len(COLMAP_MODELS[number][1].split())
+        lenses[camera] = _lens(number, width, height, file.take(f"{count}d"))
     return lenses
 
 
@@ -1020,23 +1017,18 @@ def _with_suffix(path: Path) -> Path:
     return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
-def _json_number(settings: Mapping[str, Any], key: str, source: str) -> float | None:
-    value = settings.get(key)
-    if value is None:
-        return None
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not -FARTHEST < value < FARTHEST:  # this also fails for NaN
-        raise ValueError(
-            f'{source} is damaged: "{key}" must be a number below {FARTHEST:,.0f}, '
-            f"got {str(value)[:40]}."
-        )
-    return float(value)
-
-
 def _json_lens(settings: Mapping[str, Any], size: tuple[int, int], source: str) -> Lens:
     def number(key: str, otherwise: float) -> float:
-        value = _json_number(settings, key, source)
-        return otherwise if value is None else value
+        value = settings.get(key)
+        if value is None:
+            return otherwise
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not -FARTHEST < value < FARTHEST:  # this also fails for NaN
+            raise ValueError(
+                f'{source} is damaged: "{key}" must be a number below {FARTHEST:,.0f}, '
+                f"got {str(value)[:40]}."
+            )
+        return float(value)
 
     model = str(settings.get("camera_model", "OPENCV")).upper()
     if model not in (*COLMAP_NUMBERS, "PERSPECTIVE"):
@@ -1054,20 +1046,12 @@ def _json_lens(settings: Mapping[str, Any], size: tuple[int, int], source: str) 
         raise ValueError(
             f'{source} has no usable focal length: it needs "fl_x" or "camera_angle_x" above 0.'
         )
-    bend = {key: number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")}
+    p = {"fx": fx, "fy": fy, "cx": number("cx", width / 2), "cy": number("cy", height / 2)}
+    p |= {key: number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")}
     fisheye = "FISHEYE" in model or settings.get("is_fisheye") is True
     # Outside of FULL_OPENCV, nerfstudio's k3 and k4 are further powers of the radius.
-    return _distorted_lens(
-        round(width),
-        round(height),
-        fx,
-        fy,
-        number("cx", width / 2),
-        number("cy", height / 2),
-        bend,
-        fisheye,
-        rational=model == "FULL_OPENCV",
-    )
+    rational = model == "FULL_OPENCV"
+    return _distorted_lens(round(width), round(height), p, fisheye, rational)
 
 
 def _json_pose(frame: Mapping[str, Any], source: str) -> NDArray[np.float64]:
@@ -1210,17 +1194,15 @@ def _place_photos(folders: Sequence[Path], work: Path, progress: Progress) -> _M
     except ValueError as error:  # what was left out may be what is missing
         raise ValueError(" ".join([str(error), *notes])) from None
     assert placement.model is not None
-    model = _read_colmap(placement.model, [work / PHOTOS], upright=True)
+    model = _read_colmap(placement.model, [work / PHOTOS])
     if placement.placed < len(usable):
         notes.append(
             f"{placement.placed} of {len(usable)} photos could be placed; the others were left out."
         )
     if placement.other > max(2, len(usable) // 10):
         notes.append("Your photos seem to show two separate places; the larger one was used.")
-    views = [
-        _View(usable[view.name], usable[view.name].name, view.lens, view.viewmat)
-        for view in model.views
-    ]
+    photo_of = ((view, usable[view.name]) for view in model.views)
+    views = [replace(view, path=photo, name=photo.name) for view, photo in photo_of]
     return _Model(views, model.points, model.colors, notes, upright=True)
 
 

@@ -119,7 +119,7 @@ class Codebook:
         return cls(tensors["codewords"].float())
 
 
-def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 64, seed: int = 0) -> Codebook:
+def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 256, seed: int = 0) -> Codebook:
     """Fit a codebook to the segments' embeddings by spherical k-means, level by level.
 
     Args:

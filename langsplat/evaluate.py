@@ -57,15 +57,15 @@ from langsplat.train import split_views
 
 STAGE = "Evaluate"
 MOST_INDICES = 1 << 20  # of a rendered world's labels
+MIN_PIXELS = 60  # a rendered world's query is asked only of frames that show at least this much
 SELECTED = 0.5  # a Gaussian whose relevancy exceeds this is selected (3d-selection)
-LONGEST_LATENT = 1.01  # of official renders: unit latents blend to 1 at most, up to rounding
 SILHOUETTE = 0.7  # and the mask is where the selected ones reach an alpha above this
+LONGEST_LATENT = 1.01  # of official renders: unit latents blend to 1 at most, up to rounding
 # With a scene's own labels 65 to 79 % of the queries reach an IoU of 0.25 at their best level, with
 # another scene's labels 4 to 7 % (the bundled and the held-out worlds asked with each other's, by a
 # throw-away script).
 FEW_FITTING = 0.1
 _UNIT = 2.0**40  # relevancies are summed as multiples of 1 / this, exactly, so that ties stay ties
-MIN_PIXELS = 60  # a rendered world's query is asked only of frames that show at least this much
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner are connected
 _PHOTOS = {".jpg", ".jpeg", ".png"}
 _FRACTION = 16  # bits after the point when edges are followed down the rows
@@ -891,8 +891,7 @@ class _SceneRenders:
         return frozenset(split_views(len(self.names), every)[1])
 
     def camera(self, index: int, size: tuple[int, int]) -> Camera:
-        camera = self.engine.scene.cameras[index]
-        return camera if size == (camera.width, camera.height) else camera.resized(*size)
+        return self.engine.scene.cameras[index].resized(*size)
 
     def size(self, index: int) -> tuple[int, int]:
         camera = self.engine.scene.cameras[index]

@@ -8,6 +8,7 @@ opens without a network. HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and the proxy var
 usual effects.
 """
 
+import io
 import re
 import socket
 import threading
@@ -152,7 +153,7 @@ def _download(repo_id: str, revision: str | None, progress: Progress) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HTTPError
 
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise ValueError(
             f"HF_HUB_OFFLINE is set, so {repo_id} cannot be fetched: unset it, or open a scene "
             "that is here."
@@ -242,8 +243,6 @@ def reachable(endpoint: str) -> bool:
 
 def _bar_class(progress: Progress) -> type:
     """A progress bar class for huggingface_hub that reports the bytes to `progress` instead."""
-    import io
-
     from tqdm import tqdm
 
     class Bar(tqdm):

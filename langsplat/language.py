@@ -321,7 +321,7 @@ class _Target:
         return cls(view.segments.astype(np.int16 if small else np.int32), tables)
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         return self.segments.nbytes + sum(4 * table.numel() for table in self.tables)
 
     def picture(self, level: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -370,12 +370,11 @@ def train_language(
         )
     described = (field.mass > 0)[..., None]  # [L, N, 1]: the others never paint a segment
     if isinstance(codec, Codebook):
-        start = field.codes.float().clamp_min(1e-4).log()
+        start, loss_of = field.codes.float().clamp_min(1e-4).log(), _weights_loss
     else:
-        start = field.codes.float()
+        start, loss_of = field.codes.float(), _latents_loss
     codes = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([codes], lr=training.learning_rate, eps=1e-15)
-    loss_of = _weights_loss if isinstance(codec, Codebook) else _latents_loss
     # The lifted codes depend on all inputs: views, features, Gaussians and codec.
     rows = [] if field.rows is None else [field.rows]
     identity = {
@@ -433,9 +432,9 @@ def _turns(
             _check_view(cameras[view], record)
             _check_codec(codec, levels, record)
             target = _Target.of(record, codec)
-            if target.bytes <= room:
+            if target.nbytes <= room:
                 kept[view] = target
-                room -= target.bytes
+                room -= target.nbytes
         yield cameras[view], target
 
 

@@ -176,12 +176,12 @@ class RegionSegmenter:
         """
         check_picture(image)
         surface = None if surface is None else np.asarray(surface)  # `render_surface` has a tensor
-        if surface is not None and surface.shape != (*image.shape[:2], 4):
+        height, width = image.shape[:2]
+        if surface is not None and surface.shape != (height, width, 4):
             raise ValueError(
-                f"The surface must be [{image.shape[0]}, {image.shape[1]}, 4] like the picture, "
+                f"The surface must be [{height}, {width}, 4] like the picture, "
                 f"got {list(surface.shape)}."
             )
-        height, width = image.shape[:2]
         small = _shrink(image)
         rows = np.arange(height) * small.shape[0] // height
         columns = np.arange(width) * small.shape[1] // width

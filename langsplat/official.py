@@ -65,6 +65,7 @@ from langsplat.scene import (
 INRIA_NEAR = 0.2  # the near plane Inria's rasterizer draws and trains with
 SH_BASES = 16  # of Inria's models: degree 3
 ENCODER = "open_clip:ViT-B-16/laion2b_s34b_b88k"  # whose embeddings the official files hold
+ENCODER_DIM = 512
 RGB, LANGUAGE, SPARSE = "RGB", "language", "LangSplatV2"
 # Checkpoints of the three stages differ only in their number of elements.
 STAGES: Mapping[int, str] = {12: RGB, 13: LANGUAGE, 14: SPARSE}
@@ -73,7 +74,6 @@ HOW: Mapping[str, str] = {
     LANGUAGE: "LangSplat's train.py with --start_checkpoint and --feature_level writes",
     SPARSE: "LangSplatV2's train.py with --feature_level writes",
 }
-ENCODER_DIM = 512
 TOP = 4  # codewords a Gaussian of LangSplatV2 keeps
 MAX_CFG_BYTES = 1_000_000
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
@@ -198,10 +198,7 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
         )
     found = STAGES[len(params)]
     if stage is not None and found != stage:
-        raise ValueError(
-            f"{path} is a checkpoint of the {found} stage ({len(params)} elements), but one of the "
-            f"{stage} stage is needed: give the one that {HOW[stage]}."
-        )
+        raise _of_another_stage(path, found, stage)
     degree, means, dc, rest, log_scales, quats, logit_opacities = params[:7]
     n = means.shape[0] if isinstance(means, Tensor) and means.ndim else 0
     if not isinstance(degree, int) or not 0 <= degree <= 3:
@@ -239,6 +236,14 @@ def read_checkpoint(path: Path | str, *, stage: str | None = None) -> Checkpoint
                 f"{list(codebooks.shape)}: copy or download it again."
             )
     return Checkpoint(path, found, iteration, raw, language, logits, codebooks)
+
+
+def _of_another_stage(path: Path, found: str, needed: str) -> ValueError:
+    elements = next(count for count, stage in STAGES.items() if stage == found)
+    return ValueError(
+        f"{path} is a checkpoint of the {found} stage ({elements} elements), but one of the "
+        f"{needed} stage is needed: give the one that {HOW[needed]}."
+    )
 
 
 def read_autoencoder(path: Path | str) -> Autoencoder:
@@ -481,10 +486,15 @@ def trained_size(width: int, height: int, resolution: Any = -1) -> tuple[int, in
 
 
 def _pinhole(
-    name: str, viewmat: NDArray[Any], fx: float, fy: float, size: tuple[int, int], photo: tuple
+    name: str, viewmat: NDArray[Any], fx: float, fy: float, photo: tuple[int, int], resolution: Any
 ) -> Camera:
-    """A camera as the official code has it: no distortion, its axis through the middle."""
-    width, height = size
+    """A camera as the official code has it: no distortion, its axis through the middle.
+
+    Args:
+        fx, fy: in pixels of the `photo`, (width, height).
+        resolution: as for `trained_size`.
+    """
+    width, height = trained_size(*photo, resolution)
     K = [
         [fx * width / photo[0], 0.0, width / 2],
         [0.0, fy * height / photo[1], height / 2],
@@ -503,14 +513,7 @@ def colmap_cameras(
     """
     poses, points, _ = read_colmap(Path(folder))
     cameras = [
-        _pinhole(
-            name,
-            viewmat,
-            lens.fx,
-            lens.fy,
-            trained_size(lens.width, lens.height, resolution),
-            (lens.width, lens.height),
-        )
+        _pinhole(name, viewmat, lens.fx, lens.fy, (lens.width, lens.height), resolution)
         for name, lens, viewmat in poses
     ]
     return tuple(sorted(cameras, key=lambda camera: camera.name)), points
@@ -545,10 +548,7 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
             found.append((str(entry["img_name"]), viewmat, fx, fy, photo))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise problem from error
-    cameras = [
-        _pinhole(name, viewmat, fx, fy, trained_size(*photo, resolution), photo)
-        for name, viewmat, fx, fy, photo in found
-    ]
+    cameras = [_pinhole(*camera, resolution) for camera in found]
     return tuple(sorted(cameras, key=lambda camera: camera.name))
 
 
@@ -776,7 +776,8 @@ class _Files:
         for root in self.roots:
             for at, folders, names in os.walk(root, followlinks=True):
                 folder = Path(at)
-                again = (real := folder.resolve()) in seen  # a link back, or a folder given twice
+                real = folder.resolve()
+                again = real in seen  # a link back, or a folder given twice
                 seen.add(real)
                 deep = again or len(folder.relative_to(root).parts) >= DEPTH
                 folders[:] = sorted(
@@ -878,7 +879,7 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
     if not runs:
         for folder, checkpoint in opened.items():
             if files.level_of(folder) is not None and not lifted:
-                read_checkpoint(checkpoint.path, stage=LANGUAGE)  # raises: it is an RGB one
+                raise _of_another_stage(checkpoint.path, checkpoint.stage, LANGUAGE)
         name = (files.features or files.latents or roots)[0].parent.name if lifted else name
         rgbs = [files.newest(folder) for folder in opened] or list(files.clouds.values())
         rgb = files.choose("models without language", rgbs, name)
@@ -967,13 +968,12 @@ def _runs(files: _Files, opened: Mapping[Path, Checkpoint]) -> tuple[str, dict[i
         level = files.level_of(folder)
         beside = SUFFIX.sub(r"\1", folder.name) == base.name
         if checkpoint.stage == RGB and level is not None and level not in merged and beside:
-            read_checkpoint(checkpoint.path, stage=next(iter(merged.values())).stage)
+            raise _of_another_stage(checkpoint.path, RGB, next(iter(merged.values())).stage)
     return base.name, dict(sorted(merged.items()))
 
 
 def _tell(found: Found, files: _Files, runs: Mapping[int, Checkpoint]) -> None:
     """Fill in `found.found` and `found.missed`, the lines for the user."""
-
     for level, name in enumerate(LEVELS):
         run = runs.get(level)
         if run is not None:
@@ -1184,18 +1184,16 @@ def _sparse_field(runs: Mapping[int, Checkpoint], keep: Tensor, encoder: str) ->
 
     A level's residual codebooks become one codebook here, since their codewords are simply added.
     """
-    shapes = {
-        level: run.codebooks.shape for level, run in runs.items() if run.codebooks is not None
-    }
-    sizes = {shape[2] for shape in shapes.values()}
+    shapes = [run.codebooks.shape for run in runs.values() if run.codebooks is not None]
+    sizes = {shape[2] for shape in shapes}
     if len(sizes) > 1:
         raise ValueError(
             f"The level runs have embeddings of different sizes ({sorted(sizes)}): give runs of "
             "one training."
         )
     n = int(keep.sum())
-    size = max(layers * words for layers, words, _ in shapes.values())
-    entries = max(layers * min(TOP, words) for layers, words, _ in shapes.values())
+    size = max(layers * words for layers, words, _ in shapes)
+    entries = max(layers * min(TOP, words) for layers, words, _ in shapes)
     codewords = torch.zeros(len(LEVELS), size, sizes.pop())
     rows = torch.zeros(len(LEVELS), n, entries, dtype=torch.int32)
     codes, mass = torch.zeros(len(LEVELS), n, entries), torch.zeros(len(LEVELS), n)

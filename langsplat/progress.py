@@ -8,6 +8,7 @@ Now and then a stage saves a checkpoint, to resume from if it is killed.
 import contextlib
 import ctypes
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -202,8 +203,6 @@ def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, 
 
 def digest_of(*parts: "Tensor | str") -> str:
     """A hash of tensors and texts, for the identity of `Checkpoints`."""
-    import hashlib
-
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):

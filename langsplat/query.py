@@ -388,11 +388,12 @@ class _LatentScores:
 
     def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
         out = _empty((len(asked), len(self._values)), self._values.device)
-        # A few at a time on the CPU, where large temporaries are expensive.
-        some, chosen = len(self._values) if out.is_cuda else _LATENTS_AT_ONCE, levels.tolist()
-        for level in set(chosen):
-            texts = torch.tensor([t for t, own in enumerate(chosen) if own == level])
-            parts = (tensor.split(max(1, some)) for tensor in (out.T, *self._of_level(level)))
+        # A few Gaussians at a time on the CPU, where large temporaries are expensive.
+        some = max(1, len(self._values)) if out.is_cuda else _LATENTS_AT_ONCE
+        level_of_text = levels.tolist()
+        for level in set(level_of_text):
+            texts = torch.tensor([t for t, own in enumerate(level_of_text) if own == level])
+            parts = (tensor.split(some) for tensor in (out.T, *self._of_level(level)))
             for part, kept, best, seen in zip(*parts, strict=True):
                 margins = self._source.cosines(kept, asked[texts]).sub_(best[:, None])
                 part[:, texts] = margins.mul_(SHARPNESS).sigmoid_().mul_(seen[:, None])
@@ -668,15 +669,14 @@ class SceneQuery:
             maps = self._maps(len(some), camera)
             self._see(view, asked, maps)
             self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
-            smooth, peaks = _half_smooth(maps.flatten(0, 1))
-            levels = peaks.unflatten(0, maps.shape[:2]).argmax(dim=1)
+            peaks = _half_smooth(maps.view(-1, *maps.shape[2:]))
+            levels = peaks.view(maps.shape[:2]).argmax(dim=1)
             if level is not None:
                 levels.fill_(self._field.levels.index(level))
             of_gaussians = self._scores.rate(asked, levels)
             if near:
                 self._hold_gaussians(some, of_gaussians, levels, near, camera)
-            by_level = smooth.unflatten(0, maps.shape[:2])
-            found += zip(some, *_on_host(levels, by_level, of_gaussians), strict=True)
+            found += zip(some, *_on_host(levels, maps, of_gaussians), strict=True)
         seconds = time.perf_counter() - began
         return [
             Answer(text, self._field.levels[k], threshold, maps[k], maps, scores, seconds)
@@ -949,17 +949,17 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
     return maps
 
 
-def _half_smooth(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Half smooth maps [M, H, W], in place; also returns the maximum of each, [M]."""
+def _half_smooth(maps: Tensor) -> Tensor:
+    """Half smooth maps [M, H, W] float32, in place; returns the maximum of each, [M]."""
     half = max(0, round(SMOOTHING * maps.shape[2] / 2))
     if maps.is_cuda:
         from langsplat._query_triton import half_smooth as on_gpu
 
         on_gpu(maps, half)
-        return maps, maps.amax(dim=(1, 2))
+        return maps.amax(dim=(1, 2))
     from langsplat._codes_numba import half_smooth
 
-    return maps, torch.from_numpy(half_smooth(maps.numpy(), half))
+    return torch.from_numpy(half_smooth(maps.numpy(), half))
 
 
 def render_rgb(scene: Scene, camera: Camera) -> np.ndarray:

@@ -139,8 +139,8 @@ def rasterize(
         raise ValueError(f"colors must be [N, D] or [C, N, D], got {list(colors.shape)}.")
     per_camera = (cameras,) if colors.ndim == 3 else ()
     _check("colors", colors, (*per_camera, n, *channels))
-    shapes = means, quats, scales, opacities
-    _check_floats("means, quats, scales, opacities and colors", *shapes, colors)
+    floats = means, quats, scales, opacities, colors
+    _check_floats("means, quats, scales, opacities and colors", *floats)
     if colors.shape[-1] == 0:
         raise ValueError("colors must have at least one channel.")
     if width < 1 or height < 1 or width * height > MAX_IMAGE_PIXELS:
@@ -248,9 +248,9 @@ def look(gaussians: Gaussians, camera: Camera, tile: int) -> _rasterize_gsplat.F
     _backend("gsplat", gaussians.device)
     with torch.no_grad():
         g, camera = gaussians, camera.to(gaussians.device)
-        shape = g.means, g.quats, g.scales, g.opacities
+        geometry = g.means, g.quats, g.scales, g.opacities
         view = camera.viewmat[None], camera.K[None], camera.width, camera.height
-        return _rasterize_gsplat.see(*shape, *view, RULES._replace(near=g.near), tile)
+        return _rasterize_gsplat.see(*geometry, *view, RULES._replace(near=g.near), tile)
 
 
 def drawable(gaussians: Gaussians) -> Gaussians:
@@ -346,9 +346,9 @@ def blending_weights(
 
     camera = camera.to("cpu")
     g, rules = gaussians, RULES._replace(near=gaussians.near)
-    shape = tuple(t.float() for t in (g.means, g.quats, g.scales, g.opacities))
+    geometry = tuple(t.float() for t in (g.means, g.quats, g.scales, g.opacities))
     view = camera.viewmat, camera.K, camera.width, camera.height
-    return weigh(shape, *view, rules, codes, support)
+    return weigh(geometry, *view, rules, codes, support)
 
 
 def lift_labels(
@@ -436,11 +436,11 @@ def heaviest(gaussians: Gaussians, camera: Camera, field: LanguageField, support
     from langsplat._rasterize_numba import find_heaviest
 
     g, rules = gaussians.detached(), RULES._replace(near=gaussians.near)
-    shape, described = (g.means, g.quats, g.scales, g.opacities), field.mass > 0
-    _check_floats("means, quats, scales and opacities", *shape)
+    geometry, described = (g.means, g.quats, g.scales, g.opacities), field.mass > 0
+    _check_floats("means, quats, scales and opacities", *geometry)
     view = camera.viewmat, camera.K, camera.width, camera.height
     return find_heaviest(
-        shape, *view, rules, field.rows, field.codes, described, field.codec.size, support
+        geometry, *view, rules, field.rows, field.codes, described, field.codec.size, support
     )
 
 

@@ -44,7 +44,7 @@ LEVELS = ("subpart", "part", "whole")
 FORMAT = "langsplat-scene"
 FORMAT_VERSION = 1
 # Phones take photos of 8192 x 6144. gsplat indexes with 31 bits, which is enough for this many
-# pixels with AT_ONCE channels each.
+# pixels with 32 channels each, the most that it draws at once (_rasterize_gsplat.AT_ONCE).
 MAX_IMAGE_PIXELS = 64_000_000
 NEAR = 0.01  # the near plane, as gsplat's
 # D of a codebook's codes: what a query needs first grows with D x D, and a damaged or hostile file

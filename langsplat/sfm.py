@@ -245,15 +245,15 @@ def _verdict(workdir: Path, models: list[Any]) -> dict[str, Any]:
     with pycolmap.Database.open(workdir / "database.db") as database:
         _, geometries = database.read_two_view_geometries()
         counts = [database.num_keypoints_for_image(i.image_id) for i in database.read_all_images()]
-    turning_only = pycolmap.TwoViewGeometryConfiguration
-    still = {turning_only.PLANAR_OR_PANORAMIC, turning_only.PANORAMIC}
+    kinds = pycolmap.TwoViewGeometryConfiguration
+    turned = {kinds.PLANAR_OR_PANORAMIC, kinds.PANORAMIC}  # a sideways move does not show
     verified = [g.config for g in geometries if len(g.inlier_matches) >= 15]
     verdict: dict[str, Any] = {
         "model": None,
         "placed": 0,
         "other": 0,
         "poor": sum(count < 100 for count in counts),
-        "turning": bool(verified) and all(config in still for config in verified),
+        "turning": bool(verified) and all(config in turned for config in verified),
         "angle": 0.0,
         "focal_ratio": 1.0,
     }

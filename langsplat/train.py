@@ -187,7 +187,7 @@ def mean_psnr(gaussians: Gaussians, capture: Capture, views: Sequence[int]) -> f
 
 def fit_gaussians(
     capture: Capture,
-    config: TrainConfig | None = None,
+    config: TrainConfig = TrainConfig(),
     *,
     device: torch.device | str = "cpu",
     state: Path | str | None = None,
@@ -200,7 +200,6 @@ def fit_gaussians(
 
     Args:
         capture: photos, their cameras, and SfM points (possibly none).
-        config: None = the defaults.
         device: where to train and where the result lives, "cpu" or "cuda".
         state: a checkpoint file, written every 20 s and at the end. If it is of the same capture
             and config, that run continues; otherwise it is overwritten.
@@ -211,7 +210,6 @@ def fit_gaussians(
         ValueError: there are no photos to train on, photos are too small or not uint8, a photo and
             its camera differ in size, or training breaks down.
     """
-    config = config or TrainConfig()
     train_views, _ = split_views(len(capture.images), config.holdout_every)
     _check_capture(capture, train_views)
     trainer = _Trainer(capture, train_views, config, torch.device(device), torch.get_num_threads())
@@ -366,7 +364,7 @@ class _Trainer:
     def _loss(self, view: int, share: float) -> Tensor:
         config, p = self.config, self.params
         camera, photo = self._view(view, half=share < config.half_resolution_until)
-        degree = self.degree(share)
+        degree = self._degree(share)
         sh = torch.cat([p["sh_dc"], p["sh_rest"][:, : (degree + 1) ** 2 - 1]], dim=1)
         directions = p["means"].detach() - self.positions[view]
         scales, opacities = p["log_scales"].exp(), p["logit_opacities"].sigmoid()
@@ -408,7 +406,7 @@ class _Trainer:
             photo = small[0].permute(1, 2, 0)
         return camera, photo
 
-    def degree(self, share: float) -> int:
+    def _degree(self, share: float) -> int:
         """The SH degree at this share of the run."""
         step = self.config.sh_step
         return self.config.sh_degree if step == 0 else min(int(share / step), self.config.sh_degree)

@@ -1241,6 +1241,13 @@ def test_a_hostile_zip_is_refused_and_writes_nothing(tmp_path, kind, message):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "work"]
 
 
+def test_hidden_folders_of_a_zip_do_not_count_as_they_stay_packed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as handle:
+        handle.writestr(".trash/0.jpg", b"\0" * 20_000_000)
+    with pytest.raises(ValueError, match=r"No photos were found in a\.zip: add"):
+        load_capture(tmp_path / "a.zip")
+
+
 def test_a_zip_that_declares_too_much_is_refused_unread(tmp_path):
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as handle:

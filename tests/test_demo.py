@@ -828,6 +828,22 @@ def test_uploads_that_cannot_become_a_scene_are_refused_at_once(tmp_path: Path) 
     check_photos(zip_of(tmp_path / "good.zip", [f"in/{index}.jpg" for index in range(8)]))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_photos_that_a_build_would_pass_over_as_hidden_do_not_count(
+    tmp_path: Path, packed: bool
+) -> None:
+    paths = photos(tmp_path / "in", 8)
+    check_photos(paths)
+    hidden = Path(paths[0]).rename(tmp_path / "in" / ".trashed.jpg")
+    what = f"{hidden.name} is not a photo"
+    paths[0] = str(hidden)
+    if packed:
+        what = "there are 7 so far"
+        paths = zip_of(tmp_path / "in.zip", [Path(path).name for path in paths])
+    with pytest.raises(ValueError, match=what):
+        check_photos(paths)
+
+
 BUILD = """
 import json, shutil, subprocess, sys, time
 out, mode = sys.argv[sys.argv.index("--out") + 1], sys.argv[1]

@@ -735,6 +735,20 @@ def test_the_command_evaluates_official_renders_without_a_scene(
     assert "Give --autoencoder once for every scene" in capsys.readouterr().err
 
 
+def test_official_renders_of_several_scenes_share_one_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "langsplat.encoders.load_encoder", lambda spec: loaded.append(spec) or TableEncoder()
+    )
+    case, autoencoder = official_run(tmp_path, [Path(name).stem for name in NAMES], 2)
+    official_labels(tmp_path / "labels", NAMES, np.random.default_rng(9))
+    pair = [str(case), str(tmp_path / "labels")]
+    assert main(["eval", *pair, *pair, "--autoencoder", str(autoencoder), str(autoencoder)]) == 0
+    assert loaded == ["open_clip:ViT-B-16/laion2b_s34b_b88k"]
+
+
 def test_a_bundled_scenes_name_comes_before_a_run_beside_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def test_the_schedule_relocates_grows_shakes_raises_the_degree_and_stops(
     watch("_share_out", lambda self, sources, places: "add" if places is None else "relocate")
     watch("_add_noise", lambda self, rate: "noise")
     watch("_view", lambda self, view, *, half: "half" if half else "full")
-    watch("degree", lambda self, share: f"degree {min(int(share / 0.1), 1)}")
+    watch("_degree", lambda self, share: f"degree {min(int(share / 0.1), 1)}")
     # Opacities are pulled down so strongly that some Gaussians die within the run.
     config = replace(SMALL, opacity_reg=3.0, logit_opacities_lr=0.4, iterations=60)
     gaussians = fit_gaussians(without_points(capture), replace(config, max_gaussians=700))
