@@ -171,7 +171,7 @@ def build_scene(
     check_destination(out)
     if not path.exists():
         raise ValueError(f"There is nothing at {path}: give a folder or a zip of photos.")
-    call = _digest(path, out, _all_settings(config))
+    call = _digest(path, _all_settings(config))
     if _is_made(out, call):
         _tidy_up(path, out, config.max_side)
         note = "The scene of these photos and settings is there: remove it to build it again."
@@ -416,7 +416,7 @@ class _Work:
 
     def __init__(self, path: Path, out: Path, max_side: int | None = None) -> None:
         self.folder = _work_folder(out)
-        digest = _digest(path, out, {"max_side": max_side})
+        digest = _digest(path, {"max_side": max_side})
         marker = self.folder / WORK_MARK
         # An empty one without a marker is ours, too: a program can be killed at any moment.
         if self.folder.exists() and not marker.is_file() and any(self.folder.glob("*")):
@@ -466,12 +466,12 @@ def _work_folder(out: Path) -> Path:
     return out.with_name(out.name + WORK_SUFFIX)
 
 
-def _digest(path: Path, out: Path, settings: dict[str, Any]) -> str:
+def _digest(path: Path, settings: dict[str, Any]) -> str:
     """A hash of the settings and of the names, sizes and times of a source's files."""
     key = settings | {
         "langsplat": langsplat.__version__,
         "file": path.name if path.is_file() else "",
-        "files": list(_listed(path, {out.resolve(), _work_folder(out).resolve()})),
+        "files": list(_listed(path)),
     }
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
@@ -490,13 +490,12 @@ def _lock(file: TextIO, taken: str) -> None:
         return
 
 
-def _listed(path: Path, but: set[Path]) -> Iterator[tuple[str, int, int]]:
+def _listed(path: Path) -> Iterator[tuple[str, int, int]]:
     """Name, size and time of each file a capture may read (for a transforms.json, in its folder).
 
-    Links are followed, but no folder is visited twice; the folders in `but` and what a build made
-    are left out.
+    Links are followed, but no folder is visited twice; what a build made is left out.
     """
-    root, seen = path.parent if path.suffix.lower() == ".json" else path, set(but)
+    root, seen = path.parent if path.suffix.lower() == ".json" else path, set[Path]()
     found = [root]  # if it is a file; folders are left out below
     for folder, below, names in os.walk(root, followlinks=True):
         here = Path(folder)

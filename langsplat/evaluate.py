@@ -439,8 +439,6 @@ def _inside(
     def side(point: list[int], axis: int) -> int:
         return (point[axis] > borders[axis]) - (point[axis] < 0)
 
-    if any(side(a, axis) * side(b, axis) > 0 for axis in (0, 1)):
-        return a, b, False
     for axis in (1, 0):
         if side(a, axis) * side(b, axis) > 0:
             return a, b, False

@@ -183,7 +183,7 @@ class Answer:
 
     def _why_not(self) -> str:
         """Why the mask is empty, and the remedy, if there is one."""
-        score = min(math.floor(100 * self.score) / 100, self.threshold)  # 0.4996 is below 0.50
+        score = math.floor(100 * self.score) / 100  # 0.4996 is below 0.50
         peaks = self.by_level.max(axis=(1, 2))
         best = int(peaks.argmax())
         if peaks[best] > self.threshold:  # so that the level was chosen

@@ -545,7 +545,6 @@ class _Trainer:
             tensors,
             self.iteration,
             steps=self._steps(),
-            first_count=self.first_count,
             seconds=self.seconds,
         )
 
@@ -561,7 +560,6 @@ class _Trainer:
         self.generator.set_state(tensors["generator"])
         self.order = tensors["order"]
         self.iteration = earlier.done
-        self.first_count = int(values["first_count"])
         self.earlier_seconds = values["seconds"]
         self.began = time.monotonic()
 

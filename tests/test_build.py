@@ -594,7 +594,7 @@ def test_what_was_built_among_the_photos_is_none_of_them(tmp_path: Path) -> None
     """A scene's preview, and what is left of a build that was killed while it placed cameras."""
     for name in "abc":
         (tmp_path / f"{name}.jpg").touch()
-    before = build._digest(tmp_path, tmp_path / "scene", {}), _gather(list(_folders(tmp_path)))
+    before = build._digest(tmp_path, {}), _gather(list(_folders(tmp_path)))
     for file in ("other/scene.safetensors", "other/preview.jpg", ".scene.x/scene.safetensors"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
@@ -605,7 +605,7 @@ def test_what_was_built_among_the_photos_is_none_of_them(tmp_path: Path) -> None
         (work / "0000.jpg").touch()
 
     def now() -> tuple[object, ...]:
-        return build._digest(tmp_path, tmp_path / "scene", {}), _gather(list(_folders(tmp_path)))
+        return build._digest(tmp_path, {}), _gather(list(_folders(tmp_path)))
 
     assert now() == before and before[1][2] == []
     (tmp_path / "other" / "d.jpg").touch()

@@ -27,13 +27,22 @@ def clusters(count: int, each: int, dim: int = 16, noise: float = 0.02) -> torch
     return F.normalize(rows + noise * torch.randn(len(rows), dim, generator=generator), dim=1)
 
 
-def test_separate_clusters_get_a_codeword_each() -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_separate_clusters_get_a_codeword_each(seed: int) -> None:
     rows = clusters(6, 20)
-    codec = fit_codebook([rows], size=6)
+    codec = fit_codebook([rows], size=6, seed=seed)
     assigned = codec.assign(0, rows).reshape(6, 20)
     assert (assigned == assigned[:, :1]).all()
     assert len(assigned[:, 0].unique()) == 6
     assert float((codec.codewords[0][codec.assign(0, rows)] * rows).sum(1).min()) > 0.95
+
+
+def test_a_codeword_is_the_mean_direction_of_the_embeddings_nearest_to_it() -> None:
+    rows = clusters(4, 20, noise=0.3)
+    codec = fit_codebook([rows], size=4)
+    nearest = codec.assign(0, rows)
+    means = torch.stack([rows[nearest == word].sum(0) for word in range(4)])
+    torch.testing.assert_close(codec.codewords[0], F.normalize(means, dim=1), atol=1e-5, rtol=0)
 
 
 def test_codewords_that_are_long_attract_no_more_than_short_ones() -> None:
@@ -70,7 +79,7 @@ def test_of_copies_of_a_codeword_the_first_is_assigned() -> None:
 
 def test_identical_embeddings_do_not_break_the_start() -> None:
     codec = fit_codebook([clusters(1, 1).expand(10, 16)], size=5)
-    assert torch.isfinite(codec.codewords).all()
+    torch.testing.assert_close(codec.codewords.norm(dim=2), torch.ones(1, 5))
 
 
 def test_more_codewords_than_a_scene_may_have_are_refused_before_they_are_fitted() -> None:

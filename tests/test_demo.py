@@ -335,7 +335,7 @@ def test_what_an_earlier_start_left_is_neither_listed_nor_kept_for_ever(
         shelf.files(answer, np.zeros((480, 640, 3), np.uint8))
     left = {str(folder) for folder in shelf.downloads.iterdir()}
     assert len(left) == 4 and not left & before
-    shutil.rmtree(shelf.downloads)  # as some systems delete temporary folders
+    shutil.rmtree(shelf.results)  # as some systems delete temporary folders
     assert shelf.files(answer, np.zeros((480, 640, 3), np.uint8))["mask.png"].is_file()
 
 
@@ -433,6 +433,16 @@ def test_the_point_view_leaves_out_what_is_faint_or_far_away() -> None:
     cloud = cloud_of(replace(three_balls(), gaussians=gaussians))
     assert cloud.size < 4
     assert cloud.total == 2000 and not set(cloud.rows) & set(range(1200, 1600))
+
+
+def test_the_point_view_goes_where_a_scene_is() -> None:
+    scene, shift = three_balls(), torch.tensor([50.0, 0.0, -20.0])
+    gaussians = replace(scene.gaussians, means=scene.gaussians.means + shift)
+    there = cloud_of(replace(scene, gaussians=gaussians, center=scene.center + shift))
+    here = cloud_of(scene)
+    np.testing.assert_array_equal(there.rows, here.rows)
+    np.testing.assert_allclose(there.low, here.low + shift.numpy(), atol=1e-4)
+    assert there.size == pytest.approx(here.size, abs=1e-4)
 
 
 def test_the_point_view_gets_places_within_a_step_of_the_truth() -> None:

@@ -21,6 +21,7 @@ from tests.hub_server import Repo, black_hole, closed_port, serve
 
 VISITS = """
 import json, sys, time
+from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 from langsplat.hub import fetch_scene
 
 for repo_id, revision in json.loads(sys.argv[1]):

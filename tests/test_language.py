@@ -18,7 +18,7 @@ from langsplat.language import (
     train_language,
 )
 from langsplat.rasterize import render
-from langsplat.scene import Camera, Gaussians, LanguageField
+from langsplat.scene import MAX_CODE, Camera, Gaussians, LanguageField
 
 WIDTH, HEIGHT = 40, 24
 
@@ -84,6 +84,9 @@ def test_segments_of_another_size_are_refused_by_name() -> None:
         fit_language(two_balls(), [front_camera()], [], "test")
     with pytest.raises(ValueError, match="at least one codeword, got keep=0"):
         fit_language(two_balls(), [front_camera()], [halves()], "test", keep=0)
+    many = Codebook(torch.eye(8)[:1].expand(3, MAX_CODE + 1, 8))
+    with pytest.raises(ValueError, match=f"at most {MAX_CODE} codewords, got keep={MAX_CODE + 1}"):
+        lift_language(two_balls(), [front_camera()], [halves()], "test", many, keep=MAX_CODE + 1)
 
 
 def test_settings_may_be_numbers_of_numpy_and_the_folder_a_string(tmp_path: Path) -> None:

@@ -431,6 +431,11 @@ def test_written_features_read_back_and_number_their_rows_through_all_levels(tmp
     again = read_features(tmp_path / "b", "frame_00001")
     assert (again.segments == view.segments).all()
     assert all(torch.allclose(a, b) for a, b in zip(again.embeddings, view.embeddings, strict=True))
+    halves = replace(view, embeddings=[rows.bfloat16() for rows in view.embeddings])
+    write_features(tmp_path / "c", "frame_00001", halves)
+    rounded = np.load(tmp_path / "c/frame_00001_f.npy")
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, rows, atol=4e-3)
 
 
 def test_label_maps_of_another_size_are_resized_with_a_warning_that_names_both(tmp_path):

@@ -370,6 +370,27 @@ def test_an_absent_thing_gives_an_empty_mask_in_words(engine: SceneQuery) -> Non
     assert "Of the whole scene 121 Gaussians score above it" in elsewhere.sentence()
 
 
+@pytest.mark.parametrize(
+    ("best", "elsewhere", "threshold", "absent"),
+    [
+        (0.49, 99, 0.5, True),
+        (0.49, 100, 0.5, False),  # it may be out of sight
+        (0.5, 0, 0.5, False),
+        (0.6, 0, 0.9, False),  # below the threshold, but as good as plain words
+        (0.35, 0, 0.3, False),
+    ],
+)
+def test_a_thing_is_absent_if_it_is_found_neither_in_the_picture_nor_out_of_sight(
+    best: float, elsewhere: int, threshold: float, absent: bool
+) -> None:
+    by_level = np.full((3, 4, 4), 0.1, np.float32)
+    by_level[2, 1, 1] = best  # at another level than the one that answers
+    scores = np.zeros(200, np.float32)
+    scores[:elsewhere] = 0.95
+    answer = Answer("cup", "part", threshold, by_level[1], by_level, scores, 0.1)
+    assert answer.absent == absent
+
+
 def test_an_empty_mask_says_when_a_level_or_the_threshold_is_the_reason(engine: SceneQuery) -> None:
     camera = engine.scene.cameras[0]
     strict = engine.ask("left ball", camera, threshold=1.0)
@@ -414,6 +435,8 @@ def test_the_threshold_is_absolute(engine: SceneQuery) -> None:
     wide, narrow = (engine.ask("left ball", camera, threshold=t) for t in (0.3, 0.9))
     assert wide.mask.sum() > narrow.mask.sum()
     np.testing.assert_array_equal(wide.relevancy, narrow.relevancy)
+    numpys = engine.ask("left ball", camera, threshold=np.float32(0.5))
+    assert json.loads(json.dumps(numpys.as_dict()))["threshold"] == 0.5
     assert not replace(wide, threshold=wide.score).found, "what is no higher is outside"
     highest = float(wide.gaussian_relevancy.max())
     assert replace(wide, threshold=highest).count == 0
@@ -623,13 +646,27 @@ def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> Non
     assert not absent.found, "of a thing that is not here no part is looked for"
 
 
+def test_near_a_thing_is_within_ten_pixels_of_it_in_a_view_of_480() -> None:
+    scene = asked_scene()
+    assert scene.language is not None
+    scene.language.mass[0] = 0
+    engine, camera = SceneQuery(scene, TableEncoder()), scene.cameras[0].resized(480)
+    found = engine.relevancy(["left ball"], camera)[0].amax(dim=0).numpy()
+    highest = ndimage.maximum_filter(found, size=21, mode="constant")
+    (near,) = engine._near(["knob of the left ball"], engine._view(camera), camera).values()
+    np.testing.assert_allclose(near, np.minimum(highest / (0.8 * found.max()), 1), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("the handle of the mug", ("handle", "mug")),
+        ("The Handle Of My Mug", ("Handle", "Mug")),
         ("Lid of a blue teapot", ("Lid", "blue teapot")),
         ("wheel of the back of the car", ("wheel of the back", "car")),
         ("a photo of a mug", None),
+        *((f"{which} of mug", None) for which in ("picture", "An image", "this kind", "sort")),
+        ("type of the mug", None),
         ("glass of water", None),
         ("of the mug", None),
         ("handle of the ", None),
@@ -722,6 +759,15 @@ def test_what_no_view_ever_saw_scores_zero_whatever_its_code_holds(device: str) 
     assert got.gaussian_relevancy[120] == 0
 
 
+def test_a_code_that_stands_for_nothing_scores_as_a_negative_does() -> None:
+    scene = asked_scene()
+    assert scene.language is not None
+    scene.language.codes[:, 5] = 0  # though some views saw it
+    engine, text = SceneQuery(scene, TableEncoder()), "left ball"
+    assert (engine.gaussian_relevancy([text])[0, :2, 5] == 0.5).all()
+    assert np.isfinite(engine.ask(text, scene.cameras[0]).by_level).all()
+
+
 @on_devices
 @pytest.mark.parametrize("made", [asked_scene, latent_scene])
 def test_a_scene_without_gaussians_answers_that_nothing_is_there(
@@ -781,8 +827,9 @@ def test_answers_to_several_texts_are_those_they_get_alone(engine: SceneQuery) -
     assert engine.ask_all([], camera) == []
 
 
-def test_views_are_remembered_up_to_a_number_of_bytes() -> None:
-    scene = asked_scene()
+@pytest.mark.parametrize("made", [asked_scene, latent_scene])
+def test_views_are_remembered_up_to_a_number_of_bytes(made: Callable[[], Scene]) -> None:
+    scene = made()
     camera = scene.cameras[0]
     size = SceneQuery(scene, TableEncoder())._scores.view(camera).nbytes
     engine = SceneQuery(scene, TableEncoder(), kept_bytes=3 * size)
@@ -793,17 +840,25 @@ def test_views_are_remembered_up_to_a_number_of_bytes() -> None:
         engine.ask("left ball", replace(camera, viewmat=viewmat))
     assert 2 <= len(engine._views) <= 4
     np.testing.assert_array_equal(engine.ask("left ball", camera).by_level, first.by_level)
+    view = engine._view(camera)
+    kept = view._weights.nbytes if isinstance(view, _SparseView) else 0
+    assert size >= kept + sum(
+        part.nbytes for part in vars(view).values() if isinstance(part, np.ndarray | torch.Tensor)
+    )
     small = SceneQuery(scene, TableEncoder(), kept_bytes=size - 1)
     np.testing.assert_array_equal(small.ask("left ball", camera).by_level, first.by_level)
     assert len(small._views) == 0, "a view larger than what may be kept is not kept"
 
 
-def test_a_view_of_another_size_is_another_view(engine: SceneQuery) -> None:
+def test_a_view_of_another_size_or_lens_is_another_view(engine: SceneQuery) -> None:
     camera = engine.scene.cameras[0]
-    engine.ask("left ball", camera)
+    first = engine.ask("left ball", camera)
     turned = replace(camera, width=camera.height, height=camera.width)  # K and pose are the same
-    want = SceneQuery(engine.scene, TableEncoder()).ask("left ball", turned)
-    np.testing.assert_array_equal(engine.ask("left ball", turned).by_level, want.by_level)
+    aside = replace(camera, K=camera.K + torch.tensor([[0.0, 0, 3], [0, 0, 0], [0, 0, 0]]))
+    for other in (turned, aside):
+        want = SceneQuery(engine.scene, TableEncoder()).ask("left ball", other)
+        np.testing.assert_array_equal(engine.ask("left ball", other).by_level, want.by_level)
+        assert not np.array_equal(want.by_level, first.by_level)
 
 
 def test_what_two_threads_want_is_made_once_and_keeps_nobody_else_waiting() -> None:
@@ -945,11 +1000,31 @@ def test_the_overlay_outlines_the_mask_and_dims_the_rest() -> None:
     assert heat(np.array([[0.0, 1.0]]))[0, 0, 2] > heat(np.array([[0.0, 1.0]]))[0, 1, 2]
 
 
+def test_the_outline_of_a_mask_at_the_border_is_not_drawn_at_the_other() -> None:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[:, :3], mask[:4] = True, True
+    picture = overlay(np.zeros((HEIGHT, WIDTH, 3), np.uint8), mask.astype(np.float32), mask)
+    line = ndimage.binary_dilation(mask) & ~mask
+    np.testing.assert_array_equal((picture == 255).all(axis=2), line)
+
+
+def test_a_mask_at_a_low_threshold_has_the_colors_of_its_scores() -> None:
+    """Else a red thing in it would look like a high score."""
+    rgb = np.full((20, 20, 3), (220, 30, 30), np.uint8)
+    relevancy = np.full((20, 20), 0.1, np.float32)
+    picture = overlay(rgb, relevancy, np.ones((20, 20), bool)).astype(int)
+    assert np.abs(picture - (0.65 * heat(relevancy) + 0.35 * rgb)).max() <= 1
+
+
 def test_colors_of_a_picture_are_rounded_to_the_nearest() -> None:
     scene = asked_scene()
     image, _ = render(scene.gaussians, scene.cameras[0])
     away = render_rgb(scene, scene.cameras[0]) - 255 * image.numpy()
     assert np.abs(away).max() < 0.501 and away.min() < -0.4 and away.max() > 0.4
+    bright = replace(scene.gaussians, sh=torch.full((121, 1, 3), 20.0))
+    image, _ = render(bright, scene.cameras[0])
+    picture = render_rgb(replace(scene, gaussians=bright), scene.cameras[0])
+    assert image.max() > 2 and (picture[image.numpy() >= 1] == 255).all()
 
 
 @pytest.mark.gpu

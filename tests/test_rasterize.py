@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -593,18 +594,25 @@ def test_whichever_part_is_free_takes_the_next_tiles_and_each_is_taken_once() ->
         return _next_tile(tile, taken)
 
     tiles, taken = 50 * RUN + 1, np.zeros(1, np.int64)
+    began, done = threading.Event(), threading.Event()
 
     def draw(part: int, parts: int) -> list[int]:
         own, tile = [], next_tile(-1, taken)
         while tile < tiles:
             own.append(tile)
-            time.sleep(0.02 if part == 1 else 0.0005)
+            if part == 1:  # busy with its first tile until all others are taken
+                began.set()
+                assert done.wait(60)
+            else:
+                assert began.wait(60)
             tile = next_tile(tile, taken)
+        if part == 0:
+            done.set()
         return own
 
     fast, slow, other = _in_threads(draw, 3)
     assert sorted([*fast, *slow, *other]) == list(range(tiles))
-    assert 4 * len(slow) < min(len(fast), len(other))
+    assert len(slow) == RUN and len(fast) + len(other) == tiles - RUN
 
 
 def test_memory_is_used_again_only_when_the_last_array_in_it_is_gone() -> None:
@@ -970,6 +978,29 @@ def test_lift_refuses_a_picture_of_another_size() -> None:
     half = gaussians._each(lambda tensor: tensor.half())
     with pytest.raises(ValueError, match=r"got torch.float16: convert them with .float"):
         lift_labels(half, camera, labels, 2)
+
+
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_the_surface_of_a_flat_gaussian_is_its_plane_turned_to_the_camera(
+    upside_down: bool,
+) -> None:
+    turn, shift = reference.rotation_of(torch.tensor([[1, 0.3, -0.2, 0.4]]))[0], torch.ones(3)
+    view, K = torch.eye(4), torch.tensor([[40, 0, 16.5], [0, 40, 16.5], [0, 0, 1]])
+    view[:3, :3], view[:3, 3] = turn, shift
+    quats = 3 * torch.tensor([[0.0, 0.9, 0.2, 0.1]] if upside_down else [[0.9, 0, -0.1, 0.2]])
+    gaussians = Gaussians(
+        means=((torch.tensor([0.0, 0, 4]) - shift) @ turn)[None],  # 4 before the camera
+        quats=quats,
+        scales=torch.tensor([[0.5, 0.01, 0.4]]),
+        opacities=torch.tensor([0.6]),
+        sh=torch.zeros(1, 1, 3),
+    )
+    normal = turn @ reference.rotation_of(quats)[0, :, 1]
+    assert (normal[2] > 0) != upside_down, "one looks away from the camera, the other to it"
+    surface = render_surface(gaussians, Camera(view, K, WIDTH, HEIGHT))
+    toward = normal if upside_down else -normal
+    torch.testing.assert_close(surface[16, 16], torch.cat([toward, torch.tensor([1 / 4])]))
+    assert not surface[-1, -1].any()
 
 
 def test_the_surface_of_float64_gaussians_is_that_of_float32() -> None:

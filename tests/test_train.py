@@ -151,14 +151,47 @@ def test_the_ceiling_holds_from_the_first_step_to_the_last(capture: Capture) -> 
     assert len(fit_gaussians(capture, replace(SMALL, iterations=30))) == 160
 
 
-def test_splitting_keeps_what_a_ray_through_the_centre_sees() -> None:
+def test_what_a_gaussian_is_split_into_hides_as_much_as_it_did() -> None:
+    """A ray through the centre sees the same, and so do all rays across it together."""
     opacities = torch.tensor([0.1, 0.5, 0.9, 0.99])
+    across = torch.linspace(-20, 20, 8001, dtype=torch.float64)[:, None]
+    hidden = (opacities * torch.exp(-(across**2) / 2)).sum(dim=0)
     for count in (1, 2, 5, 40):
         new, shrink = train._split(opacities, torch.full((4,), count))
-        free = new > train.DEAD_OPACITY  # the rest were raised to stay alive
+        free = new > train.DEAD_OPACITY
+        assert bool((new >= train.DEAD_OPACITY).all()), "the rest were raised to stay alive"
         assert torch.allclose((1 - (1 - new) ** count)[free], opacities[free], atol=1e-5)
         assert bool((shrink > 0).all()) and bool((shrink <= 1 + 1e-6).all())
-    assert torch.allclose(train._split(opacities, torch.ones(4))[1], torch.ones(4))
+        together = 1 - (1 - new * torch.exp(-((across / shrink) ** 2) / 2)) ** count
+        torch.testing.assert_close(together.sum(dim=0)[free], hidden[free], rtol=1e-4, atol=0)
+
+
+def test_a_gaussian_becomes_at_most_fifty_at_once() -> None:
+    """Of more, the sum that gives their size would be lost in rounding."""
+    opacities = torch.tensor([0.1, 0.9, 0.999999])
+    many, fifty = (train._split(opacities, torch.full((3,), count)) for count in (5000, 50))
+    torch.testing.assert_close(many, fifty)
+
+
+def test_gaussians_grow_exponentially_from_their_first_number_to_the_ceiling(
+    capture: Capture,
+) -> None:
+    trainer = trainer_of(capture, replace(SMALL, max_gaussians=2160))
+    assert trainer.first_count == 40 + 2160 // 3
+    wanted = [trainer._wanted(share) for share in (0.0, 0.05, 0.275, 0.5, 0.7)]
+    assert wanted == [760, 760, round(math.sqrt(760 * 2160)), 2160, 2160]
+
+
+def test_the_dead_are_moved_onto_the_living_alone(capture: Capture) -> None:
+    trainer = trainer_of(capture, SMALL)
+    logits, living = trainer.params["logit_opacities"], [3, 7]
+    with torch.no_grad():
+        logits.fill_(train.DEAD_OPACITY / 1.01).logit_()  # together they weigh nearly as much
+        logits[living] = torch.tensor([0.5, 0.5]).logit()
+        trainer._refine(1.0)
+    means = trainer.params["means"]
+    assert len(means) == 160
+    assert torch.equal(means.unique(dim=0), means[living].unique(dim=0))
 
 
 def test_relocation_draws_in_proportion_to_the_weights() -> None:
@@ -185,6 +218,37 @@ def test_a_point_that_is_not_finite_is_no_gaussian(capture: Capture) -> None:
     )
 
 
+def test_of_more_points_than_gaussians_some_are_taken_from_all_of_them(capture: Capture) -> None:
+    start = fit_gaussians(capture, replace(STILL, max_gaussians=20))
+    chosen = (start.means[:, None] == torch.from_numpy(capture.points)).all(dim=2).nonzero()[:, 1]
+    assert len(chosen.unique()) == 20 and chosen.min() < 10 and chosen.max() >= 30
+
+
+def test_points_that_coincide_and_points_far_away_have_a_size_too(capture: Capture) -> None:
+    points = np.array([[0.5, 0, 0]] * 4 + [[1e4, 0, 0]], np.float32)
+    odd = replace(capture, points=points, point_colors=np.zeros((5, 3), np.uint8))
+    extent = trainer_of(odd, STILL).extent
+    start = fit_gaussians(odd, replace(STILL, max_gaussians=5))
+    wanted = torch.tensor([[1e-4 * extent]] * 4 + [[extent]]).expand(5, 3)
+    torch.testing.assert_close(start.scales, wanted)
+
+
+@pytest.mark.parametrize(
+    ("positions", "points", "extent"),
+    [
+        ([[-2, 0, 1], [2, 0, 1]], [], 2.2),
+        ([[-2, 0, 0], [2, 0, 0]], [[0, 0, 30], [0, 0, 30], [math.nan, 0, 0], [0, 9, 0]], 3.0),
+        ([[5, 0, 0]], [[5, 0, 40]], 4.0),
+        ([[5, 0, 0]], [], 1.0),
+    ],
+)
+def test_a_world_is_as_large_as_its_cameras_reach_or_a_tenth_of_how_far_they_look(
+    positions: list[list[float]], points: list[list[float]], extent: float
+) -> None:
+    found = train._extent(torch.tensor(positions).float(), torch.tensor(points).reshape(-1, 3))
+    assert found == pytest.approx(extent)
+
+
 def test_what_is_held_out_colors_no_gaussian(capture: Capture) -> None:
     pictures = [np.full((24, 28, 3), 255 * (view % 2), np.uint8) for view in range(6)]
     black_held_out = replace(without_points(capture), images=pictures)
@@ -201,6 +265,49 @@ def test_the_loss_is_the_share_of_l1_and_the_share_of_ssim(capture: Capture, wei
     trainer.step()
     torch.testing.assert_close(trainer.last_loss, (1 - weight) * l1 + weight * unlike)
     assert abs(l1 - unlike) > 0.05, "else either could be the other"
+
+
+def test_a_photo_at_half_size_has_the_means_of_four_pixels(capture: Capture) -> None:
+    trainer = trainer_of(capture, SMALL)
+    camera, photo = trainer._view(2, half=True)
+    assert (camera.width, camera.height) == (14, 12)
+    fours = torch.from_numpy(capture.images[2]).float().reshape(12, 2, 14, 2, 3) / 255
+    torch.testing.assert_close(photo, fours.mean(dim=(1, 3)))
+
+
+def test_photos_too_small_to_be_halved_are_trained_on_as_they_are(capture: Capture) -> None:
+    cameras = tuple(camera.resized(16, 14) for camera in capture.cameras)
+    small = replace(capture, cameras=cameras, images=[i[:14, :16] for i in capture.images])
+    assert len(fit_gaussians(small, replace(SMALL, iterations=2, half_resolution_until=1.0)))
+
+
+def test_every_photo_has_its_turn_before_any_comes_again(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views: list[int] = []
+    look = train._Trainer._view
+
+    def watched(self: train._Trainer, view: int, **options: bool) -> tuple[Camera, torch.Tensor]:
+        views.append(view)
+        return look(self, view, **options)
+
+    monkeypatch.setattr(train._Trainer, "_view", watched)
+    fit_gaussians(capture, replace(SMALL, iterations=12))
+    first, second = views[:6], views[6:]
+    assert sorted(first) == sorted(second) == list(range(6)) and first != second
+
+
+def test_brighter_than_white_is_white(capture: Capture) -> None:
+    one = replace_views(capture, 1)
+    white = replace(one, images=[np.full_like(one.images[0], 255)])
+    wall = replace(
+        trainer_of(one, STILL).gaussians().select(torch.tensor([0])),
+        means=torch.zeros(1, 3),
+        scales=torch.full((1, 3), 50.0),
+        opacities=torch.ones(1),
+        sh=torch.full((1, 1, 3), 20.0),
+    )
+    assert mean_psnr(wall, white, [0]) == math.inf
 
 
 def test_opacities_and_scales_are_held_down(capture: Capture) -> None:
@@ -270,7 +377,7 @@ def test_a_world_in_other_units_is_trained_as_well(capture: Capture, unit: float
 
 
 @pytest.mark.parametrize("places", [[0, 1, 3], None])
-def test_what_is_moved_or_new_has_no_momentum_and_the_rest_keeps_its_own(
+def test_what_is_split_shares_its_opacity_and_momentum_is_kept_by_the_rest_alone(
     capture: Capture, places: list[int] | None
 ) -> None:
     trainer = trainer_of(capture, replace(SMALL, sh_step=0.0))
@@ -283,18 +390,31 @@ def test_what_is_moved_or_new_has_no_momentum_and_the_rest_keeps_its_own(
         trainer.step()
     n = len(trainer.params["means"])
     before = {name: adam(name) for name in trainer.params}
+    p = {name: tensor.detach().clone() for name, tensor in trainer.params.items()}
+    opacities, shrink = train._split(p["logit_opacities"].sigmoid()[[2, 5]], torch.tensor([3, 2]))
     sources, targets = torch.tensor([2, 2, 5]), None if places is None else torch.tensor(places)
     with torch.no_grad():
         trainer._share_out(sources, targets)
     begun = [2, 5, *(range(n, n + 3) if places is None else places)]
     others = [row for row in range(n) if row not in begun]
     for name, old in before.items():
-        now = adam(name)
-        assert now["step"] == 3
+        state = adam(name)
+        assert state["step"] == 3
         for key in train.MOMENTS:
-            assert len(now[key]) == len(begun) + len(others)
-            assert not now[key][begun].any()
-            assert torch.equal(now[key][others], old[key][others]) and old[key][others].any()
+            assert len(state[key]) == len(begun) + len(others)
+            assert not state[key][begun].any()
+            assert torch.equal(state[key][others], old[key][others]) and old[key][others].any()
+    now = {name: tensor.detach() for name, tensor in trainer.params.items()}
+    for source, copies, opacity, factor in zip(
+        (2, 5), (begun[2:4], begun[4:]), opacities, shrink, strict=True
+    ):
+        one = {name: values[source] for name, values in p.items()}
+        one |= {"logit_opacities": opacity.logit(), "log_scales": one["log_scales"] + factor.log()}
+        for row in (source, *copies):
+            for name, values in one.items():
+                torch.testing.assert_close(now[name][row], values, msg=name)
+    for name, values in p.items():
+        assert torch.equal(now[name][others], values[others])
 
 
 def test_the_same_seed_gives_the_same_gaussians(capture: Capture) -> None:
@@ -381,6 +501,9 @@ def test_without_points_gaussians_start_inside_the_frustums(capture: Capture) ->
             & (pixels[:, 1] < camera.height + 1)
         )
     assert len(start) >= 500 and bool(inside.all())
+    depths = torch.stack([(means @ camera.viewmat.T)[:, 2] for camera in bare.cameras])
+    # All look at one point, 3 away: depths are 0.4 to 2 times that.
+    assert float(depths.amin(dim=0).max()) < 6.01 and float(depths.amax(dim=0).min()) > 1.19
     views = range(6)
     trained = fit_gaussians(bare, replace(SMALL, iterations=60, max_gaussians=500))
     assert mean_psnr(trained, bare, views) > mean_psnr(start, bare, views) + 2
@@ -411,6 +534,8 @@ def test_a_time_limit_counts_what_an_earlier_run_took(
     seconds = 1_000
     fit_gaussians(capture, config, state=tmp_path / "state")
     assert seconds == 1_004
+    fit_gaussians(capture, replace(config, iterations=3))
+    assert seconds == 1_007, "and no run has more steps than it was asked for"
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(
@@ -428,6 +553,22 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
     two = fit_gaussians(replace_views(capture, 1), config)
     one = fit_gaussians(replace_views(capture, 1), replace(config, iterations=1))
     assert calls == [3] and same(one, two)
+
+
+def test_a_run_goes_on_after_steps_without_a_finite_gradient_that_are_no_row(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finite, steps = train._Trainer._finite, 0
+
+    def every_other(self: train._Trainer, loss: torch.Tensor) -> bool:
+        nonlocal steps
+        steps += 1
+        return steps % 2 == 1 and finite(self, loss)
+
+    monkeypatch.setattr(train._Trainer, "_finite", every_other)
+    monkeypatch.setattr(train, "MAX_BAD_STEPS", 2)
+    fit_gaussians(capture, replace(SMALL, iterations=6))
+    assert steps == 6
 
 
 def test_numbers_of_numpy_train_the_same(capture: Capture, tmp_path: Path) -> None:
