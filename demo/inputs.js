@@ -155,6 +155,9 @@
     if (!option) return;
     event.stopPropagation();
     option.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+    if (document.activeElement === input) return;
+    input.focus(); // which gradio takes away, but opens the list again
+    input.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
   });
   document.querySelector("#before")?.setAttribute("aria-label", "View before");
   document.querySelector("#after")?.setAttribute("aria-label", "Next view");

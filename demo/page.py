@@ -114,7 +114,8 @@ Words are mapped to the same space, so a scene can be asked for things nobody la
   words such as "object" or "texture" do; the mask is where the relevancy exceeds the threshold. The
   scale is absolute: something that is not there nearly always gives an empty mask. Ask for one
   thing at a time.
-- **Points**: the same answer in 3D, each Gaussian scored by itself. Drag to turn, scroll to zoom.
+- **Points**: the same answer in 3D, each Gaussian scored by itself. Drag or press arrow keys to
+  turn, scroll or press + and - to zoom.
 
 Each answer comes from one of three levels: *subpart*, *part* or *whole*. "auto" takes the one that
 fits best.
@@ -176,6 +177,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         # Before gradio's first request.
         head=f"<script>{_script('storage.js')}</script><script>{_script('order.js')}</script>",
         footer_links=["api", "settings"],
+        i18n=gr.I18n(en={"common.upload": "Add files"}),  # gradio shows the key: it has no words
         theme=gr.themes.Default(
             primary_hue="indigo",
             neutral_hue="slate",
@@ -185,6 +187,8 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
             body_text_color_subdued="*neutral_500",
             input_placeholder_color="*neutral_500",
             input_placeholder_color_dark="*neutral_400",
+            input_border_color_focus="*primary_600",
+            input_border_color_focus_dark="*primary_400",
             button_primary_background_fill="*primary_600",
             button_primary_background_fill_hover="*primary_700",
         ),
@@ -878,7 +882,10 @@ def point_view() -> gr.HTML:
     """A Plotly view that keeps its camera when colors change; its value is a `point_payload`."""
     return gr.HTML(
         {},
-        html_template='<div class="points-plot" role="img"></div><p class="points-twin"></p>',
+        html_template=(
+            '<div class="points-plot" tabindex="0" role="application" aria-label="Points in 3D: '
+            'arrow keys turn them, plus and minus zoom"></div><p class="points-twin"></p>'
+        ),
         js_on_load=_script("points.js").replace(
             "PLOTLY_JS", f"/gradio_api/file={_PLOTLY_JS.as_posix()}"
         ),

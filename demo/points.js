@@ -51,7 +51,6 @@ function draw() {
   const value = props.value;
   if (!value || !value.places) return;
   twin.textContent = value.twin;
-  plot.setAttribute("aria-label", value.twin);
   if (failed) twin.textContent = `The 3D view could not be loaded: reload the page. ${value.twin}`;
   if (typeof Plotly === "undefined") return; // not yet
   const [x, y, z] = axes(value);
@@ -68,6 +67,7 @@ function draw() {
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
     paper_bgcolor: "rgba(0,0,0,0)",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: "#475569", activecolor: "#0f172a" }, // else too faint
     scene: {
       aspectmode: "cube", dragmode: "orbit", bgcolor: "rgba(0,0,0,0)",
       xaxis: axis(0), yaxis: axis(1), zaxis: axis(2),
@@ -89,6 +89,29 @@ function later() {
   clearTimeout(timer);
   frame = requestAnimationFrame(() => { timer = setTimeout(draw, 100); });
 }
+
+// For those who cannot drag and scroll: arrows turn the view around the scene's up, + and - zoom.
+const steps = {
+  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0],
+  "+": [0, 0, -1], "=": [0, 0, -1], "-": [0, 0, 1],
+};
+plot.addEventListener("keydown", (event) => {
+  const step = steps[event.key];
+  if (!step || !drawn || event.target !== plot || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  const [turn, tilt, zoom] = step, { up } = props.value;
+  const { eye: { x, y, z }, center } = plot.layout.scene.camera;
+  const from = [x - center.x, y - center.y, z - center.z], far = Math.hypot(...from);
+  const height = up.reduce((sum, part, i) => sum + part * from[i], 0);
+  const flat = from.map((part, i) => part - height * up[i]), across = Math.hypot(...flat) || 1;
+  const side = [0, 1, 2].map((i) => up[(i + 1) % 3] * flat[(i + 2) % 3] - up[(i + 2) % 3] * flat[(i + 1) % 3]);
+  const yaw = 0.15 * turn, pitch = Math.asin(Math.max(-1, Math.min(1, height / far))) + 0.15 * tilt;
+  const level = Math.max(-1.5, Math.min(1.5, pitch)), out = far * 1.1 ** zoom; // radians; at the pole it would flip
+  const to = up.map((part, i) =>
+    out * (Math.sin(level) * part + (Math.cos(level) * (Math.cos(yaw) * flat[i] + Math.sin(yaw) * side[i])) / across));
+  const eye = { x: center.x + to[0], y: center.y + to[1], z: center.z + to[2] };
+  Plotly.relayout(plot, { "scene.camera": { eye, center, up: { x: up[0], y: up[1], z: up[2] } } });
+});
 
 watch("value", later);
 draw();

@@ -112,7 +112,8 @@ def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, A
 
 def _twin(cloud: Cloud, answer: Answer | None) -> str:
     """The point view in words, for those who cannot see a canvas."""
-    shown = f"{len(cloud.rows):,} of {cloud.total:,} Gaussians as points: drag to turn them."
+    part = f"{len(cloud.rows):,} of {cloud.total:,} Gaussians"
+    shown = f"{part} as points: drag or use arrow keys to turn them."
     if answer is None:
         return f"{shown} No query yet: they have the scene's own colors."
     count = int((answer.gaussian_relevancy[cloud.rows] > answer.threshold).sum())

@@ -72,7 +72,8 @@ def visit(
     return page, outside, errors
 
 
-# The least contrast of the visible words and of the fields' placeholders.
+# The least contrast of the visible words, of a field's placeholder, of its border while it has the
+# focus, and of the buttons over the points.
 FAINTEST = """theme => {
   document.body.classList.toggle("dark", theme === "dark");
   const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
@@ -84,14 +85,17 @@ FAINTEST = """theme => {
     const rgba = numbers(getComputedStyle(e).backgroundColor);
     return rgba.length < 4 || !e.parentElement ? rgba : behind(e.parentElement);
   };
-  const contrast = (e, part) => {
-    const both = [numbers(getComputedStyle(e, part).color), behind(e)].map(light);
+  const contrast = (e, part, drawn = "color") => {
+    const both = [numbers(getComputedStyle(e, part)[drawn]), behind(e)].map(light);
     return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
   };
   const words = document.querySelectorAll("h1, h3, p, button, label, span, option");
   const seen = [...words].filter((e) => e.checkVisibility() && e.innerText.trim() && !e.disabled);
   const field = document.querySelector("#text input, #text textarea");
-  return Math.min(...seen.map((e) => contrast(e)), contrast(field, "::placeholder"));
+  field.focus();
+  const icon = document.querySelector(".modebar-btn path");
+  const others = [[field, "::placeholder"], [field, null, "borderTopColor"], [icon, null, "fill"]];
+  return Math.min(...seen.map((e) => contrast(e)), ...others.map((one) => contrast(...one)));
 }"""
 
 
@@ -319,6 +323,16 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
     stands("view 12")  # the one after the view that the slider shows
     page.locator("#reset").click()
     stands(f"view {shelf.room(shelf.default).scene.start_view}")
+
+    page.focus(".points-plot")
+    start = np.array(page.evaluate(EYE))
+    for key, turned in (("ArrowRight", True), ("ArrowLeft", False), ("ArrowUp", True)):
+        page.keyboard.press(key)
+        eye = np.array(page.evaluate(EYE))
+        assert np.linalg.norm(eye) == pytest.approx(np.linalg.norm(start)), "turning keeps away"
+        assert (np.abs(eye - start).max() > 0.05) == turned
+    page.keyboard.press("+")
+    assert page.evaluate(EYE) == pytest.approx(eye / 1.1)
     assert errors == []
     page.close()
 
@@ -417,6 +431,8 @@ def test_what_is_done_while_the_server_is_busy_counts_in_its_order(
     page.keyboard.press("Enter")
     page.wait_for_selector('#picture img[alt="other, view 0"]', state="attached")
     page.wait_for_selector(FOUND)
+    assert scene.evaluate("list => list === document.activeElement"), "the choice keeps the focus"
+    assert page.locator('[role="option"]').count() == 0
 
     monkeypatch.setattr(shelf, "answer", None)  # stands for any failure that nobody thought of
     ask("yellow")
@@ -501,11 +517,20 @@ def test_a_page_in_a_folder_of_a_host_works_though_nothing_may_be_stored(
     served.close()
 
 
+# What a screen reader would say of a line within two seconds.
+HEARD = """line => new Promise((resolve) => {
+  const heard = [];
+  const watch = new MutationObserver(() => line.ariaLive !== "off" && heard.push(line.textContent));
+  watch.observe(line, {childList: true});
+  setTimeout(resolve, 2000, heard);
+})"""
 BUILD = """
 import json, pathlib, shutil, sys, time
 scene, go, out = *sys.argv[1:3], sys.argv[sys.argv.index("--out") + 1]
-print(json.dumps({"stage": "Train", "done": 1, "total": 4, "left": None}), flush=True)
+left = 1
 while not pathlib.Path(go).exists():
+    left += 1
+    print(json.dumps({"stage": "Train", "done": 1, "total": 4, "left": left}), flush=True)
     time.sleep(0.1)
 shutil.copytree(scene, out)
 print(json.dumps({"scene": out}))
@@ -536,6 +561,9 @@ def test_a_build_goes_on_while_its_page_is_gone_and_opens_at_its_end(
     page.dblclick("#start")
     page.wait_for_selector('#build .status-text:has-text("Train, 1 of 4")')
     assert len(begun) == 1, "the second click is none"
+    said = page.locator("#build .status-text").evaluate(HEARD)
+    assert said == [], "progress is announced once a stage, not twice a second"
+    assert page.locator("#photos").get_by_role("button", name="Add files").count() == 1
     page.reload()  # as gradio does after a lost connection
     page.wait_for_selector(FOUND)
     look(page)
