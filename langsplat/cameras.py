@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from langsplat.scene import Camera
+from langsplat.scene import Camera, as_tensor
 
 MAX_PITCH = 89.0  # degrees; straight from above, `up` no longer determines the camera's roll
 # The pinhole picture of a distorted photo has between these multiples of the photo's size.
@@ -139,7 +139,7 @@ def world_frame(
     poses = torch.stack([camera.camtoworld for camera in cameras]).double().cpu()
     right, down, forward, position = poses[:, :3, :4].unbind(dim=2)
     up = _level_up(right, -down)
-    points = torch.as_tensor(() if points is None else points).double().cpu().reshape(-1, 3)
+    points = as_tensor(() if points is None else points).double().cpu().reshape(-1, 3)
 
     # Sum over axes of the squared distance to the point: (I - d d^T)(x - p) = 0, least squares.
     flat = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None, :]

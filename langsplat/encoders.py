@@ -321,7 +321,7 @@ def _said_beside(weights: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        said = {**found["model_cfg"], **found.get("preprocess_cfg", {})}
+        said = {"quick_gelu": False, **found["model_cfg"], **found.get("preprocess_cfg", {})}
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise ValueError(
             f"{file}, which should say how the weights beside it were trained, cannot be read: "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from langsplat.codec import check_unit
 from langsplat.encoders import Encoder
+from langsplat.scene import as_tensor
 
 CROPS_PER_BATCH = 64  # of 224 pixels; fewer if they are larger, to bound a batch's memory
 
@@ -39,7 +40,7 @@ class SegmentFeatures:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", np.asarray(self.segments))  # tensors will do
-        given = [torch.as_tensor(rows).detach() for rows in self.embeddings]  # arrays will do
+        given = [as_tensor(rows).detach() for rows in self.embeddings]  # arrays will do
         object.__setattr__(self, "embeddings", given)
         if self.segments.ndim != 3 or len(self.segments) != len(self.embeddings):
             raise ValueError(

@@ -106,9 +106,14 @@ def json_progress() -> Progress:
 
 def hold_python_numbers(config: Any) -> None:
     """Make Python's numbers of a frozen config's numpy ones, which JSON and torch do not take."""
+
+    def held(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(held, value))
+        return value.item() if hasattr(value, "item") else value
+
     for name, value in vars(config).items():
-        if hasattr(value, "item"):
-            object.__setattr__(config, name, value.item())
+        object.__setattr__(config, name, held(value))
 
 
 def check_whole(name: str, value: Any) -> None:

@@ -392,10 +392,11 @@ class _LatentScores:
         some = max(1, len(self._values)) if out.is_cuda else _LATENTS_AT_ONCE
         level_of_text = levels.tolist()
         for level in set(level_of_text):
-            texts = torch.tensor([t for t, own in enumerate(level_of_text) if own == level])
+            texts = torch.tensor([t for t, k in enumerate(level_of_text) if k == level])
+            own = asked[texts]
             parts = (tensor.split(some) for tensor in (out.T, *self._of_level(level)))
             for part, kept, best, seen in zip(*parts, strict=True):
-                margins = self._source.cosines(kept, asked[texts]).sub_(best[:, None])
+                margins = self._source.cosines(kept, own).sub_(best[:, None])
                 part[:, texts] = margins.mul_(SHARPNESS).sigmoid_().mul_(seen[:, None])
         return out
 

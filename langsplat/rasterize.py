@@ -24,7 +24,15 @@ from torch import Tensor
 
 from langsplat import _rasterize_gsplat
 from langsplat.codec import Codebook
-from langsplat.scene import MAX_IMAGE_PIXELS, NEAR, Camera, Gaussians, LanguageField
+from langsplat.scene import (
+    MAX_IMAGE_PIXELS,
+    NEAR,
+    Camera,
+    Gaussians,
+    LanguageField,
+    as_tensor,
+    check_shape,
+)
 
 if TYPE_CHECKING:
     from langsplat._codes_numba import BlendingWeights, Codes
@@ -150,7 +158,7 @@ def rasterize(
         )
     behind = None
     if background is not None:
-        behind = torch.as_tensor(background).to(colors)
+        behind = as_tensor(background).to(colors)
         if behind.ndim == 1:
             behind = behind.expand(cameras, *behind.shape)
         _check("background", behind, (cameras, *channels))
@@ -309,7 +317,7 @@ def lift(
     Raises:
         ValueError: the picture's size is not the camera's.
     """
-    image = torch.as_tensor(image)
+    image = as_tensor(image)
     if image.ndim != 3 or tuple(image.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
             f"The picture must be [{camera.height}, {camera.width}, D] like the camera's, "
@@ -378,7 +386,7 @@ def lift_labels(
         ValueError: the picture's size is not the camera's, a label is out of range, the given sums
             are for another number of labels, or the Gaussians are neither float32 nor float64.
     """
-    labels = torch.as_tensor(labels)
+    labels = as_tensor(labels)
     if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
             f"The labels must be [{camera.height}, {camera.width}, L] like the camera's picture, "
@@ -500,15 +508,7 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, degree: int | None = None) -> Tensor:
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if not isinstance(tensor, Tensor):
-        raise ValueError(
-            f"{name} must be a torch tensor, got {type(tensor).__name__}: convert it with "
-            "torch.as_tensor(..., dtype=torch.float32)."
-        )
-    if tuple(tensor.shape) != shape:
-        raise ValueError(
-            f"{name} must be {list(shape)} to fit the other inputs, got {list(tensor.shape)}."
-        )
+    check_shape(name, tensor, shape, " to fit the other inputs")
 
 
 def _check_floats(names: str, *tensors: Tensor) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -54,7 +55,17 @@ _MOST_EXAMPLES = 100
 _PAIRS_AT_ONCE = 1 << 24  # of codewords; 67 MB
 
 
-def _check(name: str, tensor: Tensor, shape: Sequence[int | None], why: str = "") -> None:
+def as_tensor(values: ArrayLike, dtype: DTypeLike | None = None) -> Tensor:
+    """Tensors as they are, arrays and lists as a copy.
+
+    The caller may write the next values into the same array. Also, torch takes no negative strides
+    and, if no dtype is given, no other byte order, and it warns of arrays that are read-only.
+    """
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype))
+
+
+def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], why: str = "") -> None:
+    """Raise ValueError unless it is a tensor of this shape; None is any number."""
     if not isinstance(tensor, Tensor):
         raise ValueError(
             f"{name} must be a torch tensor, got {type(tensor).__name__}: convert it with "
@@ -87,14 +98,10 @@ class Camera:
 
     def __post_init__(self) -> None:
         for name in ("viewmat", "K"):
-            given = getattr(self, name)
-            # A copy: the caller may write the next pose into the same array. Also, torch takes no
-            # negative strides and no other byte order.
-            if not isinstance(given, Tensor):
-                given = torch.from_numpy(np.array(given, np.float32))
+            given = as_tensor(getattr(self, name), np.float32)
             object.__setattr__(self, name, given.to(torch.float32))
-        _check("viewmat", self.viewmat, (4, 4), " (world to camera)")
-        _check("K", self.K, (3, 3), " (pixels)")
+        check_shape("viewmat", self.viewmat, (4, 4), " (world to camera)")
+        check_shape("K", self.K, (3, 3), " (pixels)")
         if not (isinstance(self.width, Integral) and isinstance(self.height, Integral)):
             raise ValueError(
                 f"width and height must be whole numbers, got {self.width} and {self.height}."
@@ -162,13 +169,13 @@ class Gaussians:
     near: float = NEAR
 
     def __post_init__(self) -> None:
-        _check("means", self.means, (None, 3))
+        check_shape("means", self.means, (None, 3))
         n = len(self.means)
         as_means = f" with N = {n} as in means"
-        _check("quats", self.quats, (n, 4), f" (wxyz){as_means}")
-        _check("scales", self.scales, (n, 3), as_means)
-        _check("opacities", self.opacities, (n,), as_means)
-        _check("sh", self.sh, (n, None, 3), as_means)
+        check_shape("quats", self.quats, (n, 4), f" (wxyz){as_means}")
+        check_shape("scales", self.scales, (n, 3), as_means)
+        check_shape("opacities", self.opacities, (n,), as_means)
+        check_shape("sh", self.sh, (n, None, 3), as_means)
         if math.isqrt(self.sh.shape[1]) ** 2 != self.sh.shape[1] or not 1 <= self.sh.shape[1] <= 16:
             raise ValueError(f"sh must have 1, 4, 9 or 16 bases, got {self.sh.shape[1]}.")
         if not (math.isfinite(self.near) and self.near > 0):
@@ -232,11 +239,11 @@ class LanguageField:
     encoder: str
 
     def __post_init__(self) -> None:
-        _check("codes", self.codes, (None, None, None))
+        check_shape("codes", self.codes, (None, None, None))
         levels = self.codes.shape[0]
         if not 1 <= levels <= len(LEVELS):
             raise ValueError(f"A language field has 1 to {len(LEVELS)} levels, got {levels}.")
-        _check("mass", self.mass, tuple(self.codes.shape[:2]), " like codes")
+        check_shape("mass", self.mass, tuple(self.codes.shape[:2]), " like codes")
         if isinstance(self.codec, Autoencoder):
             if self.rows is not None:
                 raise ValueError("Latents name no codewords: give rows=None with an autoencoder.")
@@ -249,8 +256,8 @@ class LanguageField:
             return
         if self.rows is None:
             raise ValueError("A codebook's codes need rows, the codewords they weigh.")
-        _check("rows", self.rows, (self.codec.levels, None, None))
-        _check("codes", self.codes, tuple(self.rows.shape), " like rows")
+        check_shape("rows", self.rows, (self.codec.levels, None, None))
+        check_shape("codes", self.codes, tuple(self.rows.shape), " like rows")
         if self.codes.shape[2] > MAX_CODE:
             raise ValueError(
                 f"A Gaussian's code weighs at most {MAX_CODE} codewords, these weigh "
@@ -373,8 +380,8 @@ class Scene:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check("up", self.up, (3,))
-        _check("center", self.center, (3,))
+        check_shape("up", self.up, (3,))
+        check_shape("center", self.center, (3,))
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise ValueError(f"radius must be a positive length, got {self.radius}.")
         if self.language is not None and self.language.mass.shape[1] != len(self.gaussians):
@@ -434,8 +441,8 @@ def save_scene(
         _scene_of(tensors, metadata)
     except ValueError as error:  # a good scene must not be replaced by this
         raise ValueError(
-            f"Once saved, the scene could not be opened again. {error} Or leave Gaussians out: "
-            "langsplat.official.usable says which can be saved."
+            f"Once saved, the scene could not be opened again. {error} Or, if Gaussians "
+            "are the reason, leave some out: langsplat.official.usable says which can be saved."
         ) from None
     with beside(folder) as partial:
         write_tensors(tensors, partial / SCENE_FILE, metadata)

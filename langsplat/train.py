@@ -242,9 +242,9 @@ def _train(trainer: "_Trainer", state: Path | str | None, progress: Progress) ->
 def _check_capture(capture: Capture, train_views: Sequence[int]) -> None:
     if not train_views:
         raise ValueError("There is no photo to train on: add photos of the scene.")
-    counts = len(capture.images), len(capture.cameras)
-    if counts[0] != counts[1]:
-        raise ValueError(f"Every photo needs its camera, got {counts[0]} and {counts[1]}.")
+    photos, cameras = len(capture.images), len(capture.cameras)
+    if photos != cameras:
+        raise ValueError(f"Every photo needs its camera, got {photos} photos, {cameras} cameras.")
     kinds = {str(array.dtype) for array in (*capture.images, capture.point_colors)}
     if not kinds <= {"uint8", "torch.uint8"}:  # in [0, 1] they would all be black
         raise ValueError(

@@ -124,6 +124,16 @@ def test_a_file_is_used_as_the_configuration_beside_it_says(
         load_encoder(f"open_clip:{SMALL}/{file}")
 
 
+def test_a_configuration_that_names_no_activation_means_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though all known weights of the model were trained with OpenAI's."""
+    (tmp_path / "weights.pt").touch()
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
+    monkeypatch.setattr("langsplat.encoders._build", lambda *given: given[-1])
+    assert load_encoder(f"open_clip:RN101/{tmp_path / 'weights.pt'}")["quick_gelu"] is False
+
+
 def test_the_papers_model_describes_segments_as_the_paper_does(tmp_path: Path) -> None:
     """A whole ViT-B-16 with random weights in the official file's layout, and LangSplat's recipe:
     black outside the mask, the box padded to a square, 224 pixels, CLIP's normalisation, unit."""

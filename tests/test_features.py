@@ -138,6 +138,9 @@ def test_segments_and_embeddings_may_be_tensors_or_arrays():
     assert isinstance(features.segments, np.ndarray)
     given = SegmentFeatures(segments, [features.embeddings[0].numpy()])
     assert isinstance(given.segments, np.ndarray) and isinstance(given.embeddings[0], torch.Tensor)
+    mirrored = np.eye(3, dtype=np.float32)[::-1]
+    given = SegmentFeatures(segments, [mirrored])
+    assert torch.equal(given.embeddings[0], torch.eye(3).flip(0))
     learned = SegmentFeatures(segments, [features.embeddings[0].requires_grad_()])
     assert not learned.embeddings[0].requires_grad
 

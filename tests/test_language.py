@@ -91,14 +91,16 @@ def test_segments_of_another_size_are_refused_by_name() -> None:
 
 def test_settings_may_be_numbers_of_numpy_and_the_folder_a_string(tmp_path: Path) -> None:
     given = two_balls(), [front_camera()], [halves()], "test"
-    config = AutoencoderConfig(encoder=(3,), decoder=(), rounds=2)
+    config = AutoencoderConfig(encoder=(4, 3), decoder=(), rounds=2)
     for codec in ("codebook", "autoencoder"):
         plain, same = (
             fit_language(
                 *given,
                 codec=codec,
                 codewords=whole(4),
-                autoencoder=replace(config, rounds=whole(2), seed=whole(1)),
+                autoencoder=replace(
+                    config, encoder=(whole(4), whole(3)), rounds=whole(2), seed=whole(1)
+                ),
                 training=LanguageTraining(steps=whole(2), seed=whole(1)),
                 seed=whole(1),
                 state=folder,

@@ -954,6 +954,27 @@ def test_a_background_may_be_a_tuple_and_of_any_number_type() -> None:
         assert torch.equal(image, want) and image.dtype == alpha.dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_torch_cannot_share_are_taken() -> None:
+    """As Pillow's, which are read-only, and those that were mirrored, or turned from BGR to RGB."""
+    gaussians, camera = as_scene(scene())
+    rng = np.random.default_rng(0)
+    image, labels = rng.random((HEIGHT, WIDTH, 3)), rng.integers(-1, 3, (HEIGHT, WIDTH, 1))
+    image.flags.writeable = labels.flags.writeable = False
+    for step in (1, -1):
+        given = image[..., ::step], labels[:, ::step], np.arange(3.0)[::step]
+        tensors = [torch.from_numpy(array.copy()) for array in given]
+        one, two = (
+            (
+                lift(gaussians, camera, colors),
+                lift_labels(gaussians, camera, ids, 3),
+                render(gaussians, camera, background=behind)[0],
+            )
+            for colors, ids, behind in (given, tensors)
+        )
+        assert all(map(torch.equal, one, two))
+
+
 def test_arrays_are_lifted_as_tensors_are() -> None:
     gaussians, camera = as_scene(scene())
     image, labels = torch.rand(HEIGHT, WIDTH, 2), torch.randint(-1, 3, (HEIGHT, WIDTH, 1))

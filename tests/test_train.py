@@ -608,7 +608,7 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(capture: Capture) -> No
         ValueError, match=r"0.png has shape \[23, 28, 3\] .* load the capture again"
     ):
         fit_gaussians(replace(capture, images=cut), SMALL)
-    with pytest.raises(ValueError, match="Every photo needs its camera, got 5 and 6"):
+    with pytest.raises(ValueError, match="Every photo needs its camera, got 5 photos, 6 cameras"):
         fit_gaussians(replace(capture, images=capture.images[1:]), SMALL)
     floats = [image / 255 for image in capture.images]
     with pytest.raises(ValueError, match=r"must be uint8, 0 to 255, got float64, uint8: convert"):
