@@ -43,6 +43,7 @@ KMEANS_ROUNDS = 25
 # V of a codebook. A query needs V x V numbers for each level, 200 MB with this many: a damaged or
 # hostile file must not ask for more.
 MAX_CODEWORDS = 4096
+LONGEST = 1.01  # of an embedding, which should have length 1: half floats are this exact
 DECODED_AT_ONCE = 1 << 14  # latents; 34 MB of embeddings of 512 numbers
 # Cells along an edge of a table, tried in turn until one is accurate enough. With rows of 150
 # numbers the finest table takes 238 MB.
@@ -163,7 +164,7 @@ def check_unit(rows: Tensor) -> None:
         got = list(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
         raise ValueError(f"Embeddings must be a torch tensor [M, E] for every level, got {got}.")
     longest = float(rows.detach().float().norm(dim=1).max()) if len(rows) else 0.0
-    if longest > 1.01:  # half floats are this exact
+    if longest > LONGEST:
         raise ValueError(
             f"Embeddings must have length 1, got one of {longest:.3g}: divide them by their "
             "lengths, torch.nn.functional.normalize(embeddings, dim=1)."

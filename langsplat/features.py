@@ -47,8 +47,6 @@ class SegmentFeatures:
                 f"segments must be [{len(self.embeddings)}, H, W], one map for each list of "
                 f"embeddings, got {list(self.segments.shape)}."
             )
-        if any(rows.ndim != 2 for rows in self.embeddings):
-            raise ValueError("embeddings must be [M, E] for every level.")
         if not all(bool(torch.isfinite(rows).all()) for rows in self.embeddings):
             raise ValueError(
                 "An embedding has a value that is not finite: the encoder's weights or the stored "

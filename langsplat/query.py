@@ -49,7 +49,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from langsplat.codec import Autoencoder, Codebook, DecodeTable, codec_from, tabulate
+from langsplat.codec import LONGEST, Autoencoder, Codebook, DecodeTable, codec_from, tabulate
 from langsplat.encoders import Encoder, check_list
 from langsplat.rasterize import RULES, blending_weights, drawable, look, render
 from langsplat.scene import LEVELS, Camera, Gaussians, LanguageField, Scene, writable
@@ -617,7 +617,7 @@ class SceneQuery:
         )
         self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
-        if not bool((negatives.float().norm(dim=1) < 1.01).all()):  # never normalised, or NaN
+        if not bool((negatives.float().norm(dim=1) < LONGEST).all()):  # never normalised, or NaN
             raise self._no_embeddings()
         given = self._drawn, self._field, negatives, _ANY_SUPPORT if as_published else MIN_SUPPORT
         self._scores: _Scores
