@@ -188,7 +188,8 @@ class Checkpoints:
                 numbers = {k: v for k, v in found.items() if k.startswith(_VALUE)}
                 if {k: v for k, v in found.items() if k not in numbers} != self._identity:
                     return None, "the unfinished work found is of other photos or settings"
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+                # Copies: Windows replaces no file that is mapped, as the next checkpoint does.
+                tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}
             values = {k.removeprefix(_VALUE): float(v) for k, v in numbers.items()}
             return Saved(tensors, int(values.pop("done")), values), ""
         except (SafetensorError, OSError, ValueError, LookupError):

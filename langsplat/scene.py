@@ -524,7 +524,9 @@ def load_scene(path: Path | str) -> Scene:
                     f"{path} is not a LangSplat scene: build one with `python -m langsplat build`."
                 )
             _check_version(path, metadata)
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+            # Copies: the file's own memory changes, or is gone, when the file is written anew, and
+            # Windows replaces no file that is mapped.
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is not a readable scene: the file is damaged or incomplete. "

@@ -163,8 +163,6 @@ def _listen(
 
 def _work(workdir: Path) -> None:
     """The child's work: features, matches, model, and a verdict on the model."""
-    import zlib  # noqa: F401 - must be in the process before pycolmap, or zlib's first use aborts
-
     import pycolmap
 
     from langsplat.progress import json_progress
@@ -292,6 +290,18 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _load_libraries() -> None:
+    """Import all that is compiled, which must be done before a thread waits for stdin.
+
+    On Windows a library may look at stdin while it is loaded, and the pending read would keep it
+    waiting for ever (github.com/numpy/numpy/issues/24290).
+    """
+    import zlib  # noqa: F401, I001 - before pycolmap, or zlib's first use aborts
+    import numpy  # noqa: F401
+    import pycolmap  # noqa: F401
+
+
 if __name__ == "__main__":
+    _load_libraries()
     _end_with_parent()
     _work(Path(sys.argv[1]))

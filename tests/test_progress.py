@@ -13,6 +13,7 @@ import torch
 from langsplat.progress import (
     Checkpoints,
     json_progress,
+    silent,
     terminal_progress,
     torch_threads,
     write_tensors,
@@ -129,6 +130,17 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(OSError):
         Checkpoints(tmp_path / "train.state", {}).save({"means": torch.zeros(3)}, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["train.state"]
+
+
+def test_a_checkpoint_that_was_loaded_needs_its_file_no_longer(tmp_path: Path) -> None:
+    """The next one replaces it, and Windows replaces no file that is mapped into memory."""
+    file = tmp_path / "train.state"
+    checkpoints = Checkpoints(file, {})
+    checkpoints.save({"means": torch.ones(3)}, 1)
+    saved = checkpoints.load("Train", 9, silent)
+    with file.open("r+b") as opened:  # what is mapped shows this
+        opened.write(bytes(file.stat().st_size))
+    assert saved is not None and torch.equal(saved.tensors["means"], torch.ones(3))
 
 
 @pytest.mark.parametrize(

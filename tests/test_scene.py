@@ -291,6 +291,18 @@ def test_a_truncated_scene_is_said_to_be_damaged(tmp_path: Path) -> None:
             load_scene(tmp_path / "s")
 
 
+def test_an_open_scene_stays_as_it_was_when_its_file_is_overwritten(tmp_path: Path) -> None:
+    """As by `cp` while the page shows it, which ended the page by a bus error."""
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    scene, given = load_scene(file), small_scene()
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    assert torch.equal(scene.gaussians.means, given.gaussians.means)
+    assert scene.language is not None and given.language is not None
+    assert torch.equal(scene.language.mass, given.language.mass)
+    assert (scene.language.codes == given.language.codes).all()
+
+
 def rewrite(file: Path, **changes: str) -> None:
     with safe_open(file, framework="pt") as handle:
         metadata = dict(handle.metadata()) | changes

@@ -154,11 +154,38 @@ def runs(process: str) -> bool:
         return False
 
 
+FIRST_THREAD = """
+import runpy, sys, threading
+
+def start(thread):
+    print(*[name for name in ("zlib", "numpy", "pycolmap") if name in sys.modules])
+    sys.exit()
+
+threading.Thread.start = start
+runpy.run_module("langsplat.sfm", run_name="__main__")
+"""
+
+
+def test_all_that_is_compiled_is_loaded_before_a_thread_waits_for_stdin(tmp_path: Path) -> None:
+    """On Windows numpy would else wait for that thread, which waits for the parent's end."""
+    (tmp_path / "pycolmap.py").touch()
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": paths}
+    run = subprocess.run(
+        [sys.executable, "-c", FIRST_THREAD], env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["zlib", "numpy", "pycolmap"], run.stderr
+
+
 ENDLESS = """
 import os, time
 from pathlib import Path
-Path("child").write_text(str(os.getpid()))
-time.sleep(600)
+from types import SimpleNamespace
+logging = SimpleNamespace()
+
+def set_random_seed(seed):
+    Path("child").write_text(str(os.getpid()))
+    time.sleep(600)
 """
 PARENT = """
 import signal
