@@ -36,6 +36,7 @@ from langsplat.progress import (
     Progress,
     check_whole,
     hold_python_numbers,
+    replacing,
     silent,
     torch_threads,
 )
@@ -272,6 +273,7 @@ def describe_scene(
             seconds,
             progress,
         )
+        progress(SAVING, 0, 1, "")
         used = ("segmenter", "encoder", "codec", "codewords", "language", "holdout_every", "seed")
         settings = {key: value for key, value in _settings(config).items() if key in used}
         made = dict(scene.provenance)
@@ -297,7 +299,7 @@ def _save(
 ) -> None:
     """Write a finished scene and remove its working folder."""
     preview = jpeg(render_rgb(scene, scene.cameras[scene.start_view]))
-    save_scene(scene.to("cpu"), out, preview=preview, card=_card(scene))
+    save_scene(scene.to("cpu"), out, preview=preview, card=scene_card(scene))
     working.remove()
     progress(SAVING, 1, 1, " ".join(notes))
 
@@ -545,13 +547,8 @@ def _read_capture(file: Path) -> Capture:
 
 def _savez(file: Path, arrays: dict[str, np.ndarray], *, small: bool = False) -> None:
     """Write an .npz whole or not at all; `small` compresses, which shrinks label maps 50 times."""
-    partial = file.with_name(f"partial-{file.name}")  # one per file: threads write several at once
-    try:
+    with replacing(file) as partial:
         (np.savez_compressed if small else np.savez)(partial, **arrays)  # type: ignore[arg-type]
-        partial.replace(file)
-    except BaseException:  # on a full disk it would keep taking up space
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _is_whole(file: Path) -> bool:
@@ -662,9 +659,10 @@ def jpeg(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def scene_card(scene: Scene, lines: Sequence[str]) -> str:
-    """The README.md of a scene, for its folder or a Hub repository; it ends with `lines`."""
-    head = [
+def scene_card(scene: Scene) -> str:
+    """The README.md of a scene that was built, imported or described."""
+    made = scene.provenance  # a stranger's scene may have anything there
+    lines = [
         "---",
         "library_name: langsplat",
         "tags: [gaussian-splatting, langsplat, 3d, open-vocabulary]",
@@ -678,12 +676,10 @@ def scene_card(scene: Scene, lines: Sequence[str]) -> str:
         f"- {len(scene.gaussians):,} Gaussians, {len(scene.cameras)} views",
         f"- encoder `{scene.language.encoder if scene.language else 'none'}`",
     ]
-    return "\n".join([*head, *lines]) + "\n"
-
-
-def _card(scene: Scene) -> str:
-    """The card of a scene that was built or described."""
-    made, lines = scene.provenance, []
+    imported = made.get("imported")
+    if isinstance(imported, dict) and isinstance(imported.get("found"), list):
+        lines.append(f"- imported by langsplat {made.get('langsplat')} from official files:")
+        lines += [f"  - {line}" for line in imported["found"]]
     measured = made.get("psnr")
     if isinstance(measured, dict) and measured.keys() >= {"mean", "views", "kind"}:
         lines.append(
@@ -693,10 +689,10 @@ def _card(scene: Scene) -> str:
         lines.append(
             f"- made by langsplat {made.get('langsplat')} with `{json.dumps(made['settings'])}`"
         )
-    notes = made.get("notes")  # a stranger's scene may have anything there
+    notes = made.get("notes")
     lines += [f"- {note}" for note in notes] if isinstance(notes, list) else []
     if "described" in made:
         lines.append(f"- described anew: `{json.dumps(made['described'])}`")
     if scene.examples:
         lines += ["", "Try: " + ", ".join(f"*{text}*" for text in scene.examples)]
-    return scene_card(scene, lines)
+    return "\n".join(lines) + "\n"

@@ -230,6 +230,8 @@ class Lens:
     fisheye: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("numerator", "denominator", "tangential"):  # lists and arrays will do
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         distortion = (*self.numerator, *self.denominator, *self.tangential)
         numbers = (self.fx, self.fy, self.cx, self.cy, *distortion)
         if not all(abs(number) < 1e9 for number in numbers):  # fails for NaN

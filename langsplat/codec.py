@@ -131,8 +131,8 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 256, seed: int = 0
         A codebook. A level with fewer than V segments repeats codewords; `assign` uses the
         first copy.
     Raises:
-        ValueError: no level has a segment, embeddings are longer than 1, size is not positive, or
-            V would be more than 4096.
+        ValueError: no level has a segment, embeddings are not finite or longer than 1, size is not
+            positive, or V would be more than 4096.
     """
     for rows in embeddings:
         check_unit(rows)
@@ -159,15 +159,24 @@ def fit_codebook(embeddings: Sequence[Tensor], *, size: int = 256, seed: int = 0
 
 
 def check_unit(rows: Tensor) -> None:
-    """Raise ValueError unless these are embeddings [M, E], none longer than 1."""
+    """Raise ValueError unless these are embeddings [M, E], finite and none longer than 1."""
     if not isinstance(rows, Tensor) or rows.ndim != 2:
         got = list(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
         raise ValueError(f"Embeddings must be a torch tensor [M, E] for every level, got {got}.")
+    _check_finite(rows)
     longest = float(rows.detach().float().norm(dim=1).max()) if len(rows) else 0.0
     if longest > LONGEST:
         raise ValueError(
             f"Embeddings must have length 1, got one of {longest:.3g}: divide them by their "
             "lengths, torch.nn.functional.normalize(embeddings, dim=1)."
+        )
+
+
+def _check_finite(embeddings: Tensor) -> None:
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ValueError(
+            "An embedding has a value that is not finite: describe the views again and, if that "
+            "does not help, download the weights again."
         )
 
 
@@ -270,7 +279,12 @@ class Autoencoder:
         Raises:
             ValueError: embeddings of another size, or with a value that is not finite.
         """
-        _check_embeddings(embeddings, self.dim)
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
+            raise ValueError(
+                f"The embeddings must be [M, {self.dim}], got {list(embeddings.shape)}: use the "
+                "encoder that the autoencoder was trained for."
+            )
+        _check_finite(embeddings)
         layers = self._layers("encoder")
         out = []
         for part in embeddings.to(self.weights["encoder.0.weight"]).split(DECODED_AT_ONCE):
@@ -580,7 +594,6 @@ def fit_autoencoder(
             "No view has a single segment, so there is nothing to train an autoencoder on: "
             "check the photos, or choose another segmenter."
         )
-    _check_embeddings(embeddings, embeddings.shape[1])
     check_unit(embeddings)
     generator = torch.Generator().manual_seed(config.seed)
     order = torch.randperm(len(embeddings), generator=generator)
@@ -685,16 +698,3 @@ def _restore(
             value = tensors[f"optimizer.{key}.{name}"]
             optimizer.state[parameter][key] = value.to(parameter.device)
     generator.set_state(tensors["generator"])
-
-
-def _check_embeddings(embeddings: Tensor, dim: int) -> None:
-    if embeddings.ndim != 2 or embeddings.shape[1] != dim:
-        raise ValueError(
-            f"The embeddings must be [M, {dim}], got {list(embeddings.shape)}: use the encoder "
-            "that the autoencoder was trained for."
-        )
-    if not bool(torch.isfinite(embeddings).all()):
-        raise ValueError(
-            "An embedding has a value that is not finite: describe the views again, with whole "
-            "weights of the encoder."
-        )

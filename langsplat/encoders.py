@@ -322,6 +322,9 @@ def _said_beside(weights: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         said = {"quick_gelu": False, **found["model_cfg"], **found.get("preprocess_cfg", {})}
+        for key in ("mean", "std"):
+            if said.get(key):  # one number is for all three colors, as in open_clip
+                said[key] = np.broadcast_to(np.array(said[key], float), 3).tolist()
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise ValueError(
             f"{file}, which should say how the weights beside it were trained, cannot be read: "

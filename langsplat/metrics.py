@@ -18,21 +18,21 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
 
-def psnr(image: Tensor, target: Tensor) -> Tensor:
+def psnr(image: ArrayLike | Tensor, target: ArrayLike | Tensor) -> Tensor:
     """Peak signal-to-noise ratio of values in [0, 1], in dB; infinite if the two are equal.
 
     Args:
-        image, target: of one shape, any shape.
+        image, target: tensors or arrays of one shape, any shape.
     Returns:
         A scalar, 10 log10(1 / mean squared error).
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or the values are not floats.
     """
-    _check_pair(image, target)
+    image, target = _pair(image, target)
     return -10.0 * torch.log10(torch.mean((image - target) ** 2))
 
 
-def ssim(image: Tensor, target: Tensor) -> Tensor:
+def ssim(image: ArrayLike | Tensor, target: ArrayLike | Tensor) -> Tensor:
     """Mean structural similarity (Wang et al. 2004, equation 13), values in [0, 1].
 
     A Gaussian window of 11 x 11 pixels with sigma 1.5, population covariances, K1 = 0.01 and
@@ -40,13 +40,14 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     ("valid" padding), as in scikit-image.
 
     Args:
-        image, target: [H, W, C], H and W >= 11.
+        image, target: [H, W, C], tensors or arrays, H and W >= 11.
     Returns:
         A scalar in [-1, 1], 1 if the two are equal.
     Raises:
-        ValueError: the shapes differ or are not [H, W, C], or the pictures are too small.
+        ValueError: the shapes differ or are not [H, W, C], the pictures are too small, or the
+            values are not floats.
     """
-    _check_pair(image, target)
+    image, target = _pair(image, target)
     if image.ndim != 3 or min(image.shape[:2]) < SSIM_WINDOW:
         raise ValueError(
             f"SSIM needs pictures [H, W, C] of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
@@ -113,9 +114,20 @@ def _convolved(maps: Tensor, border: int) -> Tensor:
     return planes.permute(0, 2, 3, 1)[0]
 
 
-def _check_pair(image: Tensor, target: Tensor) -> None:
+def _pair(*pictures: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    """Both pictures as tensors, after checking them."""
+    # Arrays are copied: torch takes no negative strides.
+    image, target = (
+        p if isinstance(p, Tensor) else torch.from_numpy(np.array(p)) for p in pictures
+    )
     if image.shape != target.shape:
         raise ValueError(
             f"The pictures differ in size, {list(image.shape)} and {list(target.shape)}: "
             "resize one first."
         )
+    if not (image.is_floating_point() and target.is_floating_point()):
+        raise ValueError(
+            f"The pictures must have floats in [0, 1], got {image.dtype} and {target.dtype}: "
+            "divide values up to 255 by 255."
+        )
+    return image, target

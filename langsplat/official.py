@@ -45,7 +45,7 @@ from langsplat.codec import Autoencoder, Codebook
 from langsplat.encoders import check_spec, load_encoder
 from langsplat.features import SegmentFeatures
 from langsplat.language import fit_language, level_notes
-from langsplat.progress import Progress, silent
+from langsplat.progress import Progress, replacing, silent
 from langsplat.query import MIN_SUPPORT, render_rgb
 from langsplat.rasterize import heaviest, render
 from langsplat.scene import (
@@ -397,30 +397,24 @@ def write_ply(gaussians: Gaussians, path: Path | str) -> Path:
     names += ["opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(gaussians)}"]
     header += [f"property float {name}" for name in names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     g = gaussians.detached().to("cpu")
-    try:
-        with partial.open("wb") as file:
-            file.write("\n".join([*header, "end_header\n"]).encode())
-            for start in range(0, len(g), 1 << 16):
-                part = g.select(torch.arange(start, min(start + (1 << 16), len(g))))
-                harmonics = part.sh.new_zeros(len(part), SH_BASES, 3)
-                harmonics[:, : part.sh.shape[1]] = part.sh
-                columns = [
-                    part.means,
-                    torch.zeros_like(part.means),
-                    harmonics[:, 0],
-                    harmonics[:, 1:].transpose(1, 2).flatten(1),
-                    # 0 and 1 have no logit, and a half float next to 1 is 1.
-                    part.opacities.float().clamp(1e-6, 1 - 1e-6).logit()[:, None],
-                    part.scales.float().log(),
-                    F.normalize(part.quats, dim=1),
-                ]
-                file.write(torch.cat(columns, dim=1).float().numpy().astype("<f4").tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write("\n".join([*header, "end_header\n"]).encode())
+        for start in range(0, len(g), 1 << 16):
+            part = g.select(torch.arange(start, min(start + (1 << 16), len(g))))
+            harmonics = part.sh.new_zeros(len(part), SH_BASES, 3)
+            harmonics[:, : part.sh.shape[1]] = part.sh
+            columns = [
+                part.means,
+                torch.zeros_like(part.means),
+                harmonics[:, 0],
+                harmonics[:, 1:].transpose(1, 2).flatten(1),
+                # 0 and 1 have no logit, and a half float next to 1 is 1.
+                part.opacities.float().clamp(1e-6, 1 - 1e-6).logit()[:, None],
+                part.scales.float().log(),
+                F.normalize(part.quats, dim=1),
+            ]
+            file.write(torch.cat(columns, dim=1).float().numpy().astype("<f4").tobytes())
     return path
 
 
@@ -523,7 +517,8 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
     """The cameras of a cameras.json, sorted by name.
 
     Raises:
-        ValueError: it is not one, a number in it is not finite, or the pictures are too large.
+        ValueError: it is not one, a number in it is not finite, a camera is mirrored, or the
+            pictures are too large.
     """
     path = Path(path)
     problem = ValueError(
@@ -542,6 +537,7 @@ def read_cameras(path: Path | str, *, resolution: Any = -1) -> tuple[Camera, ...
             viewmat[:3, :3] = rotation.T
             viewmat[:3, 3] = -rotation.T @ position
             turned = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-2
+            turned &= np.linalg.det(rotation) > 0  # not mirrored
             bounded = np.abs(viewmat).max() < 1e9  # false where one is NaN
             if not (turned and bounded and all(0 < v < 1e9 for v in (fx, fy, *photo))):
                 raise problem
@@ -859,11 +855,14 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
         folders: one or several, each searched six folders deep, except in folders of pictures and
             hidden ones.
     Raises:
-        ValueError: a folder does not exist; there are several scenes; a checkpoint is damaged, or
-            of another stage than its folder suggests; or there is not enough for a scene.
+        ValueError: no folder is given, or one does not exist; there are several scenes; a
+            checkpoint is damaged, or of another stage than its folder suggests; or there is not
+            enough for a scene.
     """
     several = [folders] if isinstance(folders, Path | str) else folders
     roots = [Path(folder).absolute() for folder in several]
+    if not roots:
+        raise ValueError("Give at least one folder of the official files.")
     for root in roots:
         if not root.is_dir():
             what = f"{root} is a file" if root.exists() else f"There is no folder {root}"
@@ -1107,7 +1106,7 @@ def import_official(
     progress(SAVING, 0, 1, "")
     view = cameras[start]
     preview = jpeg(render_rgb(scene, view.resized(min(view.width, PREVIEW_WIDTH))))
-    save_scene(scene, out, preview=preview, card=_card(scene))
+    save_scene(scene, out, preview=preview, card=scene_card(scene))
     progress(SAVING, 1, 1, " ".join(notes))
     return out
 
@@ -1278,13 +1277,6 @@ def _check_size(encoder: str, dim: int | None, found: int) -> None:
             f"The embeddings have {found} numbers, those of {encoder} have {dim}: say which "
             "encoder made them with --encoder (bundled, or open_clip:<model>/<tag>)."
         )
-
-
-def _card(scene: Scene) -> str:
-    """README.md of an imported scene."""
-    imported = scene.provenance["imported"]
-    made = f"- imported by langsplat {scene.provenance['langsplat']} from official files:"
-    return scene_card(scene, [made, *(f"  - {line}" for line in imported["found"])])
 
 
 # ---------------------------------------------------------------------------- exporting

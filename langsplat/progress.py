@@ -153,14 +153,9 @@ class Checkpoints:
         if self._path is None:
             return
         numbers = {_VALUE + name: repr(value) for name, value in (values | {"done": done}).items()}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
+        with replacing(self._path) as partial:
             whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
             write_tensors(whole, partial, self._identity | numbers)
-            os.replace(partial, self._path)
-        finally:
-            partial.unlink(missing_ok=True)
         self._saved = time.monotonic()
 
     def load(
@@ -194,6 +189,18 @@ class Checkpoints:
             return Saved(tensors, int(values.pop("done")), values), ""
         except (SafetensorError, OSError, ValueError, LookupError):
             return None, "the unfinished work found cannot be read: a new start"
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A new hidden file beside `file`, which takes its place at the end; an error removes it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{os.urandom(4).hex()}.{file.name}")  # numpy looks at the suffix
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_tensors(tensors: "dict[str, Tensor]", file: Path, metadata: dict[str, str]) -> None:

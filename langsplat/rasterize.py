@@ -386,7 +386,7 @@ def lift_labels(
         ValueError: the picture's size is not the camera's, a label is out of range, the given sums
             are for another number of labels, or the Gaussians are neither float32 nor float64.
     """
-    labels = as_tensor(labels)
+    labels = as_tensor(labels).long()  # torch cannot compare unsigned numbers of 16 bits and more
     if labels.ndim != 3 or tuple(labels.shape[:2]) != (camera.height, camera.width):
         raise ValueError(
             f"The labels must be [{camera.height}, {camera.width}, L] like the camera's picture, "

@@ -260,12 +260,13 @@ def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
 
 
 def paint(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Paint masks [M, H, W] bool over each other, later ones on top.
+    """Paint masks [M, H, W] (non-zero = inside) over each other, later ones on top.
 
     Returns:
         The label map [H, W] int32, with ids without gaps for the masks that are still visible, -1
         where there is none; and the rows of `masks` that these ids stand for.
     """
+    masks = np.asarray(masks, bool)  # other numbers would be taken for rows
     top = np.full(masks.shape[1:], -1, np.int32)
     for row, mask in enumerate(masks):
         box = _box(mask)

@@ -382,6 +382,8 @@ class Scene:
     def __post_init__(self) -> None:
         check_shape("up", self.up, (3,))
         check_shape("center", self.center, (3,))
+        if not bool(self.up.any()):
+            raise ValueError("up must not be zero: langsplat.cameras.world_frame finds it.")
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise ValueError(f"radius must be a positive length, got {self.radius}.")
         if self.language is not None and self.language.mass.shape[1] != len(self.gaussians):

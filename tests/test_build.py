@@ -824,10 +824,22 @@ def test_an_error_of_a_build_reaches_the_parent_process_as_json(tmp_path: Path) 
     assert not (tmp_path / "scene").exists()
 
 
-def test_a_scene_is_given_other_words_from_its_own_renders(built: Path, tmp_path: Path) -> None:
+def test_a_scene_that_was_imported_and_described_anew_says_both_on_its_card(built: Path) -> None:
+    made = {"imported": {"found": ["level 1"]}, "described": {"seconds": {}}, "langsplat": "0.1"}
+    card = build.scene_card(replace(load_scene(built), provenance=made))
+    assert "- imported by langsplat 0.1 from official files:\n  - level 1\n" in card
+    assert "- described anew: " in card
+    for wrong in ("files", {}, {"found": 1}):  # of a stranger's scene
+        assert build.scene_card(replace(load_scene(built), provenance={"imported": wrong}))
+
+
+def test_a_scene_is_given_other_words_from_its_own_renders(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "described"
     options = ["--codewords", "8", "--holdout-every", "4", "--examples", "red"]
     assert main(["describe", str(built), "--out", str(out), *options]) == 0
+    assert re.search(r"Save the scene +\[\.+\] +0 %", capsys.readouterr().err)
     before, after = load_scene(built), load_scene(out)
     assert torch.equal(before.gaussians.means, after.gaussians.means)
     assert after.language is not None and after.language.codec.tensors()["codewords"].shape[1] == 8

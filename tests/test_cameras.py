@@ -330,6 +330,12 @@ def test_a_lens_that_is_only_off_its_axis_bends_too():
     assert not Lens(64, 48, 50, 50, 32, 24, (0.0, 0.0), (0.0,)).bends
 
 
+def test_the_distortion_of_a_lens_may_be_a_list_or_an_array():
+    given = [-0.1, 0.02], np.array([0.0]), [0.001, 0.0]
+    lens, same = (Lens(64, 48, 50, 50, 32, 24, *some) for some in (given, map(tuple, given)))
+    assert lens == same and lens.pinhole()[1:] == same.pinhole()[1:]
+
+
 def test_a_lens_for_a_photo_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="64 x 48 pixels does not fit a photo of 64 x 44"):
         Lens(64, 48, 50, 50, 32, 24).for_size(64, 44)

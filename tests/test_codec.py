@@ -387,6 +387,8 @@ def test_embeddings_and_latents_that_do_not_fit_are_refused_in_words() -> None:
         codec.decode(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="not finite: describe the views again"):
         fit_autoencoder(torch.full((3, 8), torch.nan))
+    with pytest.raises(ValueError, match="not finite: describe the views again"):
+        fit_codebook([torch.full((3, 8), torch.nan)])
     with pytest.raises(ValueError, match="single segment"):
         fit_autoencoder(torch.zeros(0, 8))
     with pytest.raises(ValueError, match=r"The codes have 4 numbers .* latent has 3"):

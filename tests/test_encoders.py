@@ -134,6 +134,19 @@ def test_a_configuration_that_names_no_activation_means_the_usual_one(
     assert load_encoder(f"open_clip:RN101/{tmp_path / 'weights.pt'}")["quick_gelu"] is False
 
 
+def test_a_configuration_may_name_one_number_for_all_colors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.pt").touch()
+    spec, config = f"open_clip:RN50/{tmp_path / 'weights.pt'}", tmp_path / "open_clip_config.json"
+    monkeypatch.setattr("langsplat.encoders._build", lambda *given: given[-1])
+    config.write_text('{"model_cfg": {}, "preprocess_cfg": {"mean": 0.5, "std": [0.1, 0.2, 0.3]}}')
+    assert load_encoder(spec)["mean"] == [0.5] * 3 and load_encoder(spec)["std"] == [0.1, 0.2, 0.3]
+    config.write_text('{"model_cfg": {}, "preprocess_cfg": {"mean": [0.5, 0.5]}}')
+    with pytest.raises(ValueError, match=r"config\.json, .* cannot be read: download it again"):
+        load_encoder(spec)
+
+
 def test_the_papers_model_describes_segments_as_the_paper_does(tmp_path: Path) -> None:
     """A whole ViT-B-16 with random weights in the official file's layout, and LangSplat's recipe:
     black outside the mask, the box padded to a square, 224 pixels, CLIP's normalisation, unit."""

@@ -1,6 +1,7 @@
 """PSNR, SSIM and mask overlap against closed forms and an independent slow version."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -61,3 +62,12 @@ def test_pictures_of_different_or_tiny_size_are_refused() -> None:
         mask_iou(np.zeros((2, 2)), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="at least 11 x 11"):
         ssim(noise(0, 10, 20), noise(1, 10, 20))
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pictures_may_be_arrays_of_floats(measure: Callable[..., torch.Tensor]) -> None:
+    image, other = noise(0).numpy()[:, ::-1], noise(1)
+    assert measure(image, other) == measure(torch.from_numpy(image.copy()), other.numpy())
+    for bytes_ in (np.zeros((20, 20, 3), np.uint8), torch.zeros(20, 20, 3, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"floats in \[0, 1\], got torch.uint8 .* by 255"):
+            measure(bytes_, bytes_)

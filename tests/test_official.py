@@ -377,14 +377,21 @@ def test_cameras_of_colmap_and_of_cameras_json_agree_and_look_through_the_middle
         colmap_cameras(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"img_name": "a"}]', "[" * 9000])
+@pytest.mark.parametrize("text", ["", "[1]", '[{"img_name": "a"}]', "[" * 9000])
 def test_what_is_no_cameras_json_is_refused_in_a_sentence(tmp_path, text):
     with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
         read_cameras(tmp_path / "cameras.json")  # nor is a file that does not exist
     (tmp_path / "cameras.json").write_text(text)
-    if text == "{}":
-        text = '[{"img_name":"a","width":9,"height":9,"fx":1,"fy":1,"position":[0,0,0],"rotation":'
-        (tmp_path / "cameras.json").write_text(text + "[[2,0,0],[0,1,0],[0,0,1]]}]")
+    with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
+        read_cameras(tmp_path / "cameras.json")
+
+
+@pytest.mark.parametrize("x", [2, -1], ids=["stretched", "mirrored"])
+def test_a_camera_that_is_not_merely_turned_is_refused_in_a_sentence(tmp_path, x):
+    files.write_cameras_json(tmp_path / "cameras.json")
+    entries = json.loads((tmp_path / "cameras.json").read_text())
+    entries[0]["rotation"] = [[x, 0, 0], [0, 1, 0], [0, 0, 1]]
+    (tmp_path / "cameras.json").write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=r"not a cameras\.json of Inria's code: copy"):
         read_cameras(tmp_path / "cameras.json")
 
@@ -897,6 +904,8 @@ def test_runs_are_found_through_links_and_in_folders_given_one_by_one(tmp_path):
     assert found.colmap == root / "data/sparse/0"
     for again in (find_official([root]), find_official(root), find_official(str(root))):
         assert again.runs == found.runs
+    with pytest.raises(ValueError, match="at least one folder"):
+        find_official([])
 
 
 def test_a_missing_level_is_said_and_does_not_answer(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from langsplat.progress import (
     Checkpoints,
     json_progress,
+    replacing,
     silent,
     terminal_progress,
     torch_threads,
@@ -123,6 +124,15 @@ def test_an_error_gives_torch_its_threads_back() -> None:
         assert torch.get_num_threads() == before + 1
         raise KeyboardInterrupt
     assert torch.get_num_threads() == before
+
+
+def test_of_two_writers_of_one_file_the_last_wins_and_nothing_else_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "file.txt"
+    with replacing(file) as one, replacing(file) as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert one != two and file.read_text() == "one"
+    assert [path.name for path in file.parent.iterdir()] == ["file.txt"]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -979,8 +979,10 @@ def test_arrays_are_lifted_as_tensors_are() -> None:
     gaussians, camera = as_scene(scene())
     image, labels = torch.rand(HEIGHT, WIDTH, 2), torch.randint(-1, 3, (HEIGHT, WIDTH, 1))
     assert torch.equal(lift(gaussians, camera, image.numpy()), lift(gaussians, camera, image))
-    lifted = lift_labels(gaussians, camera, labels.int().numpy(), 3)
-    assert torch.equal(lifted, lift_labels(gaussians, camera, labels, 3))
+    labels[labels < 0] = 2  # unsigned numbers have no -1
+    for kind in (np.int32, np.uint8, np.uint16, np.uint32):
+        lifted = lift_labels(gaussians, camera, labels.numpy().astype(kind), 3)
+        assert torch.equal(lifted, lift_labels(gaussians, camera, labels, 3))
     with pytest.raises(ValueError, match="colors must be a torch tensor, got ndarray: convert it"):
         render(gaussians, camera, np.ones((len(gaussians), 2), np.float32))
 

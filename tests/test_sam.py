@@ -322,6 +322,7 @@ def test_later_masks_are_painted_over_earlier_ones():
     assert visible.tolist() == [0, 2, 3], "the second is hidden and gets no number"
     assert ids[5, 5] == 0 and ids[5, 15] == 1 and ids[35, 35] == 2 and ids[50, 70] == -1
     assert ids.dtype == np.int32 and set(np.unique(ids)) == {-1, 0, 1, 2}
+    assert np.array_equal(paint(masks.astype(np.uint8))[0], ids), "as pictures of masks are"
 
 
 def test_a_crop_may_show_the_whole_mask_though_another_hides_part_of_it():

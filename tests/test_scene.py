@@ -393,6 +393,11 @@ def test_damaged_metadata_is_one_sentence(
         load_scene(tmp_path / "s")
 
 
+def test_a_scene_without_an_up_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"up must not be zero: .*world_frame finds it"):
+        replace(small_scene(), up=torch.zeros(3))
+
+
 def test_values_that_are_not_finite_or_out_of_range_are_refused(tmp_path: Path) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
     with safe_open(file, framework="pt") as handle:
