@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -53,7 +52,6 @@ def ssim(image: ArrayLike | Tensor, target: ArrayLike | Tensor) -> Tensor:
             f"SSIM needs pictures [H, W, C] of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
             f"got {list(image.shape)}: use larger ones."
         )
-    target = target.to(image)
     maps = [image, target, image * image + target * target, image * target]
     blurred = _Blur.apply(torch.cat(maps, dim=2))
     mean_x, mean_y, mean_squares, mean_product = blurred.split(image.shape[2], dim=2)
@@ -91,7 +89,6 @@ class _Blur(torch.autograd.Function):
         return _convolved(maps, 0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, v_blurred):  # type: ignore[no-untyped-def]
         return _convolved(v_blurred.contiguous(), SSIM_WINDOW - 1)
 

@@ -177,7 +177,7 @@ def rasterize(
         nothing = sum(t.sum() for t in (means[:0], quats[:0], scales[:0], opacities[:0]))
         image = colors[..., :0, :].sum(-2).expand(cameras, -1)[:, None, None] + nothing
         image = image.expand(-1, height, width, -1)
-        alpha = image[..., :1].detach()
+        alpha = image[..., :1]
     else:
         *geometry, colors = gaussians
         few = not means.is_cuda and 3 < colors.shape[-1] <= FEW_CHANNELS
@@ -195,7 +195,7 @@ def rasterize(
 
 def _joined(images: list[Tensor]) -> Tensor:
     """Images [.., D] on the CPU, joined along D; in recycled memory if there is no gradient."""
-    if torch.is_grad_enabled() and any(image.requires_grad for image in images):
+    if images[0].requires_grad:
         return torch.cat(images, dim=-1)
     from langsplat._rasterize_numba import empty
 

@@ -47,6 +47,7 @@ def test_places_of_any_number_type_place_the_same_camera():
         camera = orbit_camera(center, up, 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0)
         torch.testing.assert_close(camera.viewmat, want.viewmat)
         viewmat = look_at(want.position.double(), center, up)
+        assert viewmat.dtype == torch.float64
         torch.testing.assert_close(viewmat.float(), want.viewmat, atol=1e-6, rtol=0)
         assert yaw_pitch_of(camera, center, up) == pytest.approx((30, 20), abs=1e-3)
     coarse = orbit_camera(CENTER.half(), up.half(), 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0).viewmat
@@ -78,12 +79,19 @@ def test_the_field_of_view_spans_the_longer_side():
     assert 2 * math.degrees(math.atan(200 / float(camera.K[1, 1]))) == pytest.approx(60.0, abs=1e-3)
 
 
+def test_a_camera_straight_above_has_a_pitch_of_90_degrees():
+    for up in torch.nn.functional.normalize(torch.randn(20, 3), dim=1):
+        camera = Camera(torch.eye(4), torch.eye(3), 64, 48)
+        camera.viewmat[:3, 3] = -(CENTER + 3 * up)
+        assert yaw_pitch_of(camera, CENTER, up)[1] == pytest.approx(90, abs=0.1)
+
+
 def test_pitch_beyond_the_poles_is_held_short_of_them():
     camera = orbit_camera(CENTER, UP, 2.0, 10.0, 500.0, 1.0, 64, 48, 50.0)
     assert yaw_pitch_of(camera, CENTER, UP)[1] == pytest.approx(89.0, abs=0.05)
 
 
-@pytest.mark.parametrize("up", torch.eye(3))
+@pytest.mark.parametrize("up", [*torch.eye(3), *-torch.eye(3)])
 def test_any_axis_of_the_world_may_be_up(up):
     camera = orbit_camera(CENTER, up, 2.0, 30.0, 40.0, 1.0, 64, 48, 50.0)
     assert yaw_pitch_of(camera, CENTER, up) == pytest.approx((30.0, 40.0), abs=0.02)
@@ -166,7 +174,7 @@ def test_a_frame_is_found_from_points_in_an_array_and_without_points():
 def test_cameras_side_by_side_orbit_the_middle_of_what_they_see():
     looks = [
         look_at(CENTER + torch.tensor([x, 0, 0]), CENTER + torch.tensor([x, 4.0, 0]), UP)
-        for x in (-1.0, 0.0, 1.0)
+        for x in (-2.0, 0.0, 2.0)
     ]
     cameras = [Camera(viewmat, torch.eye(3), 64, 48) for viewmat in looks]
     points = (
@@ -174,9 +182,26 @@ def test_cameras_side_by_side_orbit_the_middle_of_what_they_see():
         + torch.tensor([0.0, 5.0, 0.0])
         + 0.1 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     )
-    center, up, radius = world_frame(cameras, points)
-    torch.testing.assert_close(center, CENTER + torch.tensor([0.0, 5.0, 0.0]), atol=0.1, rtol=0)
-    assert radius == pytest.approx(math.hypot(1, 5), abs=0.1) and float(up @ UP) > 0.999
+    beside = points + torch.tensor([9.0, 0.0, 0.0])  # more than 30 degrees off every axis
+    for given in (points, torch.cat([points, beside, beside])):
+        center, up, radius = world_frame(cameras, given)
+        torch.testing.assert_close(center, CENTER + torch.tensor([0.0, 5.0, 0.0]), atol=0.1, rtol=0)
+        assert radius == pytest.approx(math.hypot(2, 5), abs=0.1) and float(up @ UP) > 0.999
+    far = points.repeat(60, 1) + torch.tensor([0.0, 4.0, 0.0])
+    center, _, _ = world_frame(cameras, torch.cat([points.repeat(30, 1), far]))
+    torch.testing.assert_close(center, CENTER + torch.tensor([0.0, 9.0, 0.0]), atol=0.1, rtol=0)
+    center, _, _ = world_frame(cameras)  # as far ahead as the cameras are apart
+    torch.testing.assert_close(center, CENTER + torch.tensor([0.0, 2.0, 0.0]), atol=0.1, rtol=0)
+
+
+def test_small_rolls_of_cameras_that_hardly_turn_do_not_tip_the_world():
+    cameras = []
+    for degrees in (-2.0, 0.0, 2.0):
+        yaw, roll = math.radians(degrees), math.radians(degrees / 2)
+        ahead = torch.tensor([math.sin(yaw), math.cos(yaw), 0.0])
+        up = math.cos(roll) * UP + math.sin(roll) * torch.linalg.cross(ahead, UP)
+        cameras.append(Camera(look_at(CENTER, CENTER + ahead, up), torch.eye(3), 64, 48))
+    assert float(world_frame(cameras)[1] @ UP) > math.cos(math.radians(0.5))
 
 
 def test_a_few_cameras_far_off_do_not_move_the_orbit_away():
@@ -297,6 +322,8 @@ def test_shrinking_a_pinhole_scales_its_intrinsics_exactly():
     assert (width, height) == (333, 200)
     sx, sy = 333 / 1000, 200 / 600
     np.testing.assert_allclose(K, [[800 * sx, 0, 490 * sx], [0, 810 * sy, 310 * sy], [0, 0, 1]])
+    assert lens.pinhole(max_side=2000)[1:] == (1000, 600), "none is enlarged"
+    assert Lens(1000, 2, 800, 800, 500, 1).pinhole(max_side=100)[1:] == (100, 1)
 
 
 def test_a_lens_for_a_photo_of_another_size_scales_each_axis_by_itself():
@@ -314,12 +341,17 @@ def test_a_portrait_lens_is_a_landscape_lens_on_its_side_and_loses_nothing():
     np.testing.assert_allclose(other[[1, 0, 2]][:, [1, 0, 2]], K)
 
 
+def test_a_lens_that_sees_nearly_half_the_world_is_cut_to_one_and_a_half_times_its_size():
+    assert Lens(640, 480, 200, 200, 320, 240, fisheye=True).pinhole()[1:] == (960, 720)
+
+
 def test_a_sharp_edge_stays_black_and_white():
     photo = np.zeros((480, 640, 3), np.uint8)
     photo[:, :320] = 255
     K, width, height = (lens := Lens(640, 480, 500, 500, 320, 240, (-0.2,))).pinhole()
-    row = lens.straighten(photo, K, width, height)[height // 2, :, 0]
-    assert (np.diff(row.astype(int)) <= 0).all() and (row[0], row[-1]) == (255, 0)
+    row = lens.straighten(photo, K, width, height)[height // 2, :, 0].astype(int)
+    assert (np.diff(row) <= 0).all() and (row[0], row[-1]) == (255, 0)
+    assert np.abs(row + row[::-1] - 255).max() <= 1, "it stays in the middle"
     photo[:] = 255
     assert (lens.straighten(photo, K, width, height) == 255).all()
 
@@ -327,6 +359,7 @@ def test_a_sharp_edge_stays_black_and_white():
 def test_a_lens_that_is_only_off_its_axis_bends_too():
     assert Lens(64, 48, 50, 50, 32, 24, tangential=(0.0, 0.01)).bends
     assert Lens(64, 48, 50, 50, 32, 24, denominator=(0.0, 0.1)).bends
+    assert Lens(64, 48, 50, 50, 32, 24, fisheye=True).bends
     assert not Lens(64, 48, 50, 50, 32, 24, (0.0, 0.0), (0.0,)).bends
 
 
@@ -347,6 +380,8 @@ def test_a_lens_that_folds_the_picture_is_refused_or_cropped_before_the_fold():
     K, width, height = lens.pinhole()
     corner = math.hypot(width / 2 / K[0, 0], height / 2 / K[1, 1])
     assert corner < 0.58
+    K, width, height = Lens(640, 480, 500, 500, 320, 240, (-10.0,)).pinhole()
+    assert 0.17 < math.hypot(width / 2 / K[0, 0], height / 2 / K[1, 1]) < 0.183
     with pytest.raises(ValueError, match="cannot be undone"):
         Lens(640, 480, 500, 500, 320, 240, (-100.0,)).pinhole()
 

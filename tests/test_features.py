@@ -46,12 +46,20 @@ def test_an_odd_margin_leaves_the_content_one_pixel_to_the_top_left():
     segments[0:4, 0:1] = 0  # margin 3: 1 to the left, 2 to the right
     crop = crop_segments(image, segments, 4)[0]
     assert np.array_equal(crop[:, 1], image[0:4, 0]) and not crop[:, [0, 2, 3]].any()
+    turned = crop_segments(image.swapaxes(0, 1), segments.T, 4)[0]
+    assert np.array_equal(turned, crop.swapaxes(0, 1))
 
 
 def test_shrinking_averages_instead_of_picking_pixels():
     checker = ((np.indices((64, 64)).sum(0) % 2) * 254).astype(np.uint8)
     crop = crop_segments(np.repeat(checker[..., None], 3, 2), np.zeros((64, 64), np.int32), 8)
     assert np.abs(crop.astype(int) - 127).max() <= 3
+
+
+def test_growing_is_bilinear():
+    edge = np.array([[0, 200], [0, 200]], np.uint8)[..., None].repeat(3, 2)
+    crop = crop_segments(edge, np.zeros((2, 2), np.int32), 4)[0]
+    assert (crop == np.array([0, 50, 150, 200])[None, :, None]).all()
 
 
 def test_each_segment_shows_only_its_own_pixels():
@@ -71,6 +79,8 @@ def test_one_pixel_is_a_segment():
     image = picture(1, 1)
     crop = crop_segments(image, np.zeros((1, 1), np.int32), 5)
     assert np.array_equal(crop[0], np.broadcast_to(image[0, 0], (5, 5, 3)))
+    image, ids = picture(16, 16), np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(crop_segments(image, ids, 1), image.reshape(256, 1, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +97,19 @@ def test_one_pixel_is_a_segment():
 def test_crops_of_misfits_are_refused_in_words(image, segments, size, words):
     with pytest.raises(ValueError, match=words):
         crop_segments(image, segments, size)
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        (np.ones((2, 4, 4), bool), r"masks must be \[1, 4, 4\], one for each segment"),
+        (np.ones((1, 4, 4), np.uint8), "masks must be bool .* got uint8"),
+        (np.zeros((1, 4, 4), bool), "show something of every segment"),
+    ],
+)
+def test_masks_that_do_not_show_each_segment_are_refused(masks, words):
+    with pytest.raises(ValueError, match=words):
+        crop_segments(picture(4, 4), np.zeros((4, 4), int), 8, masks)
 
 
 def test_row_i_describes_segment_i_at_every_level_across_batches():
@@ -145,6 +168,15 @@ def test_segments_and_embeddings_may_be_tensors_or_arrays():
     assert not learned.embeddings[0].requires_grad
 
 
+def test_embeddings_of_another_precision_are_kept_as_float32(monkeypatch: pytest.MonkeyPatch):
+    as_usual = MeanColor.encode_images
+    monkeypatch.setattr(
+        MeanColor, "encode_images", lambda self, images: as_usual(self, images).double()
+    )
+    features = embed_segments(picture(), np.zeros((1, 12, 16), np.int32), MeanColor())
+    assert features.embeddings[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
@@ -173,7 +205,9 @@ def test_embedding_segments_of_another_size_is_refused():
     ("segments", "embeddings", "words"),
     [
         (np.zeros((2, 4, 4), np.int32), [torch.zeros(1, 3)], r"\[1, H, W\]"),
+        (np.zeros((1, 4), np.int32), [torch.zeros(1, 3)], r"\[1, H, W\]"),
         (np.ones((1, 4, 4), np.int32), [torch.zeros(1, 3)], r"-1 \.\. 0"),
+        (np.full((1, 4, 4), -2), [torch.zeros(1, 3)], r"-1 \.\. 0"),
         (np.zeros((2, 4, 4), np.int32), [torch.zeros(1, 3), torch.zeros(1, 4)], "same size"),
         (np.zeros((1, 4, 4), np.int32), [torch.zeros(3)], r"\[M, E\]"),
     ],

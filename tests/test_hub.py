@@ -177,8 +177,11 @@ def test_an_unchanged_scene_is_not_downloaded_twice_but_a_new_revision_is(visito
         assert len(hub.downloads()) == loads
         newer = {**scene_files, SCENE_FILE: scene_files[SCENE_FILE] + b"\0"}
         hub.repos["jane/garden"] = Repo(newer, commit="b" * 40)
-        (second,) = visitor.fetch_all(hub.url, [("jane/garden", "main")])
-    assert second.folder.name == "b" * 40
+        revisions = "b" * 40, "main"
+        pinned, second = visitor.fetch_all(hub.url, [("jane/garden", name) for name in revisions])
+        asked = hub.requests.count(f"HEAD /jane/garden/resolve/{'b' * 40}/{SCENE_FILE}")
+    assert pinned.folder == second.folder and second.folder.name == "b" * 40
+    assert asked == 2, "for its size, and to download it, at that very revision"
     assert (second.folder / SCENE_FILE).read_bytes() == newer[SCENE_FILE]
 
 
@@ -259,9 +262,10 @@ def test_a_cache_that_cannot_be_written_is_explained(visitor, scene_files):
     assert "could not be stored in" in visit.error and "HF_HUB_CACHE" in visit.error
 
 
-def test_files_that_cannot_be_fetched_are_explained(visitor):
+def test_the_best_file_there_is_comes_once_and_what_cannot_be_fetched_is_explained(visitor):
     words = {
-        "jane/good": "second",
+        "jane/good": "/second",
+        "jane/better": "/best",
         "jane/gated": "The repository jane/gated is gated: ask for access",
         "jane/forbidden": "does not let you read jane/forbidden: ask",
         "jane/unknown": "no public repository jane/unknown",
@@ -270,6 +274,7 @@ def test_files_that_cannot_be_fetched_are_explained(visitor):
     }
     repos = {
         "jane/good": Repo({"second": b"x"}),
+        "jane/better": Repo({"second": b"x", "best": b"y"}),
         "jane/gated": Repo({}, refusal=(401, "GatedRepo")),
         "jane/forbidden": Repo({}, refusal=(403, "")),
         "jane/down": Repo({}, refusal=(500, "")),
@@ -279,7 +284,8 @@ def test_files_that_cannot_be_fetched_are_explained(visitor):
         answers = visitor.files(hub.url, list(words))
     for answer, sentence in zip(answers, words.values(), strict=True):
         assert sentence in answer and "\n" not in answer
-    assert Path(answers[0]).read_bytes() == b"x"
+    assert [Path(answer).read_bytes() for answer in answers[:2]] == [b"x", b"y"]
+    assert visitor.files(hub.url, ["jane/better", "jane/good"]) == answers[1::-1], "from the cache"
 
 
 @pytest.mark.parametrize(

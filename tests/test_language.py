@@ -17,7 +17,7 @@ from langsplat.language import (
     lift_language,
     train_language,
 )
-from langsplat.rasterize import render
+from langsplat.rasterize import heaviest, render
 from langsplat.scene import MAX_CODE, Camera, Gaussians, LanguageField
 
 WIDTH, HEIGHT = 40, 24
@@ -109,8 +109,12 @@ def test_settings_may_be_numbers_of_numpy_and_the_folder_a_string(tmp_path: Path
         )
         assert torch.equal(plain.codes, same.codes)
         assert (tmp_path / codec / "language.state").is_file()
-    with pytest.raises(ValueError, match=r"steps must be a whole number, got 2\.5"):
-        LanguageTraining(steps=2.5)  # type: ignore[arg-type]
+    for name in ("steps", "seed"):
+        with pytest.raises(ValueError, match=rf"{name} must be a whole number, got 2\.5"):
+            LanguageTraining(**{name: 2.5})  # type: ignore[arg-type]
+    for bad in ({"steps": 0}, {"learning_rate": 0.0}):
+        with pytest.raises(ValueError, match="takes steps >= 1 and learning_rate > 0"):
+            LanguageTraining(**bad)  # type: ignore[arg-type]
 
 
 def test_segments_of_several_encoders_or_segmenters_are_refused() -> None:
@@ -157,6 +161,8 @@ def test_lifted_latents_are_the_weighted_mean_of_the_segments_latents() -> None:
         mass = (weights * seen[..., None]).sum((0, 1))
         torch.testing.assert_close(field.mass[level], mass, atol=1e-4, rtol=1e-4)
     assert (field.codes[2] == 0).all() and (field.mass[2] == 0).all()
+    with pytest.raises(ValueError, match="Latents name no codewords"):
+        heaviest(two_balls(), front_camera(), field, 0.5)
 
 
 @pytest.mark.parametrize("codec", [axes_codec(), Codebook(torch.eye(8).expand(3, 8, 8))])
@@ -193,10 +199,11 @@ def test_an_autoencoder_is_fitted_and_lifted_in_one_go() -> None:
         [halves()],
         "test",
         codec="autoencoder",
-        autoencoder=AutoencoderConfig(rounds=2, least_batches=2),
+        autoencoder=AutoencoderConfig(encoder=(5, 3), decoder=(), rounds=2, least_batches=2),
         progress=lambda stage, done, total, note: notes.append((stage, note)),
     )
     assert isinstance(field.codec, Autoencoder) and field.codes.shape == (3, 121, 3)
+    assert field.codec.tensors()["encoder.0.weight"].shape == (5, 8)
     assert any(stage == "Train autoencoder" and "held-out cosine" in note for stage, note in notes)
     assert any("at the level whole, so queries are not" in note for _, note in notes)
 
@@ -540,6 +547,7 @@ def test_training_what_was_lifted_elsewhere_is_refused(codec: Codebook | None) -
 
 def test_presets_of_training() -> None:
     assert LanguageTraining.preset("lift") is None
+    assert LanguageTraining.preset("quick") == LanguageTraining(steps=500, learning_rate=0.0025)
     paper = LanguageTraining.preset("paper")
     assert paper is not None and (paper.steps, paper.learning_rate) == (30_000, 0.0025)
     with pytest.raises(ValueError, match=r"lift, quick, paper, not 'fast'"):

@@ -53,6 +53,7 @@ def test_mask_iou_counts_pixels() -> None:
     a[:2], b[1:3] = True, True
     assert mask_iou(a, b) == pytest.approx(1 / 3)
     assert mask_iou(torch.from_numpy(a), a) == 1.0
+    assert mask_iou([[2, 0]], [[1, 0]]) == 1.0, "whatever is not zero is inside"
 
 
 def test_pictures_of_different_or_tiny_size_are_refused() -> None:
@@ -62,6 +63,10 @@ def test_pictures_of_different_or_tiny_size_are_refused() -> None:
         mask_iou(np.zeros((2, 2)), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="at least 11 x 11"):
         ssim(noise(0, 10, 20), noise(1, 10, 20))
+    with pytest.raises(ValueError, match=r"\[H, W, C\] of at least"):
+        ssim(noise(0)[..., 0], noise(1)[..., 0])
+    with pytest.raises(ValueError, match="differ in size"):
+        ssim(noise(0), noise(0)[1:])
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])

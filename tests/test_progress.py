@@ -82,7 +82,8 @@ def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
     for at, stage, done in (
         (100.0, "A", 60),
         (101.0, "A", 66),  # too soon
-        (103.0, "A", 63),  # too little
+        (103.0, "A", 64),  # too little
+        (105.0, "A", 65),
         (110.0, "A", 70),
         (144.0, "A", 99),
         (145.0, "A", 100),  # the end is told whenever it comes
@@ -94,10 +95,10 @@ def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
             show(stage, done, 100, "")
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["left"] for line in lines] == [None, None, None, 30, 44 / 39, 0, None, 2.5]
-    assert lines[3] == {"stage": "A", "done": 70, "total": 100, "note": "", "left": 30}
+    assert [line["left"] for line in lines] == [None, None, None, 35, 30, 44 / 39, 0, None, 2.5]
+    assert lines[4] == {"stage": "A", "done": 70, "total": 100, "note": "", "left": 30}
     told = [line.partition(" %")[2] for line in err.splitlines()]
-    assert told == ["", ", 30 s left", ", 1 s left", "", "", ", 2 s left"]
+    assert told == ["", ", 35 s left", ", 30 s left", ", 1 s left", "", "", ", 2 s left"]
 
 
 def test_a_line_that_is_updated_does_not_wrap(
@@ -111,6 +112,22 @@ def test_a_line_that_is_updated_does_not_wrap(
     first, last = capsys.readouterr().err.removeprefix("\r\033[K").split("\r\033[K")
     assert len(first) == 59 and first.startswith("Describe segments")
     assert last.strip().endswith("photo 17.jpg, 2.5 s"), "what stays is whole"
+
+
+def test_a_terminal_has_a_line_a_stage_that_is_updated_five_times_a_second(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("langsplat.progress.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show = terminal_progress()
+    for at, stage, done in ((0.0, "A", 0), (0.1, "A", 10), (0.3, "A", 25), (0.4, "B", 50)):
+        now = at
+        show(stage, done, 100, "")
+    lines = capsys.readouterr().err.split("\n")
+    shown = [[each.split("]")[0][-12:] for each in line.split("\r\033[K")[1:]] for line in lines]
+    assert shown == [["." * 12, "." * 12], ["." * 12]]
+    assert "[######.." in lines[0] and "[############...." in lines[1]
 
 
 def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,9 @@ from langsplat._rasterize_numba import _in_threads, _kernel
 from langsplat.progress import torch_threads
 from langsplat.rasterize import (
     RULES,
+    SH_C0,
     available_backends,
+    drawing_device,
     lift,
     lift_labels,
     painting,
@@ -114,11 +116,14 @@ def test_one_gaussian_is_the_bell_of_its_formula(backend: str) -> None:
     """By hand: blurred by 0.3 square pixels, at most 0.999, and nothing below 1 / 255."""
     K = torch.tensor([[[40, 0, 16.5], [0, 40, 16.5], [0, 0, 1]]])
     world = torch.tensor([[0.0, 0, 4]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.3)
-    _, alpha = draw((*world, torch.ones(1), torch.ones(1, 1), torch.eye(4)[None], K), backend)
     y, x = torch.meshgrid(torch.arange(HEIGHT) - 16.0, torch.arange(WIDTH) - 16.0, indexing="ij")
-    bell = torch.exp(-(x * x + y * y) / 2 / ((40 * 0.3 / 4) ** 2 + 0.3)).clamp_max(0.999)
-    want = torch.where(bell < 1 / 255, 0, bell)
-    torch.testing.assert_close(alpha[0, ..., 0], want, atol=1e-5, rtol=0)
+    bell = torch.exp(-(x * x + y * y) / 2 / ((40 * 0.3 / 4) ** 2 + 0.3))
+    for opacity in (1.0, 1 / 254.9, 1 / 255.1):
+        one = torch.tensor([opacity]), torch.ones(1, 1), torch.eye(4)[None], K
+        _, alpha = draw((*world, *one), backend)
+        want = (opacity * bell).clamp_max(0.999)
+        want = torch.where(want < 1 / 255, 0, want)
+        torch.testing.assert_close(alpha[0, ..., 0], want, atol=1e-5, rtol=0)
 
 
 def test_opaque_thin_and_off_screen_gaussians_equal_the_reference(backend: str) -> None:
@@ -271,6 +276,9 @@ def test_lifting_needs_no_gradients_around_it() -> None:
         assert torch.equal(lift(gaussians, camera, picture), want)
         made = as_scene(scene())[0]
     assert torch.equal(lift(made, camera, picture), want)
+    with torch.no_grad():
+        assert torch.equal(lift(gaussians, camera, picture), want)
+    assert not lift(gaussians, camera, picture.requires_grad_()).requires_grad
 
 
 def test_lifted_labels_are_the_lifted_one_hot_picture(
@@ -388,7 +396,7 @@ def test_light_stops_before_one_ten_thousandth(backend: str) -> None:
     n = 6
     means = torch.zeros(n, 3)
     means[:, 2] = torch.arange(n)
-    opacities = torch.tensor([0.9, 0.95, 0.97, 0.9, 0.9, 0.5])
+    opacities = torch.tensor([0.9, 0.95, 0.979, 0.2, 0.2, 0.5])
     inputs = (
         means,
         torch.tensor([1.0, 0, 0, 0]).repeat(n, 1),
@@ -399,7 +407,8 @@ def test_light_stops_before_one_ten_thousandth(backend: str) -> None:
     )
     image, alpha = draw(inputs, backend)
     truth, truth_alpha = reference.rasterize(*inputs, WIDTH, HEIGHT)
-    # 1 - 0.1 * 0.05 * 0.03: the fourth would leave 1.5e-5 and is not drawn, nor is any after it.
+    # 0.1 * 0.05 * 0.021 = 1.05e-4, a little more at the corners: the fourth would leave less than
+    # 9e-5 and is not drawn, nor is any after it.
     assert not image[..., 3:].any() and image[..., 2].all()
     torch.testing.assert_close(alpha.double(), truth_alpha, atol=1e-6, rtol=0)
     torch.testing.assert_close(image.double(), truth, atol=1e-5, rtol=1e-3)
@@ -852,6 +861,11 @@ def test_sh_to_rgb_agrees_with_closed_forms() -> None:
     torch.testing.assert_close(sh_to_rgb(sh, axes, degree=0), torch.full((3, 3), 0.5))
     with pytest.raises(ValueError, match=r"dirs must be \[3, 3\]"):
         sh_to_rgb(sh, axes[:1])
+    with pytest.raises(ValueError, match=r"sh must be \[3, 4, 3\]"):
+        sh_to_rgb(sh[..., 0], axes)
+    for degree in (-1, 2, 4):
+        with pytest.raises(ValueError, match=f"got degree {degree} and 4 bases"):
+            sh_to_rgb(sh, axes, degree=degree)
     for dtype in (torch.float16, torch.bfloat16):  # as a scene's file has them
         with pytest.raises(ValueError, match=f"got {dtype}: convert them with .float"):
             sh_to_rgb(sh.to(dtype), axes)
@@ -901,6 +915,14 @@ def test_render_draws_rgb_from_sh(backend: str) -> None:
     gaussians, camera = as_scene(inputs)
     image, _ = render(gaussians.to("cuda" if backend == "gsplat" else "cpu"), camera)
     torch.testing.assert_close(image.cpu(), draw(inputs, backend)[0][0], atol=1e-5, rtol=1e-4)
+    # With the first degree, in directions from the camera, and no less than black.
+    sh = torch.randn(len(gaussians), 4, 3, generator=torch.Generator().manual_seed(2))
+    x, y, z = torch.nn.functional.normalize(gaussians.means - camera.position, dim=1).T[..., None]
+    colors = 0.5 + SH_C0 * sh[:, 0] + 0.4886025 * (z * sh[:, 2] - y * sh[:, 1] - x * sh[:, 3])
+    assert bool((colors < 0).any())
+    seen, _ = render(replace(gaussians, sh=sh).to(image.device), camera)
+    want, _ = draw((*inputs[:4], colors.clamp_min(0), *inputs[5:]), backend)
+    torch.testing.assert_close(seen.cpu(), want[0], atol=1e-5, rtol=1e-4)
 
 
 def test_real_points_equal_the_reference(backend: str) -> None:
@@ -934,6 +956,7 @@ def test_real_points_equal_the_reference(backend: str) -> None:
         ({"Ks": torch.eye(3)[None].repeat(2, 1, 1)}, "Ks must be"),
         ({"viewmats": torch.ones(0, 4, 4)}, "no camera"),
         ({"width": 0}, "choose another size"),
+        ({"height": 0}, "choose another size"),
         ({"width": 10_000, "height": 10_000}, "choose another size"),
         ({"background": torch.ones(4)}, "background must be"),
         ({"backend": "opengl"}, "backend must be"),
@@ -989,12 +1012,15 @@ def test_arrays_are_lifted_as_tensors_are() -> None:
 
 def test_lift_refuses_a_picture_of_another_size() -> None:
     gaussians, camera = as_scene(scene())
-    with pytest.raises(ValueError, match="resize"):
-        lift(gaussians, camera, torch.ones(HEIGHT, WIDTH + 1, 3))
-    with pytest.raises(ValueError, match="resize"):
-        lift_labels(gaussians, camera, torch.zeros(HEIGHT, WIDTH + 1, 3).long(), 1)
+    for size in ((HEIGHT, WIDTH + 1, 3), (HEIGHT, WIDTH)):
+        with pytest.raises(ValueError, match="resize"):
+            lift(gaussians, camera, torch.ones(size))
+        with pytest.raises(ValueError, match="resize"):
+            lift_labels(gaussians, camera, torch.zeros(size).long(), 1)
     with pytest.raises(ValueError, match=r"-1 \.\. 1, got 0 \.\. 2: renumber"):
         lift_labels(gaussians, camera, torch.arange(3).expand(HEIGHT, WIDTH, 3), 2)
+    with pytest.raises(ValueError, match=r"-1 \.\. 1, got -2 \.\. -2: renumber"):
+        lift_labels(gaussians, camera, torch.full((HEIGHT, WIDTH, 1), -2), 2)
     with pytest.raises(ValueError, match=r"sums must be \[4, 2\]"):
         labels = torch.zeros(HEIGHT, WIDTH, 1).long()
         lift_labels(gaussians, camera, labels, 2, sums=torch.zeros(4, 1))
@@ -1026,6 +1052,21 @@ def test_the_surface_of_a_flat_gaussian_is_its_plane_turned_to_the_camera(
     assert not surface[-1, -1].any()
 
 
+def test_a_wall_at_the_side_is_turned_to_where_the_camera_is() -> None:
+    """It stands along the optical axis, so the direction of the view says nothing."""
+    wall = Gaussians(
+        means=torch.tensor([[2.0, 0, 4]], requires_grad=True),
+        quats=torch.tensor([[1.0, 0, 0, 0]]),
+        scales=torch.tensor([[0.01, 0.5, 0.5]]),
+        opacities=torch.tensor([0.6]),
+        sh=torch.zeros(1, 1, 3),
+    )
+    K = torch.tensor([[40, 0, 16.5], [0, 40, 16.5], [0, 0, 1]])
+    surface = render_surface(wall, Camera(torch.eye(4), K, WIDTH, HEIGHT))
+    torch.testing.assert_close(surface[16, 36], torch.tensor([-1.0, 0, 0, 1 / 4]))
+    assert not surface.requires_grad
+
+
 def test_the_surface_of_float64_gaussians_is_that_of_float32() -> None:
     gaussians, camera = as_scene(scene())
     surface = render_surface(gaussians._each(lambda tensor: tensor.double()), camera)
@@ -1050,8 +1091,11 @@ def test_a_gpu_is_drawn_on_once_gsplats_kernels_are_compiled(
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     (tmp_path / "gsplat_cuda").mkdir()
     (tmp_path / "gsplat_cuda" / "build.ninja").touch()  # left behind by one that was stopped
-    assert quickest_device() == "cpu"
+    assert quickest_device() == drawing_device("auto") == "cpu" != drawing_device("cuda")
     (tmp_path / "gsplat_cuda" / "gsplat_cuda.so").touch()
-    assert quickest_device() == "cuda"
+    assert quickest_device() == drawing_device("auto") == "cuda" != drawing_device("cpu")
     monkeypatch.setattr(_rasterize_gsplat, "problem", lambda: "no CUDA device was found")
-    assert quickest_device() == "cpu"
+    assert quickest_device() == "cpu" == drawing_device("auto")
+    for device, words in (("cuda", "no CUDA device was found. Use"), ("tpu", "cpu or cuda, got")):
+        with pytest.raises(ValueError, match=words):
+            drawing_device(device)
