@@ -13,6 +13,9 @@ import gradio as gr
 import numpy as np
 import plotly
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from demo.handlers import (
     AUTO,
@@ -33,7 +36,7 @@ from demo.handlers import (
     start_of,
     visit_at,
 )
-from demo.viewer import legend, point_payload, status
+from demo.viewer import cloud_payload, legend, point_payload, status
 from langsplat.query import MAX_QUERY, Answer, heat, overlay
 from langsplat.scene import LEVELS
 
@@ -174,6 +177,7 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
         ssr_mode=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(shelf.downloads)],
+        app_kwargs={"middleware": [Middleware(_Zipped)]},
         # Before gradio's first request.
         head=f"<script>{_script('storage.js')}</script><script>{_script('order.js')}</script>",
         footer_links=["api", "settings"],
@@ -199,6 +203,14 @@ def serve(page: gr.Blocks, shelf: Shelf, *, host: str, port: int | None) -> str:
     # of pages that were closed.
     page.config["connect_heartbeat"] = False
     return address
+
+
+class _Zipped(GZipMiddleware):
+    """Compresses the page itself, some 210 kB: gradio compresses only what has a file's name."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = super().__call__ if scope.get("path") == "/" else self.app
+        await answer(scope, receive, send)
 
 
 Updates = dict[Any, Any]
@@ -438,7 +450,7 @@ class Explore:
     def moved(self) -> list[Any]:
         """What a move may change."""
         return [
-            *(self.visit, self.scene, self.offered, self.examples, self.line),
+            *(self.visit, self.scene, self.offered, self.examples, self.line, self.points),
             *(self.picture, self.photo, self.yaw, self.pitch, self.distance),
         ]
 
@@ -455,7 +467,8 @@ class Explore:
     def _open(self, earlier: Visit, given: dict[str, str]) -> Updates:
         try:
             visit, note = visit_at(self.shelf, given)
-            examples = self.shelf.room(visit.scene).scene.examples
+            room = self.shelf.room(visit.scene)
+            examples = room.scene.examples
             looked = self._looked(visit)
         except ValueError as error:
             said = self._refused(earlier, error)
@@ -469,6 +482,7 @@ class Explore:
         return looked | {
             self.scene: gr.Dropdown(choices=self.shelf.names, value=visit.scene),
             self.offered: visit.text,
+            self.points: gr.HTML(cloud=cloud_payload(visit.scene, room.cloud)),
             self.examples: gr.Dataset(
                 samples=[[text] for text in examples], visible=bool(examples)
             ),
@@ -879,7 +893,11 @@ def status_line(text: str, elem_id: str | None = None) -> gr.HTML:
 
 
 def point_view() -> gr.HTML:
-    """A Plotly view that keeps its camera when colors change; its value is a `point_payload`."""
+    """A Plotly view that keeps its camera when colors change.
+
+    Its `cloud` is a `cloud_payload`, its value a `point_payload` of the same scene: other words
+    only need other colors.
+    """
     return gr.HTML(
         {},
         html_template=(

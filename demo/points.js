@@ -1,4 +1,5 @@
-// The 3D point view. Positions arrive as 16-bit steps in a cube, colors as one byte per point.
+// The 3D point view. Positions arrive as 16-bit steps in a cube, colors as one byte per point; what
+// stays the same while a scene is asked arrives once, as `props.cloud`.
 const plot = element.querySelector(".points-plot");
 const twin = element.querySelector(".points-twin");
 
@@ -8,13 +9,13 @@ let failed = false; // to load what draws
 
 const bytes = (text) => Uint8Array.from(atob(text), (ch) => ch.charCodeAt(0));
 
-function axes(value) {
-  const places = new Uint16Array(bytes(value.places).buffer);
+function axes(cloud) {
+  const places = new Uint16Array(bytes(cloud.places).buffer);
   const count = places.length / 3;
   const out = [0, 1, 2].map(() => new Float32Array(count));
   for (let i = 0; i < count; i++)
     for (let axis = 0; axis < 3; axis++)
-      out[axis][i] = value.low[axis] + (places[3 * i + axis] / 65535) * value.size;
+      out[axis][i] = cloud.low[axis] + (places[3 * i + axis] / 65535) * cloud.size;
   return out;
 }
 
@@ -30,8 +31,8 @@ function palette(muted) {
 const scale = (colors, from, to, end) =>
   colors.map((color, i) => [(from + ((to - from) * i) / (colors.length - 1)) / end, color]);
 
-function marker(value) {
-  const shades = Float32Array.from(bytes(value.shades)), last = SHADES - 1;
+function marker(cloud, value) {
+  const shades = Float32Array.from(bytes(cloud.shades)), last = SHADES - 1;
   if (!value.scores)
     return { size: 2.4, color: shades, cmin: 0, cmax: last, colorscale: scale(palette(false), 0, last, last) };
   // What is found has the colors of the relevancy, which follow the palette in the color scale.
@@ -48,22 +49,22 @@ function marker(value) {
 }
 
 function draw() {
-  const value = props.value;
-  if (!value || !value.places) return;
+  const { cloud, value } = props;
+  if (!cloud || cloud.scene !== value?.scene) return; // another scene has opened: its answer follows
   twin.textContent = value.twin;
   if (failed) twin.textContent = `The 3D view could not be loaded: reload the page. ${value.twin}`;
   if (typeof Plotly === "undefined") return; // not yet
-  const [x, y, z] = axes(value);
-  const axis = (i) => ({ visible: false, range: [value.low[i], value.low[i] + value.size] });
+  const [x, y, z] = axes(cloud);
+  const axis = (i) => ({ visible: false, range: [cloud.low[i], cloud.low[i] + cloud.size] });
   const vector = ([x, y, z]) => ({ x, y, z });
   const trace = {
     type: "scatter3d", mode: "markers", x, y, z, hoverinfo: "skip",
-    marker: { opacity: 1, line: { width: 0 }, showscale: false, ...marker(value) },
+    marker: { opacity: 1, line: { width: 0 }, showscale: false, ...marker(cloud, value) },
   };
   // New colors must not reset the view: only another scene brings its own camera.
-  const camera = drawn === value.scene ? plot.layout.scene.camera
-    : { eye: vector(value.eye), up: vector(value.up), center: { x: 0, y: 0, z: 0 } };
-  drawn = value.scene;
+  const camera = drawn === cloud.scene ? plot.layout.scene.camera
+    : { eye: vector(cloud.eye), up: vector(cloud.up), center: { x: 0, y: 0, z: 0 } };
+  drawn = cloud.scene;
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -99,7 +100,7 @@ plot.addEventListener("keydown", (event) => {
   const step = steps[event.key];
   if (!step || !drawn || event.target !== plot || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
-  const [turn, tilt, zoom] = step, { up } = props.value;
+  const [turn, tilt, zoom] = step, { up } = props.cloud;
   const { eye: { x, y, z }, center } = plot.layout.scene.camera;
   const from = [x - center.x, y - center.y, z - center.z], far = Math.hypot(...from);
   const height = up.reduce((sum, part, i) => sum + part * from[i], 0);

@@ -84,9 +84,9 @@ def cloud_of(scene: Scene) -> Cloud:
     )
 
 
-def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
-    """What the point view draws: points in the scene's own colors, and what an answer found."""
-    payload = {
+def cloud_payload(name: str, cloud: Cloud) -> dict[str, Any]:
+    """What the point view needs once for each scene: the points, in the scene's own colors."""
+    return {
         "scene": name,
         "places": base64.b64encode(cloud.places.tobytes()).decode(),
         "low": cloud.low.tolist(),
@@ -94,8 +94,12 @@ def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, A
         "up": cloud.up.tolist(),
         "eye": cloud.eye.tolist(),
         "shades": base64.b64encode(cloud.shades.tobytes()).decode(),
-        "twin": _twin(cloud, answer),
     }
+
+
+def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
+    """What an answer found of a scene's points, whose `cloud_payload` was sent before."""
+    payload = {"scene": name, "twin": _twin(cloud, answer)}
     if answer is None:
         return payload
     scores = np.clip(answer.gaussian_relevancy[cloud.rows], 0, 1)

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import gzip
 import json
 import os
 import re
@@ -52,7 +53,7 @@ from demo.handlers import (
     visit_at,
 )
 from demo.page import MOST_PAGES, Explore, NewScene, build_app, forget_broken_uploads, serve
-from demo.viewer import MAX_POINTS, cloud_of, legend, point_payload
+from demo.viewer import MAX_POINTS, cloud_of, cloud_payload, legend, point_payload
 from langsplat import CAPTURE_FILE
 from langsplat.cameras import orbit_camera
 from langsplat.codec import Codebook
@@ -414,7 +415,8 @@ def test_a_scene_without_words_says_so(tmp_path: Path) -> None:
 def test_points_have_the_colors_of_their_gaussians() -> None:
     scene = three_balls()
     cloud = cloud_of(scene)
-    shown = np.stack([cloud.shades // 36, cloud.shades // 6 % 6, cloud.shades % 6], axis=1) / 5
+    shades = np.frombuffer(base64.b64decode(cloud_payload("balls", cloud)["shades"]), np.uint8)
+    shown = np.stack([shades // 36, shades // 6 % 6, shades % 6], axis=1) / 5
     truth = 0.5 + 0.28209479 * scene.gaussians.sh[:, 0].numpy()[cloud.rows]
     assert np.abs(shown - truth).max() < 0.101, "half a step of the palette"
 
@@ -449,7 +451,8 @@ def test_the_point_view_gets_places_within_a_step_of_the_truth() -> None:
     scene = three_balls()
     cloud = cloud_of(scene)
     assert 0 < len(cloud.rows) <= MAX_POINTS
-    places = cloud.low + cloud.places / 65_535 * cloud.size
+    sent = base64.b64decode(cloud_payload("balls", cloud)["places"])
+    places = cloud.low + np.frombuffer(sent, np.uint16).reshape(-1, 3) / 65_535 * cloud.size
     truth = scene.gaussians.means.numpy()[cloud.rows]
     assert np.abs(places - truth).max() <= cloud.size / 65_535
 
@@ -459,7 +462,7 @@ def test_the_point_view_of_many_gaussians_stays_small() -> None:
     many = scene.gaussians.select(torch.arange(60_000) % 2000)
     cloud = cloud_of(replace(scene, gaussians=many, language=None))
     assert len(cloud.rows) <= MAX_POINTS
-    assert len(json.dumps(point_payload("many", cloud, None))) < 250_000
+    assert len(json.dumps(cloud_payload("many", cloud))) < 250_000
 
 
 def test_the_point_view_speaks(shelf: Shelf) -> None:
@@ -480,7 +483,6 @@ def test_the_point_view_speaks(shelf: Shelf) -> None:
         )
         payload = point_payload("balls", cloud, near)
         shown = np.frombuffer(base64.b64decode(payload["scores"]), np.uint8) >= payload["cut"]
-        assert base64.b64decode(payload["shades"]) == cloud.shades.tobytes(), "of all else"
         found = near.gaussian_relevancy[cloud.rows].clip(0, 1) > threshold
         np.testing.assert_array_equal(shown, found)
     assert "1 of them scores above 0.50: it has the colors of the scale" in one["twin"]
@@ -504,6 +506,22 @@ def test_a_visitor_finds_the_first_scene_answered(explore: Explore) -> None:
     with Image.open(files[explore.mask_file].value["path"]) as mask:
         assert mask.size == (640, 480)
         assert mask.getextrema() == (0, 255)
+
+
+def test_the_points_are_sent_once_and_their_scores_with_each_answer(explore: Explore) -> None:
+    moved = explore.arrive(Visit())
+    visit, cloud = moved[explore.visit], explore.shelf.room("balls").cloud
+    assert explore.points in explore.moved
+    assert moved[explore.points].props["cloud"] == cloud_payload("balls", cloud)
+    opened = explore.open(visit, "balls")
+    assert opened[explore.points].props["cloud"]["scene"] == "balls"
+    for shown in (
+        explore.ask(visit, "blue ball", AUTO, 0.5, "Overlay"),
+        explore.orbit(visit, 90, 20, 1),
+        explore.answer(replace(visit, text=""), AUTO, 0.5, "Mask"),
+    ):
+        sent = shown.get(explore.points, {})
+        assert len(json.dumps(sent)) < 2 * len(cloud.rows) + 2000, "bytes"
 
 
 @pytest.mark.parametrize("display", ["Overlay", "Heat", "Mask"])
@@ -1200,6 +1218,17 @@ def test_the_visits_that_are_kept_are_bounded(served: gr.Blocks) -> None:
 def test_an_open_page_holds_none_of_the_six_connections_of_its_browser(address: str) -> None:
     with urllib.request.urlopen(f"{address}config") as response:
         assert json.load(response)["connect_heartbeat"] is False
+
+
+def test_the_page_itself_travels_compressed(address: str) -> None:
+    with urllib.request.urlopen(address) as response:
+        plain = response.read()
+    asked = urllib.request.Request(address, headers={"Accept-Encoding": "gzip, deflate, br"})
+    with urllib.request.urlopen(asked) as response:
+        assert response.headers["Content-Encoding"] == "gzip"
+        zipped = response.read()
+    assert len(zipped) < len(plain) / 4
+    assert b"Points in 3D" in gzip.decompress(zipped)
 
 
 def test_exactly_three_endpoints_are_public(address: str) -> None:
