@@ -48,6 +48,27 @@ function marker(cloud, value) {
   };
 }
 
+const vector = ([x, y, z]) => ({ x, y, z });
+const start = ({ eye, up }) => ({ eye: vector(eye), up: vector(up), center: vector([0, 0, 0]) });
+
+// One for all answers: Plotly writes to the first it gets where the visitor has turned the view.
+const layout = {
+  margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
+  paper_bgcolor: "rgba(0,0,0,0)",
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: "#475569", activecolor: "#0f172a" }, // else too faint
+  scene: { aspectmode: "cube", dragmode: "orbit", bgcolor: "rgba(0,0,0,0)" },
+};
+
+// Plotly's own buttons have a way home to a camera of Plotly's, and one to upload the data.
+let config; // once what draws is there; another one would have all drawn anew
+const configured = () => ({
+  displaylogo: false, responsive: true,
+  modeBarButtons: [["toImage", {
+    name: "home", title: "Reset the view of the points", icon: Plotly.Icons.home,
+    click: () => Plotly.relayout(plot, { "scene.camera": start(props.cloud) }),
+  }]],
+});
+
 function draw() {
   const { cloud, value } = props;
   if (!cloud || cloud.scene !== value?.scene) return; // another scene has opened: its answer follows
@@ -55,30 +76,17 @@ function draw() {
   if (failed) twin.textContent = `The 3D view could not be loaded: reload the page. ${value.twin}`;
   if (typeof Plotly === "undefined") return; // not yet
   const [x, y, z] = axes(cloud);
-  const axis = (i) => ({ visible: false, range: [cloud.low[i], cloud.low[i] + cloud.size] });
-  const vector = ([x, y, z]) => ({ x, y, z });
   const trace = {
     type: "scatter3d", mode: "markers", x, y, z, hoverinfo: "skip",
     marker: { opacity: 1, line: { width: 0 }, showscale: false, ...marker(cloud, value) },
   };
+  ["xaxis", "yaxis", "zaxis"].forEach((name, i) => {
+    layout.scene[name] = { visible: false, range: [cloud.low[i], cloud.low[i] + cloud.size] };
+  });
   // New colors must not reset the view: only another scene brings its own camera.
-  const camera = drawn === cloud.scene ? plot.layout.scene.camera
-    : { eye: vector(cloud.eye), up: vector(cloud.up), center: { x: 0, y: 0, z: 0 } };
+  if (drawn !== cloud.scene) layout.scene.camera = start(cloud);
   drawn = cloud.scene;
-  const layout = {
-    margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, autosize: true,
-    paper_bgcolor: "rgba(0,0,0,0)",
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: "#475569", activecolor: "#0f172a" }, // else too faint
-    scene: {
-      aspectmode: "cube", dragmode: "orbit", bgcolor: "rgba(0,0,0,0)",
-      xaxis: axis(0), yaxis: axis(1), zaxis: axis(2),
-      camera,
-    },
-  };
-  // Only these two buttons: the default bar also offers to upload the data to a server.
-  const config = {
-    displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetCameraDefault3d"]],
-  };
+  config ??= configured();
   Plotly.react(plot, [trace], layout, config);
 }
 
@@ -111,7 +119,7 @@ plot.addEventListener("keydown", (event) => {
   const to = up.map((part, i) =>
     out * (Math.sin(level) * part + (Math.cos(level) * (Math.cos(yaw) * flat[i] + Math.sin(yaw) * side[i])) / across));
   const eye = { x: center.x + to[0], y: center.y + to[1], z: center.z + to[2] };
-  Plotly.relayout(plot, { "scene.camera": { eye, center, up: { x: up[0], y: up[1], z: up[2] } } });
+  Plotly.relayout(plot, { "scene.camera": { eye, center, up: vector(up) } });
 });
 
 watch("value", later);

@@ -163,6 +163,11 @@ def test_a_visitor_asks_once_and_downloads_the_mask(
         page.evaluate("for (const one of ['mask', 'overlay']) window[`${one}-file`].click()")
 
     assert page.evaluate(EYE) == pytest.approx(turned, abs=1e-6), "new colors keep the camera"
+    turned = turn_points(page)
+    page.fill(TEXT, first)
+    page.click("#find")
+    page.wait_for_selector('.status-text[data-kind="found"]:has-text("' + first + '")')
+    assert page.evaluate(EYE) == pytest.approx(turned, abs=1e-6), "however often it is turned"
 
     page.fill("#text textarea, #text input", "")
     page.click("#find")
@@ -333,6 +338,13 @@ def test_views_and_thresholds_follow_keys_numbers_and_quick_clicks(
         assert (np.abs(eye - start).max() > 0.05) == turned
     page.keyboard.press("+")
     assert page.evaluate(EYE) == pytest.approx(eye / 1.1)
+    page.hover(".points-plot")
+    page.locator('.modebar-btn[data-title^="Reset the view"]').click()
+    page.wait_for_function(f"start => Math.abs({EYE}[0] - start[0]) < 1e-6", arg=start.tolist())
+    assert page.evaluate(EYE) == pytest.approx(start)
+    page.focus(".points-plot")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(EYE) != pytest.approx(start), "keys turn from there"
     assert errors == []
     page.close()
 
