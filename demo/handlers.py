@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from demo.viewer import Cloud, cloud_of
+from demo.viewer import Cloud, cloud_of, cloud_payload
 from langsplat import SCENE_FILE, WORK_SUFFIX
 from langsplat.build import STAGES
 from langsplat.cameras import orbit_camera, yaw_pitch_of
@@ -170,6 +170,11 @@ class Room:
     @cached_property
     def low(self) -> int:
         return lowest_pitch(self.scene)
+
+    @cached_property
+    def points(self) -> dict[str, Any]:
+        """The `cloud_payload`; one for all, because gradio keeps what it has sent to each page."""
+        return cloud_payload(self.name, self.cloud)
 
 
 class Shelf:

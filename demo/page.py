@@ -36,7 +36,7 @@ from demo.handlers import (
     start_of,
     visit_at,
 )
-from demo.viewer import cloud_payload, legend, point_payload, status
+from demo.viewer import legend, point_payload, status
 from langsplat.query import MAX_QUERY, Answer, heat, overlay
 from langsplat.scene import LEVELS
 
@@ -482,7 +482,7 @@ class Explore:
         return looked | {
             self.scene: gr.Dropdown(choices=self.shelf.names, value=visit.scene),
             self.offered: visit.text,
-            self.points: gr.HTML(cloud=cloud_payload(visit.scene, room.cloud)),
+            self.points: gr.HTML(cloud=room.points),
             self.examples: gr.Dataset(
                 samples=[[text] for text in examples], visible=bool(examples)
             ),

@@ -127,4 +127,4 @@ def _pair(*pictures: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
             f"The pictures must have floats in [0, 1], got {image.dtype} and {target.dtype}: "
             "divide values up to 255 by 255."
         )
-    return image, target
+    return image, target.to(image.device)  # arrays are on the CPU

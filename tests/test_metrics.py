@@ -73,6 +73,7 @@ def test_pictures_of_different_or_tiny_size_are_refused() -> None:
 def test_pictures_may_be_arrays_of_floats(measure: Callable[..., torch.Tensor]) -> None:
     image, other = noise(0).numpy()[:, ::-1], noise(1)
     assert measure(image, other) == measure(torch.from_numpy(image.copy()), other.numpy())
+    assert measure(noise(0).to("meta"), image).device.type == "meta", "as for a GPU's renders"
     for bytes_ in (np.zeros((20, 20, 3), np.uint8), torch.zeros(20, 20, 3, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"floats in \[0, 1\], got torch.uint8 .* by 255"):
             measure(bytes_, bytes_)

@@ -320,6 +320,7 @@ def rewrite(file: Path, **changes: str) -> None:
         ("provenance", "[1]", "Its provenance is not a JSON object.* again"),
         ("radius", "wide", "Its radius cannot be read.* again"),
         ("radius", "inf", "radius must be a positive length"),
+        ("radius", "nan", "radius must be a positive length"),
         ("radius", "0", "radius must be a positive length"),
         ("near", "", "Its near cannot be read.* again"),
         ("codec", "telepathy", ".*telepathy"),
