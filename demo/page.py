@@ -297,7 +297,7 @@ class Explore:
                 value=OVERLAY,
                 label="Show",
                 scale=2,
-                min_width=270,  # else they wrap; on a phone the level is below
+                min_width=290,  # else they wrap; where that is too wide the level is below
                 elem_id="display",
             )
             self.level = gr.Dropdown(

@@ -122,6 +122,9 @@ plot.addEventListener("keydown", (event) => {
   Plotly.relayout(plot, { "scene.camera": { eye, center, up: vector(up) } });
 });
 
+// Plotly keeps where a drag has ended, but of a scroll only what was seen before its last step.
+plot.addEventListener("wheel", (event) => event.target.dispatchEvent(new MouseEvent("mouseup")));
+
 watch("value", later);
 draw();
 const script = document.createElement("script");
