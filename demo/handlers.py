@@ -5,6 +5,7 @@ of it directly. Errors for visitors are ValueErrors of one sentence.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,14 @@ class Visit:
         view: where the visitor looks from.
         text: the last words asked, as typed.
         asked: whether the visitor asked them, rather than the page itself.
+        points: the key of the cloud that the page has; empty for none.
     """
 
     scene: str = ""
     view: View = View()
     text: str = ""
     asked: bool = False
+    points: str = field(default="", compare=False)
 
 
 def camera_of(scene: Scene, view: View) -> Camera:
@@ -159,9 +162,12 @@ def lowest_pitch(scene: Scene) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Room:
-    """An open scene. If it cannot be asked, `engine` is None and `why_silent` says why."""
+    """An open scene. If it cannot be asked, `engine` is None and `why_silent` says why.
 
-    name: str
+    Its `number` is of this opening: by the next one the scene's files may be others.
+    """
+
+    number: int
     scene: Scene
     cloud: Cloud
     engine: SceneQuery | None
@@ -174,7 +180,7 @@ class Room:
     @cached_property
     def points(self) -> dict[str, Any]:
         """The `cloud_payload`; one for all, because gradio keeps what it has sent to each page."""
-        return cloud_payload(self.name, self.cloud)
+        return cloud_payload(self.cloud)
 
 
 class Shelf:
@@ -202,6 +208,7 @@ class Shelf:
         self.downloads = results / "downloads"
         self._load = load
         self._lock = threading.Lock()  # of the lists below; held only for moments
+        self._numbers = itertools.count()  # of openings
         self._folders: dict[str, Path] = {}
         self._encoders: Recent[Encoder] = Recent(math.inf)
         self._rooms: Recent[Room] = Recent(_KEPT_SCENES)
@@ -305,11 +312,12 @@ class Shelf:
 
     def picture(self, name: str, view: View) -> np.ndarray:
         """The scene from a view, uint8 [H, W, 3]."""
-        return self._draw(name, self.room(name).scene, view)
+        room = self.room(name)
+        return self._draw(room.number, room.scene, view)
 
-    def _draw(self, name: str, scene: Scene, view: View) -> np.ndarray:
+    def _draw(self, number: int, scene: Scene, view: View) -> np.ndarray:
         camera = camera_of(scene, view)
-        return self._pictures.get((name, view), lambda: render_rgb(scene, camera))
+        return self._pictures.get((number, view), lambda: render_rgb(scene, camera))
 
     def answer(
         self, name: str, view: View, text: str, *, level: str = AUTO, threshold: float = 0.5
@@ -331,10 +339,10 @@ class Shelf:
         engine, chosen = room.engine, None if level == AUTO else level
 
         def ask() -> Answer:
-            self._ready.get(name, lambda: engine.warm_up(camera))
+            self._ready.get(room.number, lambda: engine.warm_up(camera))
             return engine.ask(text, camera, level=chosen)
 
-        found = self._answers.get((name, view, text, level), ask)
+        found = self._answers.get((room.number, view, text, level), ask)
         return replace(found, threshold=threshold)
 
     def files(self, answer: Answer, rgb: np.ndarray, where: str = "") -> dict[str, Path]:
@@ -374,15 +382,17 @@ class Shelf:
             return self._furnish(name, scene, cloud)
 
     def _furnish(self, name: str, scene: Scene, cloud: Cloud) -> Room:
+        number = next(self._numbers)
+
         def draw() -> None:
             with contextlib.suppress(ValueError):  # reported to whoever asks for the picture
-                self._draw(name, scene, start_of(scene))
+                self._draw(number, scene, start_of(scene))
 
         # The first picture needs no encoder, so it is drawn while that is loaded.
         threading.Thread(target=draw, daemon=True).start()
         if scene.language is None:
             why_silent = "This scene has no words in it yet: build it again to ask it questions."
-            return Room(name, scene, cloud, None, why_silent)
+            return Room(number, scene, cloud, None, why_silent)
         spec = scene.language.encoder
         try:
             if is_repo_id(name.partition("@")[0]):
@@ -390,8 +400,8 @@ class Shelf:
             engine = SceneQuery(scene, self._encoders.get(spec, lambda: self._load(spec)))
         except ValueError as error:
             # The pictures still work; only the words are missing.
-            return Room(name, scene, cloud, None, f"This scene cannot be asked here. {error}")
-        return Room(name, scene, cloud, engine)
+            return Room(number, scene, cloud, None, f"This scene cannot be asked here. {error}")
+        return Room(number, scene, cloud, engine)
 
 
 def _load_listed(name: str, folder: Path) -> Scene:
@@ -433,7 +443,8 @@ def visit_at(shelf: Shelf, given: Mapping[str, str]) -> tuple[Visit, str]:
     if view is None:
         view = start_of(room.scene)
         note = f"There is no view “{place[:100]}” of {name}: choose one below the picture."
-    return Visit(name, view, words or example, asked=bool(words)), note
+    visit = Visit(name, view, words or example, asked=bool(words), points=room.cloud.key)
+    return visit, note
 
 
 def _view_at(room: Room, place: str) -> View | None:

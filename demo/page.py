@@ -27,6 +27,7 @@ from demo.handlers import (
     PHOTO_SUFFIXES,
     Builder,
     BuildStatus,
+    Room,
     Shelf,
     View,
     Visit,
@@ -571,7 +572,7 @@ class Explore:
             return idle | {
                 self.line: status(str(error), "error" if visit.asked else "plain"),
                 self.found: gr.Image(rgb, alt_text="The picture, without an answer"),
-                self.points: point_payload(visit.scene, room.cloud, None),
+                self.points: self._pointed(visit, room, None),
             }
         language = room.scene.language
         assert language is not None  # else there would be no answer
@@ -581,8 +582,13 @@ class Explore:
         return idle | {
             self.line: status(sentence, "found" if answer.found else "none"),
             self.found: gr.Image(_drawn(display, rgb, answer), alt_text=f"{display}: {sentence}"),
-            self.points: point_payload(visit.scene, room.cloud, answer),
+            self.points: self._pointed(visit, room, answer),
         }
+
+    def _pointed(self, visit: Visit, room: Room, answer: Answer | None) -> Any:
+        """An answer on the points, with these if the page has none, or those of earlier files."""
+        value = point_payload(room.cloud, answer)
+        return value if visit.points == room.cloud.key else gr.HTML(value, cloud=room.points)
 
     def offer(self, visit: Visit, level: str, threshold: float, display: str) -> Updates:
         """Offer the answer's files; the mask only if it is not empty."""
@@ -895,7 +901,7 @@ def status_line(text: str, elem_id: str | None = None) -> gr.HTML:
 def point_view() -> gr.HTML:
     """A Plotly view that keeps its camera when colors change.
 
-    Its `cloud` is a `cloud_payload`, its value a `point_payload` of the same scene: other words
+    Its `cloud` is a `cloud_payload`, its value a `point_payload` of the same points: other words
     only need other colors.
     """
     return gr.HTML(

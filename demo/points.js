@@ -4,7 +4,7 @@ const plot = element.querySelector(".points-plot");
 const twin = element.querySelector(".points-twin");
 
 const SHADES = 216; // in the palette, 6 each of red, green and blue
-let drawn = null; // the scene that is on the screen
+let drawn = null; // the key of the cloud that is on the screen
 let failed = false; // to load what draws
 
 const bytes = (text) => Uint8Array.from(atob(text), (ch) => ch.charCodeAt(0));
@@ -71,7 +71,7 @@ const configured = () => ({
 
 function draw() {
   const { cloud, value } = props;
-  if (!cloud || cloud.scene !== value?.scene) return; // another scene has opened: its answer follows
+  if (!cloud || cloud.key !== value?.key) return; // another scene has opened: its answer follows
   twin.textContent = value.twin;
   if (failed) twin.textContent = `The 3D view could not be loaded: reload the page. ${value.twin}`;
   if (typeof Plotly === "undefined") return; // not yet
@@ -84,8 +84,8 @@ function draw() {
     layout.scene[name] = { visible: false, range: [cloud.low[i], cloud.low[i] + cloud.size] };
   });
   // New colors must not reset the view: only another scene brings its own camera.
-  if (drawn !== cloud.scene) layout.scene.camera = start(cloud);
-  drawn = cloud.scene;
+  if (drawn !== cloud.key) layout.scene.camera = start(cloud);
+  drawn = cloud.key;
   config ??= configured();
   Plotly.react(plot, [trace], layout, config);
 }

@@ -5,8 +5,10 @@ description in words for those who cannot see a canvas.
 """
 
 import base64
+import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ class Cloud:
         places: [P, 3] uint16, position in the cube.
         shades: [P] uint8, color in a palette of 6 x 6 x 6.
         up, eye: [3] the scene's up, and the first viewpoint, in cube sides from the cube's centre.
+        key: the same for the same points.
     """
 
     rows: np.ndarray
@@ -43,6 +46,11 @@ class Cloud:
     shades: np.ndarray
     up: np.ndarray
     eye: np.ndarray
+
+    @cached_property
+    def key(self) -> str:
+        parts = self.rows, self.low, self.places, self.shades
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
 def cloud_of(scene: Scene) -> Cloud:
@@ -84,10 +92,10 @@ def cloud_of(scene: Scene) -> Cloud:
     )
 
 
-def cloud_payload(name: str, cloud: Cloud) -> dict[str, Any]:
+def cloud_payload(cloud: Cloud) -> dict[str, Any]:
     """What the point view needs once for each scene: the points, in the scene's own colors."""
     return {
-        "scene": name,
+        "key": cloud.key,
         "places": base64.b64encode(cloud.places.tobytes()).decode(),
         "low": cloud.low.tolist(),
         "size": cloud.size,
@@ -97,9 +105,9 @@ def cloud_payload(name: str, cloud: Cloud) -> dict[str, Any]:
     }
 
 
-def point_payload(name: str, cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
-    """What an answer found of a scene's points, whose `cloud_payload` was sent before."""
-    payload = {"scene": name, "twin": _twin(cloud, answer)}
+def point_payload(cloud: Cloud, answer: Answer | None) -> dict[str, Any]:
+    """What an answer found of the points whose `cloud_payload` was sent before."""
+    payload = {"key": cloud.key, "twin": _twin(cloud, answer)}
     if answer is None:
         return payload
     scores = np.clip(answer.gaussian_relevancy[cloud.rows], 0, 1)

@@ -360,6 +360,28 @@ def test_a_damaged_scene_is_named_but_the_servers_path_is_not(tmp_path: Path) ->
     assert [entry["name"] for entry in list_scenes(shelf)] == ["balls", "bad"]
 
 
+def test_a_scene_whose_files_were_replaced_is_not_mixed_with_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "_KEPT_SCENES", 1)
+    shelf, scene = shelf_of_balls(tmp_path), three_balls()
+    shelf.add(save_scene(scene, tmp_path / "other"))
+    with gr.Blocks():
+        explore = Explore(shelf)
+    visit = explore.arrive(Visit())[explore.visit]
+    before = explore.answer(visit, AUTO, 0.5, "Overlay")[explore.points]
+    picture = shelf.picture("balls", visit.view)
+    fewer = Gaussians(*(t[800:] for t in vars(scene.gaussians).values() if torch.is_tensor(t)))
+    assert scene.language is not None
+    known = {name: getattr(scene.language, name)[:, 800:] for name in ("rows", "codes", "mass")}
+    language = replace(scene.language, **known)
+    save_scene(replace(scene, gaussians=fewer, language=language), tmp_path / "balls")
+    shelf.room("other")  # closes it
+    shown = explore.answer(visit, AUTO, 0.5, "Overlay")[explore.points]
+    assert shown.props["cloud"]["key"] == shown.constructor_args["value"]["key"] != before["key"]
+    assert (shelf.picture("balls", visit.view) != picture).any()
+
+
 def test_a_scene_whose_encoder_is_missing_shows_its_pictures(tmp_path: Path) -> None:
     def refuse(spec: str) -> TableEncoder:
         raise ValueError(f"The weights of {spec} are not here.")
@@ -415,7 +437,7 @@ def test_a_scene_without_words_says_so(tmp_path: Path) -> None:
 def test_points_have_the_colors_of_their_gaussians() -> None:
     scene = three_balls()
     cloud = cloud_of(scene)
-    shades = np.frombuffer(base64.b64decode(cloud_payload("balls", cloud)["shades"]), np.uint8)
+    shades = np.frombuffer(base64.b64decode(cloud_payload(cloud)["shades"]), np.uint8)
     shown = np.stack([shades // 36, shades // 6 % 6, shades % 6], axis=1) / 5
     truth = 0.5 + 0.28209479 * scene.gaussians.sh[:, 0].numpy()[cloud.rows]
     assert np.abs(shown - truth).max() < 0.101, "half a step of the palette"
@@ -451,7 +473,7 @@ def test_the_point_view_gets_places_within_a_step_of_the_truth() -> None:
     scene = three_balls()
     cloud = cloud_of(scene)
     assert 0 < len(cloud.rows) <= MAX_POINTS
-    sent = base64.b64decode(cloud_payload("balls", cloud)["places"])
+    sent = base64.b64decode(cloud_payload(cloud)["places"])
     places = cloud.low + np.frombuffer(sent, np.uint16).reshape(-1, 3) / 65_535 * cloud.size
     truth = scene.gaussians.means.numpy()[cloud.rows]
     assert np.abs(places - truth).max() <= cloud.size / 65_535
@@ -462,26 +484,26 @@ def test_the_point_view_of_many_gaussians_stays_small() -> None:
     many = scene.gaussians.select(torch.arange(60_000) % 2000)
     cloud = cloud_of(replace(scene, gaussians=many, language=None))
     assert len(cloud.rows) <= MAX_POINTS
-    assert len(json.dumps(cloud_payload("many", cloud))) < 250_000
+    assert len(json.dumps(cloud_payload(cloud))) < 250_000
 
 
 def test_the_point_view_speaks(shelf: Shelf) -> None:
     cloud = shelf.room("balls").cloud
-    assert "No query yet" in point_payload("balls", cloud, None)["twin"]
-    red = point_payload("balls", cloud, shelf.answer("balls", View(0), "red ball"))
+    assert "No query yet" in point_payload(cloud, None)["twin"]
+    red = point_payload(cloud, shelf.answer("balls", View(0), "red ball"))
     assert "400 of them score above 0.50: they have the colors of the scale" in red["twin"]
     answer = shelf.answer("balls", View(0), "giraffe")
-    assert "None scores above" in point_payload("balls", cloud, answer)["twin"]
+    assert "None scores above" in point_payload(cloud, answer)["twin"]
     scores = np.zeros_like(answer.gaussian_relevancy)
     scores[cloud.rows[0]] = 0.9
-    one = point_payload("balls", cloud, replace(answer, gaussian_relevancy=scores))
+    one = point_payload(cloud, replace(answer, gaussian_relevancy=scores))
     for threshold in (0.2, 0.5, 0.6, 0.8, 1.0):  # points and words agree, whatever is rounded
         near = replace(
             answer,
             threshold=threshold,
             gaussian_relevancy=scores + threshold * np.linspace(0.98, 1.02, len(scores)),
         )
-        payload = point_payload("balls", cloud, near)
+        payload = point_payload(cloud, near)
         shown = np.frombuffer(base64.b64decode(payload["scores"]), np.uint8) >= payload["cut"]
         found = near.gaussian_relevancy[cloud.rows].clip(0, 1) > threshold
         np.testing.assert_array_equal(shown, found)
@@ -512,7 +534,7 @@ def test_the_points_are_sent_once_and_their_scores_with_each_answer(explore: Exp
     moved = explore.arrive(Visit())
     visit, cloud = moved[explore.visit], explore.shelf.room("balls").cloud
     assert explore.points in explore.moved
-    assert moved[explore.points].props["cloud"] == cloud_payload("balls", cloud)
+    assert moved[explore.points].props["cloud"] == cloud_payload(cloud)
     opened = explore.open(visit, "balls")
     sent = [shown[explore.points].props["cloud"] for shown in (moved, opened)]
     assert sent[0] is sent[1], "gradio keeps it for each of hundreds of pages"
