@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -412,9 +412,11 @@ def _load_listed(name: str, folder: Path) -> Scene:
         raise ValueError(str(error).replace(str(folder), name)) from None
 
 
-def _unused(name: str, taken: Container[str]) -> str:
+def _unused(name: str, taken: Iterable[str]) -> str:
+    """The name, with a number if it is taken: by "A", too, which some systems take for "a"."""
+    known = {other.casefold() for other in taken}
     number, candidate = 2, name
-    while candidate in taken:
+    while candidate.casefold() in known:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
 

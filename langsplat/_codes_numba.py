@@ -146,8 +146,8 @@ def _row(context, builder, array, offset):  # type: ignore[no-untyped-def]
 
 
 def _fma(builder, a, b, c):  # type: ignore[no-untyped-def]
-    """a * b + c of rows, rounded once."""
-    return instruction(builder, f"fma.v{a.type.count}f32", a.type, a, b, c)
+    """a * b + c of rows, rounded once if the machine can: else "fma" is a call for every lane."""
+    return instruction(builder, f"fmuladd.v{a.type.count}f32", a.type, a, b, c)
 
 
 def _all_lanes(context, builder, array, offset, lanes=LANES):  # type: ignore[no-untyped-def]

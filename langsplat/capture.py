@@ -316,6 +316,11 @@ def _unpack(archive: Path, root: Path) -> None:
     with _zip_errors(archive), zipfile.ZipFile(archive) as handle:
         for info in filter(_is_unpacked, members):
             target = _inside(root, info.filename)
+            if target.exists():  # some systems take A.jpg for a.jpg
+                raise ValueError(
+                    f"{archive.name} holds two files of one name ({info.filename[:100]}): rename "
+                    "one and pack the photos again."
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(handle.read(info))
 

@@ -1209,6 +1209,9 @@ def attack(kind: str, handle: zipfile.ZipFile) -> None:
             info = zipfile.ZipInfo(f"{k}.jpg")
             info.comment = bytes(65_000)
             handle.writestr(info, b"")
+    elif kind == "twice":
+        handle.writestr("in/a.jpg", b"one")
+        handle.writestr("in/./a.jpg", b"another")
     elif kind == "crowd":
         for k in range(2001):
             handle.writestr(f"{k}.jpg", b"")
@@ -1223,6 +1226,7 @@ def attack(kind: str, handle: zipfile.ZipFile) -> None:
         ("../evil.jpg", "outside its own folder"),
         ("a/../../evil.jpg", "outside its own folder"),
         ("C:/evil.jpg", "outside its own folder"),
+        ("twice", r"two files of one name \(in/\./a\.jpg\): rename one"),
         ("inner.ZIP", "another archive"),
         ("x" * 300 + ".jpg", r"a\.zip cannot be read: File name too long"),
         ("link", "holds a link"),

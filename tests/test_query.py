@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from llvmlite import binding as llvm
+from llvmlite import ir
 from PIL import Image
 from scipy import ndimage
 
+from langsplat import _codes_numba
 from langsplat.codec import Autoencoder, Codebook, codec_from
 from langsplat.query import (
     NEAR_ENOUGH,
@@ -1068,3 +1071,18 @@ def test_smoothing_lifts_no_score_above_the_highest(value: float) -> None:
     smooth = half_smoothed(torch.full((3, 240, 320), value))
     assert float(smooth.max()) <= np.float32(value)
     torch.testing.assert_close(smooth, torch.full_like(smooth, value), atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("cpu, fused", [("x86-64", False), ("haswell", True)])
+def test_products_and_sums_are_never_function_calls(cpu: str, fused: bool) -> None:
+    """Without such an instruction the intrinsic "fma" calls the C library, once for every lane."""
+    module = ir.Module()
+    rows = ir.FunctionType(_codes_numba._ROW, [_codes_numba._ROW] * 3)
+    function = ir.Function(module, rows, "product_and_sum")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(_codes_numba._fma(builder, *function.args))
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(cpu=cpu)
+    code = machine.emit_assembly(llvm.parse_assembly(str(module)))
+    assert "fmaf" not in code and ("vfmadd" in code) == fused
