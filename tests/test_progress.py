@@ -48,6 +48,35 @@ def test_memory_that_is_freed_stays_with_the_program() -> None:
     assert int(run.stdout) < 200
 
 
+RECYCLED = """
+from langsplat.progress import prepare_process
+prepare_process()
+import numpy as np
+from langsplat._rasterize_numba import _memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+before = resident()
+pairs = [(_memory(8_000_000), np.ones(16_000)) for _ in range(20)]
+for block, _ in pairs:
+    block[:] = 1
+filled, between = resident(), [small for _, small in pairs]
+del pairs, block
+print(filled - before, resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is the C library's")
+def test_large_memory_that_is_not_recycled_returns_to_the_system() -> None:
+    """Though smaller pieces between it are in use, and the heap keeps what is freed."""
+    run = subprocess.run(
+        [sys.executable, "-c", RECYCLED], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    filled, left = map(int, run.stdout.split())
+    assert filled > 150_000_000 and left < 20_000_000
+
+
 def test_a_program_that_starts_does_not_look_for_old_garbage() -> None:
     """What is imported is no garbage; new garbage, a cycle no longer in use, is still collected."""
     code = """
