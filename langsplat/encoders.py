@@ -7,11 +7,15 @@
 Letters: B crops, T texts, S side of a crop in pixels, E embedding size.
 """
 
+import copy
+import functools
 import hashlib
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +37,7 @@ from langsplat.hub import fetch_file
 TOWER_FILES = ("image.safetensors", "text.safetensors")
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CPU_BATCH = 16  # crops; the intermediate results of more do not fit the cache
+_FEW_PRODUCTS = 2.5e9  # which one thread of a CPU has as soon as two, or sooner
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 _CONFIG_FILE = "open_clip_config.json"
 # How a model was trained, which its weights fit without a complaint even if it is done otherwise:
@@ -127,6 +132,9 @@ class OpenClipEncoder:
         self._device = device
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self._tower = _tower_of_prefixes(self._model)
+        if self._tower is not None:
+            self._weights = sum(w.numel() for w in self._tower.transformer.parameters())
         self.dim = int(self._texts(["object"]).shape[1])
 
     def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
@@ -173,9 +181,61 @@ class OpenClipEncoder:
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self._tokenizer([" ".join(text.lower().split()) for text in texts])
+        if self._tower is not None:  # the end of a text, the highest token, sees nothing behind it
+            tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+            few = tokens.numel() * self._weights <= _FEW_PRODUCTS
+            if few and self._device.type == "cpu":
+                return _reader(os.getpid()).submit(self._read, tokens).result()
+        return self._read(tokens.to(self._device))
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """Tokens [T, any length] -> [T, E] float32, unit length."""
         with torch.inference_mode():
-            rows = F.normalize(self._model.encode_text(tokens.to(self._device)).float(), dim=1)
+            if self._tower is None:
+                rows = self._model.encode_text(tokens)
+            else:
+                tower = _shortened(self._tower, tokens.shape[1])
+                rows = getattr(tower, "encode_text", tower)(tokens)
+            rows = F.normalize(rows.float(), dim=1)
         return rows.clone()
+
+
+@functools.cache
+def _reader(process: int) -> ThreadPoolExecutor:
+    """The thread that reads a few tokens, with one of torch's: to wake others costs more.
+
+    A thread of its own, as the number that a thread sets is also that of threads which begin
+    later. One for each process, as a fork has no threads.
+    """
+    before = torch.get_num_threads()
+    reader = ThreadPoolExecutor(1, "texts", torch.set_num_threads, (1,))
+    reader.submit(torch.get_num_threads).result()
+    torch.set_num_threads(before)
+    return reader
+
+
+def _tower_of_prefixes(model: Any) -> Any:
+    """The part of an open_clip model that reads texts, if it can leave out what follows their end.
+
+    That is, if no token sees those behind it, and the embedding is that of the highest token.
+    Texts are padded to 77 tokens, of which most are then not computed. None if it cannot.
+    """
+    tower = getattr(model, "text", model)
+    pooled = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    causal = getattr(tower, "attn_mask", None) is not None
+    appends = getattr(tower, "cls_emb", None) is not None
+    return tower if causal and pooled == "argmax" and not appends else None
+
+
+def _shortened(tower: Any, length: int) -> Any:
+    """`tower` for texts of `length` tokens, with the same weights."""
+    short = copy.copy(tower)
+    short._parameters = {
+        **tower._parameters,
+        "positional_embedding": tower.positional_embedding[:length],
+    }
+    short._buffers = {**tower._buffers, "attn_mask": tower.attn_mask[:length, :length]}
+    return short
 
 
 def bundled_name() -> str:

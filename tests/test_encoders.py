@@ -5,7 +5,9 @@ import struct
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +15,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from langsplat import BUNDLED_ENCODER
+from langsplat import BUNDLED_ENCODER, encoders
 from langsplat.encoders import (
     TOWER_FILES,
     WEIGHTS_FILE,
     Encoder,
+    OpenClipEncoder,
     check_portable,
     load_encoder,
 )
 from langsplat.features import embed_segments
+from langsplat.progress import torch_threads
 
 OPENAI_DATASET_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_DATASET_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -81,6 +85,42 @@ def test_pictures_are_prepared_as_open_clip_does(
         words = model.encode_text(open_clip.tokenize(["a red mug"]), normalize=True)
     torch.testing.assert_close(encoder.encode_images(crops), theirs, atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder.encode_texts(["a red mug"]), words, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize(
+    "tower", [{}, {"no_causal_mask": True}, {"pool_type": "last"}, {"embed_cls": True}]
+)
+def test_texts_are_embedded_as_open_clip_does_whatever_their_length(
+    tower: dict[str, Any], custom: bool
+) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    if tower.get("embed_cls") and not custom:
+        pytest.skip("open_clip's CLIP has no such token")
+    torch.manual_seed(0)
+    picture = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    text = {"context_length": 16, "width": 32, "heads": 2, "layers": 2, **tower}
+    kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+    model = kind(24, picture, text).eval()
+    for weights in model.parameters():
+        weights.data.normal_(std=0.2)
+    way = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD}
+    open_clip.model.set_model_preprocess_cfg(model, way)
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    encoder = OpenClipEncoder("small", model, tokenizer, torch.device("cpu"))
+    longer = "the small red handle of the old tea pot on the round wooden table by the window"
+    for texts in (["mug"], ["a red mug", "mug"], [longer, "mug"], [f"mug {k}" for k in range(40)]):
+        with torch.no_grad():
+            theirs = model.encode_text(tokenizer(texts), normalize=True)
+        torch.testing.assert_close(encoder.encode_texts(texts), theirs, atol=1e-5, rtol=0)
+
+
+def test_reading_texts_leaves_other_threads_their_number_of_torchs(encoder: Encoder) -> None:
+    encoders._reader.cache_clear()
+    with torch_threads(3), ThreadPoolExecutor(1) as later:
+        encoder.encode_texts(["mug"])
+        assert torch.get_num_threads() == 3
+        assert later.submit(torch.get_num_threads).result() == 3
 
 
 @pytest.mark.parametrize(
