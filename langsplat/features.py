@@ -158,8 +158,12 @@ def embed_segments(
         for ids, whole in zip(segments, wholes, strict=True)
     ]
     counts = [len(of_level) for of_level in crops]
-    # Levels share batches: three half-empty batches cost more than one full one.
+    # Levels share batches: three half-empty batches cost more than one full one. And the crops that
+    # they have in common are encoded once: where a whole thing has no parts, say.
     stacked = np.concatenate(crops) if crops else np.zeros((0, 1, 1, 3), np.uint8)
+    known: dict[bytes, int] = {}
+    alike = [known.setdefault(crop.tobytes(), len(known)) for crop in stacked]
+    stacked = stacked[np.unique(alike, return_index=True)[1]]
     batches = [torch.zeros(0, encoder.dim)]
     batch = min(CROPS_PER_BATCH, max(1, CROPS_PER_BATCH * 224**2 // encoder.image_size**2))
     for start in range(0, len(stacked), batch):
@@ -171,5 +175,5 @@ def embed_segments(
                 "vectors of length 1: correct its encode_images."
             )
         batches.append(rows.detach().float().cpu())
-    embeddings = torch.cat(batches).split(counts)
+    embeddings = torch.cat(batches)[alike].split(counts)
     return SegmentFeatures(np.ascontiguousarray(segments, np.int32), embeddings)

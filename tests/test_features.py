@@ -127,6 +127,16 @@ def test_row_i_describes_segment_i_at_every_level_across_batches():
     assert features.segments.dtype == np.int32 and np.array_equal(features.segments, segments)
 
 
+def test_a_segment_of_several_levels_is_encoded_once():
+    fine = np.arange(12, dtype=np.int32).reshape(3, 4)
+    segments = np.stack([fine, np.maximum(fine - 6, 0), fine * 0])  # 0 to 6 as one, then all
+    image, encoder = picture(3, 4), MeanColor()
+    of_pixels, joined, of_all = embed_segments(image, segments, encoder).embeddings
+    assert encoder.batches == [12 + 1 + 1]
+    torch.testing.assert_close(joined[1:], of_pixels[7:], atol=0, rtol=0)
+    assert len(torch.cat([of_pixels, joined[:1], of_all]).unique(dim=0)) == 14
+
+
 def test_larger_crops_come_in_smaller_batches():
     encoder = MeanColor()
     encoder.image_size = 448
