@@ -722,6 +722,9 @@ class NewScene:
                 *(self.monitor, self.start, self.stop),
             ],
             "show_progress": "hidden",
+            # Not on the tabs: from then on the browser would copy all that they contain whenever
+            # any event begins or ends.
+            "show_progress_on": self.monitor,
             # Its own queue: a second visitor is told at once that a build is running.
             "concurrency_id": "build",
             "concurrency_limit": 8,

@@ -813,6 +813,22 @@ def test_no_step_of_the_page_is_dropped_while_an_earlier_one_is_on_its_way(shelf
     assert once == {"scenes", "render", "query", "begin", "come_back", "fetch_scene"}
 
 
+def test_no_event_shows_progress_on_what_contains_others(shelf: Shelf) -> None:
+    # The browser copies a component, and all in it, whenever any event begins or ends, once it has
+    # shown progress on it, even hidden: of the tabs that took a fifth of the time of an answer.
+    config = build_app(shelf, Builder(shelf)).config
+    boxes, todo = set(), [config["layout"]]
+    while todo:
+        part = todo.pop()
+        if children := part.get("children"):
+            boxes.add(part.get("id"))
+            todo += children
+    assert len(boxes) > 10
+    for event in config["dependencies"]:
+        if event["backend_fn"]:
+            assert boxes.isdisjoint(event["show_progress_on"] or event["outputs"]), event
+
+
 def test_a_page_from_before_a_new_start_of_the_server_says_so(explore: Explore) -> None:
     for change in (
         explore.ask(Visit(), "red ball", AUTO, 0.5, "Overlay"),
