@@ -28,7 +28,7 @@ level * T + word.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -798,18 +798,11 @@ class BlendingWeights:
     # [tiles, BLOCKS, L + 1]: where the rows of each block begin and end, and in between where those
     # of each level but the first begin, or -1 for rows of Gaussians, which are of all levels.
     spans: Array
-    width: int
-    height: int
+    columns: int  # of tiles
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in (*self.rows, *self.owners, *self.tiles, self.spans))
-
-    def run(self, kernel: Callable[..., Any], *args: Any) -> None:
-        columns = -(-self.width // TILE)
-        _in_threads(
-            kernel, len(self.rows), self.rows, self.owners, self.tiles, self.spans, columns, *args
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -821,9 +814,9 @@ class Codes:
             a weight, how many these are, E places, and E weights as the bits of float32.
         entries: E.
         largest: the highest sum of a Gaussian's weights on a level, about 1.
-        levels, words: L and V, with V a multiple of 64: the last codewords may never occur.
         gram: [L, V + 2, V / 2] int32, the lower triangle of S Sᵀ with all but its diagonal doubled,
-            in pairs of numbers of 16 bits; and two lines of zeros.
+            in pairs of numbers of 16 bits; and two lines of zeros. V is a multiple of 64: the last
+            codewords may never occur.
         unit: [L], what 1 stands for in gram.
         lines: [L, groups, GROUP, V], the codewords' dot products with negatives.
     """
@@ -831,17 +824,15 @@ class Codes:
     records: Array
     entries: int
     largest: np.float32
-    levels: int
-    words: int
     gram: Array
     unit: Array
     lines: Array
 
     def score(self, per_codeword: Array) -> "Values":
         """One number per codeword [L, V, T] -> one per owner of weights."""
-        texts = per_codeword.shape[2]
-        pitch = texts * self.levels + -texts * self.levels % THIN
-        table = np.zeros((self.levels, self.words, pitch), np.float32)
+        (levels, _, _, words), texts = self.lines.shape, per_codeword.shape[2]
+        pitch = texts * levels + -texts * levels % THIN
+        table = np.zeros((levels, words, pitch), np.float32)
         for level, numbers in enumerate(per_codeword):
             table[level, : len(numbers), level * texts : (level + 1) * texts] = numbers
         table, gaussians = table.reshape(-1, pitch), len(self.records)
@@ -908,7 +899,7 @@ def pack(rows: Array, codes: Array, gram: Array, negatives: Array) -> Codes:
     lines[..., :known] = negatives.transpose(0, 2, 1)[:, numbers]
     unit = (widest / HALF).astype(np.float32)
     largest = np.float32(codes.sum(2, dtype=np.float32).max(initial=1e-6))
-    return Codes(records, entries, largest, levels, words, pairs, unit, lines)
+    return Codes(records, entries, largest, pairs, unit, lines)
 
 
 def weigh(
@@ -932,9 +923,9 @@ def weigh(
     """
     nothing = np.empty((len(gaussians[0]), 0), np.float32)
     frame = see(gaussians, nothing, viewmat, K, width, height, rules)
-    tiles = len(frame.starts) - 1
-    spans = np.zeros((tiles, BLOCKS, codes.levels + 1), np.int64)
-    shape = (tiles, BLOCKS, codes.levels, LANES)
+    tiles, levels = len(frame.starts) - 1, len(codes.lines)
+    spans = np.zeros((tiles, BLOCKS, levels + 1), np.int64)
+    shape = (tiles, BLOCKS, levels, LANES)
     inverse, best = empty(shape, np.float32), empty(shape, np.float32)
     # More than enough, as pages that are not used take no memory.
     space = ROWS_A_PAIR * len(frame.members) // frame.parts + BLOCKS
@@ -946,7 +937,7 @@ def weigh(
     given = np.zeros(1, np.int64), *world, *screen, *known, np.float32(support)
     found = _in_threads(_weigh, frame.parts, rows, owners, *given, spans, inverse, best)
     rows, owners, own = (list(arrays) for arrays in zip(*found, strict=True))
-    return BlendingWeights(rows, owners, own, spans, width, height), inverse, best
+    return BlendingWeights(rows, owners, own, spans, frame.columns), inverse, best
 
 
 def answer(
@@ -958,8 +949,9 @@ def answer(
     out: Array,
 ) -> None:
     """Write to `out` [T, L, H, W] float32 the relevancies of words in a view; 0 without support."""
-    maps = out.reshape(-1, *out.shape[2:])
-    weights.run(_answer, values.numbers, inverse, best, sharpness, maps)
+    w, maps = weights, out.reshape(-1, *out.shape[2:])
+    kept = w.rows, w.owners, w.tiles, w.spans, w.columns
+    _in_threads(_answer, len(w.rows), *kept, values.numbers, inverse, best, sharpness, maps)
 
 
 def rate(values: Values, levels: Array, inverse: Array, best: Array, sharpness: float) -> Array:

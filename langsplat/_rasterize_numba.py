@@ -1135,18 +1135,17 @@ def _in_threads(kernel: Callable[..., Any], parts: int, *args: Any) -> list[Any]
 
     if parts == 1:
         return [run(0)]
-    others = [_pool().submit(run, part) for part in range(1, parts)]
+    others = [_pool(os.getpid()).submit(run, part) for part in range(1, parts)]
     return [run(0), *(other.result() for other in others)]
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    """The helper threads: kept, because starting them costs a millisecond per frame."""
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The helper threads: kept, because starting them costs a millisecond per frame.
+
+    One pool for each process, as a fork has no threads.
+    """
     return ThreadPoolExecutor(thread_name_prefix="rasterize")
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has none of these threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 _tiles_each = 3.0  # tiles per splat in the frame before, to guess how long the lists will be
@@ -1651,7 +1650,7 @@ def lift_labels(
     gaussians: Sequence[Tensor],  # means, quats, scales, opacities
     viewmat: Tensor,  # [4, 4]
     K: Tensor,  # [3, 3]
-    labels: Tensor,  # [H, W, L]
+    labels: Tensor,  # [H, W, L] int64
     rules: tuple[float, ...],
     sums: Tensor,  # [R, count], added to
     first: int,
@@ -1667,7 +1666,7 @@ def lift_labels(
     splats, seen = splats[wanted], seen[wanted]
     owners = np.full(len(frame.splats), -1, np.int32)
     owners[splats] = np.arange(len(splats))
-    numbers = labels.numpy().astype(np.int64)
+    numbers = labels.numpy()
     present = np.flatnonzero(np.bincount(numbers.ravel() + 1, minlength=sums.shape[1] + 1)[1:])
     # No label, -1, points to the extra last place, and through it to the extra last sum.
     columns = np.full(sums.shape[1] + 1, len(present), np.int32)

@@ -103,7 +103,7 @@ def yaw_pitch_of(camera: Camera, center: ArrayLike, up: ArrayLike) -> tuple[floa
 
 def _alike(*vectors: ArrayLike) -> tuple[Tensor, ...]:
     """Vectors [3], also arrays and lists, on the CPU and of one type, float32 at least."""
-    rows = torch.stack([torch.as_tensor(vector).cpu() for vector in vectors])
+    rows = torch.stack([as_tensor(vector).cpu() for vector in vectors])
     return rows.to(torch.promote_types(rows.dtype, torch.float32)).unbind()
 
 

@@ -224,16 +224,15 @@ class Autoencoder:
     kind = "autoencoder"
 
     def __post_init__(self) -> None:
-        sizes = [self._sizes("encoder", 3), self._sizes("decoder", 2)]
-        inner = [layer[1:-1] for layer in sizes]
-        if sizes[0][-1] != sizes[1][0] or sizes[0][0] != sizes[1][-1]:
+        encoder, decoder = self._sizes("encoder", 3), self._sizes("decoder", 2)
+        if encoder[-1] != decoder[0] or encoder[0] != decoder[-1]:
             raise ValueError(
-                f"The encoder makes {sizes[0][0]} numbers into {sizes[0][-1]} and the decoder "
-                f"{sizes[1][0]} into {sizes[1][-1]}, so they are not one autoencoder: take both "
+                f"The encoder makes {encoder[0]} numbers into {encoder[-1]} and the decoder "
+                f"{decoder[0]} into {decoder[-1]}, so they are not one autoencoder: take both "
                 "from the same training."
             )
         with torch.device("meta"):
-            expected = _Network(sizes[0][0], (*inner[0], sizes[0][-1]), inner[1]).state_dict()
+            expected = _Network(encoder[0], encoder[1:], decoder[1:-1]).state_dict()
         for name, like in expected.items():
             found = self.weights.get(name)
             if found is None or found.shape != like.shape:

@@ -31,6 +31,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from langsplat import BUNDLED_ENCODER
 from langsplat.hub import fetch_file
+from langsplat.scene import as_tensor
 
 # The bundled model's two towers are files of their own; open_clip reads them as
 # pretrained_image_path and pretrained_text_path.
@@ -135,7 +136,7 @@ class OpenClipEncoder:
         self._tower = _tower_of_prefixes(self._model)
         if self._tower is not None:
             self._weights = sum(w.numel() for w in self._tower.transformer.parameters())
-        self.dim = int(self._texts(["object"]).shape[1])
+        self.dim = int(self.encode_texts(["object"]).shape[1])
 
     def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
         """RGB crops [B, S, S, 3] uint8 -> [B, E] float32, unit length.
@@ -143,11 +144,7 @@ class OpenClipEncoder:
         Raises:
             ValueError: the crops have another shape, size or type.
         """
-        # torch takes no negative strides
-        crops = (
-            images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
-        )
-        side = self.image_size
+        crops, side = as_tensor(images), self.image_size
         if crops.ndim != 4 or crops.shape[1:] != (side, side, 3) or crops.dtype != torch.uint8:
             raise ValueError(
                 f"Crops must be [B, {side}, {side}, 3] uint8, got {list(crops.shape)} "
@@ -177,9 +174,6 @@ class OpenClipEncoder:
         texts = check_list(texts)
         if len(texts) == 0:
             return torch.zeros(0, self.dim, device=self._device)
-        return self._texts(texts)
-
-    def _texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self._tokenizer([" ".join(text.lower().split()) for text in texts])
         if self._tower is not None:  # the end of a text, the highest token, sees nothing behind it
             tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
@@ -191,12 +185,9 @@ class OpenClipEncoder:
     def _read(self, tokens: Tensor) -> Tensor:
         """Tokens [T, any length] -> [T, E] float32, unit length."""
         with torch.inference_mode():
-            if self._tower is None:
-                rows = self._model.encode_text(tokens)
-            else:
-                tower = _shortened(self._tower, tokens.shape[1])
-                rows = getattr(tower, "encode_text", tower)(tokens)
-            rows = F.normalize(rows.float(), dim=1)
+            tower = self._tower
+            model = self._model if tower is None else _shortened(tower, tokens.shape[1])
+            rows = F.normalize(getattr(model, "encode_text", model)(tokens).float(), dim=1)
         return rows.clone()
 
 
@@ -229,12 +220,9 @@ def _tower_of_prefixes(model: Any) -> Any:
 
 def _shortened(tower: Any, length: int) -> Any:
     """`tower` for texts of `length` tokens, with the same weights."""
-    short = copy.copy(tower)
-    short._parameters = {
-        **tower._parameters,
-        "positional_embedding": tower.positional_embedding[:length],
-    }
-    short._buffers = {**tower._buffers, "attn_mask": tower.attn_mask[:length, :length]}
+    short, places = copy.copy(tower), tower.positional_embedding[:length]
+    short._parameters = tower._parameters | {"positional_embedding": places}
+    short._buffers = tower._buffers | {"attn_mask": tower.attn_mask[:length, :length]}
     return short
 
 

@@ -256,12 +256,12 @@ class _CodebookScores:
     """
 
     def __init__(
-        self, scene: Scene, field: LanguageField, negatives: Tensor, support: float
+        self, gaussians: Gaussians, field: LanguageField, negatives: Tensor, support: float
     ) -> None:
         from langsplat._codes_numba import LANES, pack
 
         assert isinstance(field.codec, Codebook) and field.rows is not None
-        self._gaussians, self._codec = scene.gaussians, field.codec
+        self._gaussians, self._codec = gaussians, field.codec
         self._support = support
         similarity = self._codec.similarity(negatives)  # [L, V, P]
         compared = self._codec.gram().numpy(), similarity.numpy()
@@ -303,12 +303,12 @@ class _DrawnScores:
     """The same on a GPU, where the texts' dot products [N, L, T] are drawn like colors."""
 
     def __init__(
-        self, scene: Scene, field: LanguageField, negatives: Tensor, support: float
+        self, gaussians: Gaussians, field: LanguageField, negatives: Tensor, support: float
     ) -> None:
         from langsplat._query_triton import halves, roots, score
 
         assert isinstance(field.codec, Codebook) and field.rows is not None
-        self._gaussians, self._codec = drawable(scene.gaussians), field.codec
+        self._gaussians, self._codec = drawable(gaussians), field.codec
         self._codes = field.rows.int(), field.codes
         dots = self.ask(negatives)
         self._inverse = _inverse_norms(field)  # [L, N]
@@ -368,13 +368,13 @@ class _LatentScores:
 
     def __init__(
         self,
-        scene: Scene,
+        gaussians: Gaussians,
         field: LanguageField,
         negatives: Tensor,
         support: float,
         source: "Autoencoder | DecodeTable | _AsBlended",
     ) -> None:
-        self._gaussians, self._support, self._source = scene.gaussians, support, source
+        self._gaussians, self._support, self._source = gaussians, support, source
         self._levels = len(field.levels)
         latents = [field.values(level) for level in range(self._levels)]
         # Rendered along with the latents: the share of the pixel that described Gaussians paint.
@@ -612,14 +612,14 @@ class SceneQuery:
         if codes.dtype == torch.bfloat16:  # numpy has none
             codes = codes.float()
         weights = {name: tensor.detach() for name, tensor in field.codec.tensors().items()}
-        self._field = field = replace(
-            field, codes=codes, codec=codec_from(field.codec.kind, weights)
-        )
+        codec = codec_from(field.codec.kind, weights)
+        self._field = field = replace(field, codes=codes, codec=codec)
         self._embeddings: dict[str, Tensor] = {}
         negatives = self._texts(NEGATIVES)
         if not bool((negatives.float().norm(dim=1) < LONGEST).all()):  # never normalised, or NaN
             raise self._no_embeddings()
-        given = self._drawn, self._field, negatives, _ANY_SUPPORT if as_published else MIN_SUPPORT
+        support = _ANY_SUPPORT if as_published else MIN_SUPPORT
+        given = self._drawn.gaussians, field, negatives, support
         self._scores: _Scores
         if isinstance(field.codec, Autoencoder):
             table = None if exact or as_published else tabulate(field.codec, codes[field.mass > 0])
@@ -667,8 +667,7 @@ class SceneQuery:
         view = self._view(camera)
         near = self._near(texts, view, camera)
         for some, asked in self._batches(texts):
-            maps = self._maps(len(some), camera)
-            self._see(view, asked, maps)
+            maps = self._see(view, asked, self._maps(len(some), camera))
             self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
             peaks = _half_smooth(maps.view(-1, *maps.shape[2:]))
             levels = peaks.view(maps.shape[:2]).argmax(dim=1)
@@ -712,18 +711,18 @@ class SceneQuery:
         self._hold(texts, out, near, lambda parts, _: self._shown(parts, view, camera))
         return out
 
-    def _see(self, view: _View, asked: Any, out: Tensor) -> None:
-        """Write to `out` [T, L, H, W] the pixel relevancy of the texts asked."""
+    def _see(self, view: _View, asked: Any, out: Tensor) -> Tensor:
+        """Write to `out` [T, L, H, W] the pixel relevancy of the texts asked, and return it."""
         view.relevancy(asked, out)
         # No sigmoid is 0, so 0 means that nothing is drawn: there all texts fit equally.
         if self.as_published:
             out[out == 0] = 0.5
+        return out
 
     def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
         """The pixel relevancy [T, L, H, W] of a few texts, not held to things."""
-        maps = self._maps(len(texts), camera)
-        self._see(view, self._scores.ask(self._texts(texts)), maps)
-        return maps
+        asked = self._scores.ask(self._texts(texts))
+        return self._see(view, asked, self._maps(len(texts), camera))
 
     def gaussian_relevancy(self, texts: Iterable[str]) -> Tensor:
         """The Gaussian relevancy, [T, L, N] float32 in [0, 1]; 0 for those no view ever saw."""
@@ -794,8 +793,7 @@ class SceneQuery:
         things = list(dict.fromkeys(found[1] for found in parts if found))
         near = {}
         for some, asked in self._batches(things):
-            maps = self._maps(len(some), camera)
-            self._see(view, asked, maps)
+            maps = self._see(view, asked, self._maps(len(some), camera))
             for thing, found in zip(some, maps.amax(dim=1), strict=True):
                 best = float(found.max())
                 if best > 0.5:
@@ -814,8 +812,8 @@ class SceneQuery:
                 raise self._no_embeddings()
             rows = rows.detach().to(on, non_blocking=on.type == "cuda")
             fresh = dict(zip(new, rows, strict=True))
-            self._embeddings = fresh if len(known) + len(new) > _KEPT_TEXTS else known | fresh
             known = known | fresh
+            self._embeddings = fresh if len(known) > _KEPT_TEXTS else known
         return torch.stack([known[text] for text in texts])
 
     def _no_embeddings(self) -> ValueError:
@@ -844,15 +842,10 @@ class SceneQuery:
             )
         if not bool(camera.viewmat.isfinite().all() and camera.K.isfinite().all()):
             raise ValueError("The camera's viewmat or K is not finite: correct its numbers.")
-        key = b"".join(
-            [
-                camera.viewmat.detach().cpu().numpy().tobytes(),
-                camera.K.detach().cpu().numpy().tobytes(),
-                f"{camera.width}x{camera.height}".encode(),
-            ]
-        )
-        device = self.scene.gaussians.device
-        return self._views.get(key, lambda: self._scores.view(camera.detached().to(device)))
+        camera = camera.detached()
+        numbers = (t.cpu().numpy().tobytes() for t in (camera.viewmat, camera.K))
+        key, device = (*numbers, camera.width, camera.height), self.scene.gaussians.device
+        return self._views.get(key, lambda: self._scores.view(camera.to(device)))
 
 
 def _still(gaussians: Gaussians) -> Gaussians:
@@ -944,8 +937,7 @@ def half_smoothed(relevancy: Tensor) -> Tensor:
     The box is the papers' 29 pixels at 988 pixels of width, scaled to this width; windows are cut
     at the border. The result is float32.
     """
-    dense = torch.contiguous_format
-    maps = relevancy.to(torch.float32, copy=True, memory_format=dense)
+    maps = relevancy.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     _half_smooth(maps.view(-1, *maps.shape[-2:]))  # in place
     return maps
 

@@ -86,8 +86,7 @@ def drawing_device(wanted: str) -> str:
         raise ValueError(f"The device must be auto, cpu or cuda, got {wanted!r}.")
     if wanted == "auto":
         return quickest_device()
-    why = _rasterize_gsplat.problem() if wanted == "cuda" else None
-    if why is not None:
+    if wanted == "cuda" and (why := _rasterize_gsplat.problem()):
         raise ValueError(f"The GPU cannot be used, {why}. Use --device cpu.")
     return wanted
 
@@ -526,10 +525,8 @@ def _backend(name: str, device: torch.device) -> Any:
         raise ValueError(f"backend must be auto, {' or '.join(BACKENDS)}, got {name!r}.")
     if name == "auto":
         name = "gsplat" if device.type == "cuda" else "numba"
-    if name == "gsplat":
-        why = _rasterize_gsplat.problem()
-        if why is not None:
-            raise ValueError(f"The gsplat backend cannot run here, {why}: use backend='numba'.")
+    if name == "gsplat" and (why := _rasterize_gsplat.problem()):
+        raise ValueError(f"The gsplat backend cannot run here, {why}: use backend='numba'.")
     if (name == "gsplat") != (device.type == "cuda"):
         wanted = "CUDA" if name == "gsplat" else "CPU"
         raise ValueError(

@@ -185,6 +185,7 @@ def mean_psnr(gaussians: Gaussians, capture: Capture, views: Sequence[int]) -> f
     return sum(values) / len(values)
 
 
+@torch.enable_grad()
 def fit_gaussians(
     capture: Capture,
     config: TrainConfig = TrainConfig(),
@@ -213,30 +214,22 @@ def fit_gaussians(
     train_views, _ = split_views(len(capture.images), config.holdout_every)
     _check_capture(capture, train_views)
     trainer = _Trainer(capture, train_views, config, torch.device(device), torch.get_num_threads())
-    with torch_threads(1):
-        return _train(trainer, state, progress)
-
-
-@torch.enable_grad()
-def _train(trainer: "_Trainer", state: Path | str | None, progress: Progress) -> Gaussians:
-    """Resume if possible, step until the run is over, report and save along the way."""
-    config = trainer.config
     checkpoints = Checkpoints(state, trainer.identity())
-    earlier = checkpoints.load(TRAINING, config.iterations, progress)
-    if earlier is not None:
-        trainer.resume(earlier)
-    reported = -math.inf
-    finished = trainer.share >= 1
-    while not finished:
-        trainer.step()
-        finished, now = trainer.share >= 1, time.monotonic()
-        if finished or now - reported >= REPORT_SECONDS:
-            reported = now
-            done = config.iterations if finished else trainer.iteration
-            progress(TRAINING, done, config.iterations, trainer.note())
-        if finished or checkpoints.due:
-            trainer.save(checkpoints)
-    return trainer.gaussians()
+    with torch_threads(1):
+        earlier = checkpoints.load(TRAINING, config.iterations, progress)
+        if earlier is not None:
+            trainer.resume(earlier)
+        reported, finished = -math.inf, trainer.share >= 1
+        while not finished:
+            trainer.step()
+            finished, now = trainer.share >= 1, time.monotonic()
+            if finished or now - reported >= REPORT_SECONDS:
+                reported = now
+                done = config.iterations if finished else trainer.iteration
+                progress(TRAINING, done, config.iterations, trainer.note())
+            if finished or checkpoints.due:
+                trainer.save(checkpoints)
+        return trainer.gaussians()
 
 
 def _check_capture(capture: Capture, train_views: Sequence[int]) -> None:
@@ -289,7 +282,7 @@ class _Trainer:
         self.images = [_tensor(capture.images[i]).to(device) for i in train_views]
         self.positions = torch.stack([camera.position for camera in self.cameras])
         self.fingerprint = _fingerprint(capture, train_views)
-        points = torch.as_tensor(capture.points, dtype=torch.float32).reshape(-1, 3)
+        points = _tensor(capture.points).float().reshape(-1, 3)
         self.extent = _extent(self.positions.cpu(), points)
         self.near = min(NEAR, 0.1 * self.extent)  # else a world in kilometres would not be drawn
         self.order = torch.zeros(len(self.cameras), dtype=torch.int64)
@@ -514,15 +507,11 @@ class _Trainer:
         groups = [{"params": [tensor], "name": name} for name, tensor in self.params.items()]
         self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=1e-15, fused=True)
         for name, tensor in self.params.items():
-            self.optimizer.state[tensor] = {
-                "step": torch.tensor(steps, device=self.device),
-                **{
-                    key: torch.zeros_like(tensor)
-                    if moments is None
-                    else moments[key][name].to(self.device)
-                    for key in MOMENTS
-                },
-            }
+            state = self.optimizer.state[tensor]
+            state["step"] = torch.tensor(steps, device=self.device)
+            for key in MOMENTS:
+                own = torch.zeros_like(tensor) if moments is None else moments[key][name]
+                state[key] = own.to(self.device)
 
     def _moments(self) -> dict[str, dict[str, Tensor]]:
         return {
@@ -541,12 +530,7 @@ class _Trainer:
         for key, per_name in self._moments().items():
             tensors |= {f"{key}.{name}": tensor for name, tensor in per_name.items()}
         tensors |= {"generator": self.generator.get_state(), "order": self.order}
-        checkpoints.save(
-            tensors,
-            self.iteration,
-            steps=self._steps(),
-            seconds=self.seconds,
-        )
+        checkpoints.save(tensors, self.iteration, steps=self._steps(), seconds=self.seconds)
 
     def resume(self, earlier: Saved) -> None:
         """Continue an earlier run from its checkpoint."""
@@ -622,8 +606,8 @@ def _initial_parameters(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Gaussians at the SfM points and, if these are few, at random in the frustums."""
-    points = torch.as_tensor(capture.points, dtype=torch.float32).reshape(-1, 3)
-    colors = torch.as_tensor(capture.point_colors).reshape(-1, 3).float() / 255
+    points = _tensor(capture.points).float().reshape(-1, 3)
+    colors = _tensor(capture.point_colors).reshape(-1, 3).float() / 255
     good = torch.isfinite(points).all(dim=1)
     points, colors = points[good], colors[good]
     if len(points) > config.max_gaussians:

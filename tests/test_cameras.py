@@ -43,7 +43,7 @@ def test_look_at_puts_the_target_on_the_axis_and_up_towards_the_top_of_the_pictu
 def test_places_of_any_number_type_place_the_same_camera():
     want = orbit_camera(CENTER, UP, 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0)
     up = torch.tensor([0, 0, 1])
-    for center in (CENTER, CENTER.double(), CENTER.numpy(), CENTER.tolist()):
+    for center in (CENTER, CENTER.double(), CENTER.flip(0).numpy()[::-1], CENTER.tolist()):
         camera = orbit_camera(center, up, 3.0, 30.0, 20.0, 1.0, 64, 48, 50.0)
         torch.testing.assert_close(camera.viewmat, want.viewmat)
         viewmat = look_at(want.position.double(), center, up)

@@ -26,7 +26,7 @@ from langsplat._rasterize_gsplat import Frame, see
 from langsplat.codec import Codebook, DecodeTable
 from langsplat.query import _ANY_SUPPORT, MIN_SUPPORT, _CodebookScores, _DrawnScores
 from langsplat.rasterize import RULES, drawable, look, rasterize
-from langsplat.scene import Camera, Gaussians, LanguageField, Scene
+from langsplat.scene import Camera, Gaussians, LanguageField
 from tests import reference
 from tests.conftest import ROOT
 
@@ -188,8 +188,6 @@ def test_what_a_gpu_scores_is_what_the_cpu_scores(
     mass = torch.ones(3, N)
     mass[1, 7], codes[1, 7] = 0, 0
     field = LanguageField(rows, codes, mass, Codebook(codewords), "none")
-    up, center = torch.tensor([0.0, -1, 0]), torch.zeros(3)
-    scene = Scene(gaussians, (camera,), up, center, 1.0, field)
     g, view = gaussians, (camera.viewmat[None], camera.K[None], WIDTH, HEIGHT)
 
     def draw(frame: Frame, colors: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +199,8 @@ def test_what_a_gpu_scores_is_what_the_cpu_scores(
     texts = F.normalize(torch.randn(NEGATIVES + 3, E, generator=generator), dim=1)
     found, rated = [], []
     for scores in (
-        kind(scene, field, texts[:NEGATIVES], support) for kind in (_CodebookScores, _DrawnScores)
+        kind(gaussians, field, texts[:NEGATIVES], support)
+        for kind in (_CodebookScores, _DrawnScores)
     ):
         asked, out = scores.ask(texts[NEGATIVES:]), torch.full((3, 3, HEIGHT, WIDTH), torch.nan)
         scores.view(camera).relevancy(asked, out)

@@ -104,7 +104,9 @@ def test_training_raises_the_held_out_psnr(capture: Capture) -> None:
     held_out = split_views(6, 3)[1]
     before = mean_psnr(fit_gaussians(capture, replace(config, iterations=1)), capture, held_out)
     backwards = [image[..., ::-1].copy()[..., ::-1] for image in capture.images]  # as from BGR
-    after = mean_psnr(fit_gaussians(replace(capture, images=backwards), config), capture, held_out)
+    points, colors = capture.points[::-1], capture.point_colors[::-1]
+    turned = replace(capture, images=backwards, points=points, point_colors=colors)
+    after = mean_psnr(fit_gaussians(turned, config), capture, held_out)
     assert held_out == [0, 3]
     assert after > before + 4
 
