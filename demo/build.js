@@ -5,24 +5,19 @@ const log = element.querySelector(".log");
 let stage; // as announced last
 
 function show() {
-  const value = props.value || {};
-  element.hidden = !value.text;
+  const { text = "", kind = "plain", share, log: lines = [] } = props.value || {};
+  element.hidden = !text;
   // The counts and the time left change twice a second: while it runs, only a new stage is announced.
-  const [now] = (value.text || "").split(",");
-  line.ariaLive = value.kind === "busy" && now === stage ? "off" : "polite";
+  const [now] = text.split(",");
+  line.ariaLive = kind === "busy" && now === stage ? "off" : "polite";
   stage = now;
-  line.textContent = value.text || "";
-  line.dataset.kind = value.kind || "plain";
-  bar.hidden = value.kind !== "busy";
-  if (value.share == null) bar.removeAttribute("value");
-  else bar.value = value.share;
-  log.replaceChildren(
-    ...(value.log || []).map((text) => {
-      const item = document.createElement("li");
-      item.textContent = text;
-      return item;
-    }),
-  );
+  line.textContent = text;
+  line.dataset.kind = kind;
+  bar.hidden = kind !== "busy";
+  if (share == null) bar.removeAttribute("value");
+  else bar.value = share;
+  const items = lines.map((textContent) => Object.assign(document.createElement("li"), { textContent }));
+  log.replaceChildren(...items);
 }
 
 watch("value", show);

@@ -269,12 +269,11 @@ class Shelf:
         repo_id = repo_id.strip().removeprefix("https://huggingface.co/").strip("/")
         if not is_repo_id(repo_id):
             raise ValueError("Type a Hub repository as user/name, for example someone/my-scene.")
-        folder = fetch_scene(repo_id, progress=progress)
+        folder = fetch_scene(repo_id, progress=progress).resolve()
         _load_listed(repo_id, folder)
-        with self._lock:
-            listed = self._folders.get(repo_id, folder)
         # A newer commit is listed beside the one that others are looking at.
-        newer = listed.resolve() != folder.resolve()
+        with self._lock:
+            newer = self._folders.get(repo_id, folder) != folder
         return self.add(folder, f"{repo_id}@{folder.name[:7]}" if newer else repo_id)
 
     def room(self, name: str) -> Room:
@@ -566,7 +565,7 @@ class Builder:
 
     Args:
         shelf: where new scenes are listed; they are written to its `results` folder.
-        command: the command of a build; PATH --out DIR --name=NAME are appended.
+        command: of a build; PATH --out DIR --name=NAME --progress json are appended.
     """
 
     def __init__(
@@ -662,9 +661,9 @@ class Builder:
             try:
                 build.begin(child)
                 _listen(child, build)
-                _wait(child, 5.0)
+                _wait(child)
             except ValueError as error:
-                _wait(child, 5.0)
+                _wait(child)
                 if not build.stopped:
                     raise ValueError(str(error).replace(str(source), "The upload")) from None
                 shutil.rmtree(out, ignore_errors=True)  # in case it was just finished
@@ -755,7 +754,7 @@ def _listen(child: "subprocess.Popen[str]", build: _Build) -> None:
         ValueError: with the build's own error, or if it ended without one.
     """
     assert child.stdout is not None
-    log: list[str] = []
+    log: dict[str, str] = {}  # by stage
     for line in child.stdout:
         try:
             event = json.loads(line)
@@ -769,36 +768,30 @@ def _listen(child: "subprocess.Popen[str]", build: _Build) -> None:
             return
         stage, note = str(event.get("stage", "")), str(event.get("note", ""))
         done, total, left = event.get("done", 0), event.get("total", 1), event.get("left")
-        words = f"{stage}: {note}" if note else stage
-        if stage and (not log or log[-1].split(":")[0] != stage):
-            log.append(words)
-        elif stage:
-            log[-1] = words
+        log[stage] = f"{stage}: {note}" if note else stage
         text = f"{stage}, {done:,} of {total:,}"
         if stage in STAGES:
             text = f"Stage {STAGES.index(stage) + 1} of {len(STAGES)}: {text}"
         if left:
-            text += f", about {_span(left)} left in this stage"
+            span = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
+            text += f", about {span} left in this stage"
         share = done / max(total, 1)
-        build.tell(BuildStatus(text, share=share, log=tuple(log[-_LOG_LINES:]), note=note))
+        lines = tuple(log.values())[-_LOG_LINES:]
+        build.tell(BuildStatus(text, share=share, log=lines, note=note))
     raise ValueError("The build ended unexpectedly, perhaps for lack of memory: try again.")
 
 
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _wait(child: "subprocess.Popen[str]", patience: float) -> None:
-    """Give a process some seconds to exit by itself."""
+def _wait(child: "subprocess.Popen[str]") -> None:
+    """Give a process five seconds to exit by itself."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(patience)
+        child.wait(5.0)
 
 
 def _end(child: "subprocess.Popen[str]") -> None:
     """Ask a build to stop, kill it after five seconds, and kill what it may have left running."""
     if child.poll() is None:
         child.terminate()
-        _wait(child, 5.0)
+        _wait(child)
     if hasattr(os, "killpg"):  # Windows has no groups: there SfM ends as its stdin closes
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

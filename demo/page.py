@@ -327,20 +327,7 @@ class Explore:
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events: each moves the visit, then answers, then offers the files."""
-
-        def on(
-            trigger: Callable[..., Any],
-            move: Callable[..., Updates],
-            *inputs: Any,
-            mode: str = "multiple",
-            js: str | None = None,
-        ) -> None:
-            shown = {"trigger_mode": mode, "js": js} | self._shown | _LANE
-            moved = trigger(move, [self.visit, *inputs], self.moved, **shown)
-            _say_if_failed(moved, self.find, self.line)
-            if move in (self.arrive, self.open):
-                self._show_names_after(moved)
-            self._answer_after(moved)
+        on = self._move_on
 
         def on_words(trigger: Callable[..., Any], ask: Callable[..., Updates], words: Any) -> None:
             given = [self.visit, words, *self._judging]
@@ -369,8 +356,8 @@ class Explore:
         on(self.before.click, self.go_before, self.photo)
         on(self.after.click, self.go_after, self.photo)
         on(self.reset.click, self.go_back)
-        for slider in (self.yaw, self.pitch, self.distance):
-            orbit = self.yaw, self.pitch, self.distance
+        orbit = self.yaw, self.pitch, self.distance
+        for slider in orbit:
             on(slider.release, self.orbit, *orbit, self.left, **sliding)
         judged: dict[str, Any] = _LAST | _LANE | _PRIVATE
         for trigger in (self.threshold.release, self.level.select, self.display.input):
@@ -397,17 +384,24 @@ class Explore:
 
     def open_after(self, trigger: Callable[..., Any], name: Any) -> None:
         """On `trigger`, open the scene that the component `name` names, if it is another one."""
-        given = [self.visit, name]
-        shown = {"js": _OPENS} | self._shown | _LAST | _LANE
-        opened = trigger(self.open_if_new, given, self.moved, **shown)
-        _say_if_failed(opened, self.find, self.line)
-        self._show_names_after(opened)
-        self._answer_after(opened)
+        self._move_on(trigger, self.open_if_new, name, mode="always_last", js=_OPENS)
 
-    def _show_names_after(self, opened: Any) -> None:
-        """Put the scene's text into the field, or set the list back to the open scene."""
-        opened.failure(None, self.address, self.scene, js=_STAYS, **_PRIVATE)
-        self._offer_text_after(opened)
+    def _move_on(
+        self,
+        trigger: Callable[..., Any],
+        move: Callable[..., Updates],
+        *inputs: Any,
+        mode: str = "multiple",
+        js: str | None = None,
+    ) -> None:
+        """On `trigger`, move the visit, and answer from there; show the text of an opened scene."""
+        shown = {"trigger_mode": mode, "js": js} | self._shown | _LANE
+        moved = trigger(move, [self.visit, *inputs], self.moved, **shown)
+        _say_if_failed(moved, self.find, self.line)
+        if move in (self.arrive, self.open, self.open_if_new):
+            moved.failure(None, self.address, self.scene, js=_STAYS, **_PRIVATE)
+            self._offer_text_after(moved)
+        self._answer_after(moved)
 
     def _offer_text_after(self, opened: Any) -> None:
         """Put the text that was asked into the field, unless the visitor has typed in it since."""
@@ -817,28 +811,24 @@ def forget_broken_uploads() -> None:
 def _endpoints(shelf: Shelf) -> None:
     """`/scenes`, `/render` and `/query` for gradio_client, on hidden components."""
 
-    def scenes() -> list[dict[str, Any]]:
-        return list_scenes(shelf)
-
     def number(value: float | None, of: str) -> float:
         if value is None:
             raise ValueError(f"The {of} must be a number.")
         return value
 
     def render(scene: str, view: float | None) -> np.ndarray:
-        return _told(lambda: shelf.picture(scene, View(int(number(view, "view")))))
+        with _told():
+            return shelf.picture(scene, View(int(number(view, "view"))))
 
     def query(
         text: str, scene: str, view: float | None, threshold: float | None, level: str
     ) -> tuple[dict[str, Any], str, str]:
-        def run() -> tuple[dict[str, Any], str, str]:
+        with _told():
             look, cut = View(int(number(view, "view"))), number(threshold, "threshold")
             answer = shelf.answer(scene, look, text, level=level, threshold=cut)
             files = shelf.files(answer, shelf.picture(scene, look))
             result = answer.as_dict() | {"scene": scene, "view": look.index}
             return result, str(files["overlay.png"]), str(files["mask.png"])
-
-        return _told(run)
 
     with gr.Column(visible=False):
         words = gr.Textbox(label="text")
@@ -849,7 +839,7 @@ def _endpoints(shelf: Shelf) -> None:
         result = gr.JSON(label="result")
         first, second = gr.Image(format="png"), gr.Image(format="png")
         gr.Button().click(
-            scenes,
+            lambda: list_scenes(shelf),
             None,
             result,
             api_name="scenes",
@@ -876,10 +866,11 @@ def _endpoints(shelf: Shelf) -> None:
         )
 
 
-def _told(work: Callable[[], Any]) -> Any:
-    """Run `work`; the library's errors are sentences for the user, so pass them on."""
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Pass on the library's errors: they are sentences for the user."""
     try:
-        return work()
+        yield
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from None
 

@@ -72,8 +72,7 @@ const configured = () => ({
 function draw() {
   const { cloud, value } = props;
   if (!cloud || cloud.key !== value?.key) return; // another scene has opened: its answer follows
-  twin.textContent = value.twin;
-  if (failed) twin.textContent = `The 3D view could not be loaded: reload the page. ${value.twin}`;
+  twin.textContent = (failed ? "The 3D view could not be loaded: reload the page. " : "") + value.twin;
   if (typeof Plotly === "undefined") return; // not yet
   const [x, y, z] = axes(cloud);
   const trace = {

@@ -138,7 +138,7 @@ def _twin(cloud: Cloud, answer: Answer | None) -> str:
     )
 
 
-def status(text: str, kind: str = "plain") -> dict[str, str]:
+def status(text: str, kind: str) -> dict[str, str]:
     """A status line's value; `kind` is plain, busy, found, none or error."""
     return {"text": text, "kind": kind}
 

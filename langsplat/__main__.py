@@ -122,10 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--language", help="lift (default), or train it as well: quick, paper")
     build.add_argument("--codewords", type=int, help="size of each level's codebook; default: 256")
     build.add_argument("--holdout-every", type=int, help="hold out every n-th photo, to measure")
-    build.add_argument("--examples", nargs="*", help="example queries stored with the scene")
     build.add_argument("--seed", type=int, help="the same seed gives the same scene; default: 0")
-    _add_device(build, "where to work; default: a GPU if there is one")
-    _add_progress(build)
+    _add_making(build)
     build.set_defaults(run=_build)
 
     describe = commands.add_parser(
@@ -137,9 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         describe.add_argument(option, help="as in build")
     for option in ("--codewords", "--holdout-every", "--seed"):
         describe.add_argument(option, type=int, help="as in build")
-    describe.add_argument("--examples", nargs="*", help="example queries stored with the scene")
-    _add_device(describe, "where to work; default: a GPU if there is one")
-    _add_progress(describe)
+    _add_making(describe)
     describe.set_defaults(run=_describe)
 
     query = commands.add_parser("query", help="find words in a view of a scene")
@@ -236,7 +232,9 @@ def _add_device(
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help=text)
 
 
-def _add_progress(parser: argparse.ArgumentParser) -> None:
+def _add_making(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--examples", nargs="*", help="example queries stored with the scene")
+    _add_device(parser, "where to work; default: a GPU if there is one")
     parser.add_argument(
         "--progress", choices=("bar", "json"), default="bar", help="json: JSON lines, for programs"
     )

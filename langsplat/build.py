@@ -260,7 +260,6 @@ def describe_scene(
     segmenter = load_segmenter(config.segmenter, device=config.torch_device)
     encoder = load_encoder(config.encoder, device=config.torch_device)
     with _Work(folder / SCENE_FILE, out) as working:
-        work = working.folder
         seconds: dict[str, float] = {}
         language = _make_language(
             scene.gaussians,
@@ -269,7 +268,7 @@ def describe_scene(
             segmenter,
             encoder,
             config,
-            work,
+            working.folder,
             seconds,
             progress,
         )
@@ -421,7 +420,7 @@ class _Work:
         digest = _digest(path, {"max_side": max_side})
         marker = self.folder / WORK_MARK
         # An empty one without a marker is ours, too: a program can be killed at any moment.
-        if self.folder.exists() and not marker.is_file() and any(self.folder.glob("*")):
+        if not marker.is_file() and any(self.folder.glob("*")):
             raise ValueError(
                 f"{self.folder} is in the way and holds something else: move it, or choose "
                 "another name."
@@ -531,10 +530,7 @@ def _write_capture(file: Path, capture: Capture) -> None:
 def _read_capture(file: Path) -> Capture:
     with np.load(file, allow_pickle=False) as arrays:
         about = json.loads(str(arrays["about"]))
-        cameras = tuple(
-            Camera(torch.tensor(viewmat), torch.tensor(K), width, height, name)
-            for viewmat, K, width, height, name in about["cameras"]
-        )
+        cameras = tuple(Camera(*camera) for camera in about["cameras"])
         return Capture(
             images=[arrays[f"image{index}"] for index in range(len(cameras))],
             cameras=cameras,

@@ -311,10 +311,9 @@ def _unpack(archive: Path, root: Path) -> None:
         ValueError: not a zip, damaged, locked, too large, or with names, links or zips that a
             capture has no need for.
     """
-    members = zip_members(archive)
-    _check_members(archive.name, members)
+    needed = _needed(archive.name, zip_members(archive))
     with _zip_errors(archive), zipfile.ZipFile(archive) as handle:
-        for info in filter(_is_unpacked, members):
+        for info in needed:
             target = _inside(root, info.filename)
             if target.exists():  # some systems take A.jpg for a.jpg
                 raise ValueError(
@@ -351,7 +350,8 @@ def _zip_errors(archive: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
+def _needed(name: str, members: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """The files to unpack; ValueError if there is something that no zip of photos should have."""
     if len(members) > MAX_MEMBERS:
         raise ValueError(
             f"{name} holds {len(members):,} files, more than the {MAX_MEMBERS:,} allowed: "
@@ -383,6 +383,7 @@ def _check_members(name: str, members: Sequence[zipfile.ZipInfo]) -> None:
                 f"{name} is packed suspiciously tightly ({info.filename[:100]} grows more than "
                 f"{MAX_RATIO} times): pack the photos again with an ordinary zip program."
             )
+    return unpacked
 
 
 # ---------------------------------------------------------------------------- photos
@@ -445,15 +446,9 @@ def _opens_turned(photo: Image.Image) -> bool:
     return photo.format == "TIFF"
 
 
-def _stored_size(photo: Image.Image) -> tuple[int, int]:
-    """Width and height of the pixels as they are stored."""
-    on_side = _opens_turned(photo) and _orientation(photo) in SIDEWAYS
-    return (photo.height, photo.width) if on_side else photo.size
-
-
-def _turned_size(photo: Image.Image) -> tuple[int, int]:
-    """Width and height after the turn that EXIF asks for."""
-    on_side = not _opens_turned(photo) and _orientation(photo) in SIDEWAYS
+def _size(photo: Image.Image, *, turn: bool) -> tuple[int, int]:
+    """Width and height, of the photo as it is stored or, if `turn`, turned as EXIF asks."""
+    on_side = turn != _opens_turned(photo) and _orientation(photo) in SIDEWAYS
     return (photo.height, photo.width) if on_side else photo.size
 
 
@@ -559,7 +554,7 @@ def _picture(view: _View, max_side: int | None, upright: bool) -> tuple[NDArray[
     with _open(view.path) as photo:
         # A camera describes the stored pixels, as COLMAP and nerfstudio read them, unless only the
         # turned photo fits it.
-        turned, stored = _turned_size(photo), _stored_size(photo)
+        turned, stored = _size(photo, turn=True), _size(photo, turn=False)
         turn = upright or (
             _shape_error(view.lens, stored) > 0.01 >= _shape_error(view.lens, turned)
         )
@@ -610,10 +605,15 @@ def _colmap_folders(folders: Sequence[Path]) -> list[Path]:
 
 def holds_colmap(folder: Path) -> bool:
     """Whether a COLMAP model (cameras and images, .bin or .txt) lies in this very folder."""
-    return any(
-        (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file()
-        for suffix in (".bin", ".txt")
-    )
+    return _colmap_suffix(folder) != ""
+
+
+def _colmap_suffix(folder: Path) -> str:
+    """The suffix of the COLMAP model's files in this very folder; empty if there is none."""
+    for suffix in (".bin", ".txt"):
+        if all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
+            return suffix
+    return ""
 
 
 def _photo_roots(root: Path, model: Path, folders: Sequence[Path]) -> Iterator[Path]:
@@ -642,22 +642,20 @@ def read_colmap(folder: Path) -> tuple[list[Pose], NDArray[np.float64], NDArray[
     Raises:
         ValueError: there is none, it is damaged, or has a lens that is not supported.
     """
-    if not holds_colmap(folder):
+    suffix = _colmap_suffix(folder)
+    if not suffix:
         raise ValueError(
             f"There is no COLMAP model in {folder}: give the folder that holds its cameras and "
             "images (.bin or .txt), usually sparse/0."
         )
+    read_cameras, read_images, read_points = _cameras_txt, _images_txt, _points_txt
+    if suffix == ".bin":
+        read_cameras, read_images, read_points = _cameras_bin, _images_bin, _points_bin
+    file = folder / f"points3D{suffix}"
     try:
-        if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
-            lenses = _cameras_bin((folder / "cameras.bin").read_bytes())
-            poses = _images_bin((folder / "images.bin").read_bytes())
-            file = folder / "points3D.bin"
-            points, colors = _points_bin(file.read_bytes()) if file.is_file() else _no_points()
-        else:
-            lenses = _cameras_txt(folder / "cameras.txt")
-            poses = _images_txt(folder / "images.txt")
-            file = folder / "points3D.txt"
-            points, colors = _points_txt(file) if file.is_file() else _no_points()
+        lenses = read_cameras(folder / f"cameras{suffix}")
+        poses = read_images(folder / f"images{suffix}")
+        points, colors = read_points(file) if file.is_file() else _no_points()
         found = [(name, lenses[camera], viewmat) for name, camera, viewmat in poses]
     except _Damaged as error:
         raise ValueError(
@@ -718,21 +716,18 @@ def _existing(
         raise ValueError(f"There are {len(names)} photos in {source}: at least 2 are needed.")
     there = {view.name for view in present} | {name for name, _ in lost}
     missing = [name for name in names if name not in there]
-    notes = _left_out(lost)
+    notes, gone = _left_out(lost), ""
     if missing:
-        notes.insert(
-            0,
+        gone = (
             f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
-            f"(the first is {missing[0][:200]}) and were left out.",
+            f"(the first is {missing[0][:200]})"
         )
+        notes.insert(0, f"{gone} and were left out.")
     if len(present) < 2 and lost:
         only = f"Only {len(present)} of the {len(names)} photos listed in {source} can be used"
         raise ValueError(" ".join([f"{only}, at least 2 are needed.", *notes]))
     if len(present) < 2:
-        raise ValueError(
-            f"{len(missing)} of the {len(names)} photos listed in {source} are missing "
-            f"(the first is {missing[0][:200]}): put the photos beside it."
-        )
+        raise ValueError(f"{gone}: put the photos beside it.")
     return present, notes
 
 
@@ -770,12 +765,8 @@ def _distorted_lens(
 
     `rational`: k4 ... k6 divide, as in OpenCV's full model.
     """
-    if fisheye or not rational:
-        numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3", "k4"))
-        denominator: tuple[float, ...] = ()
-    else:
-        numerator = tuple(p.get(key, 0.0) for key in ("k1", "k2", "k3"))
-        denominator = tuple(p.get(key, 0.0) for key in ("k4", "k5", "k6"))
+    k = tuple(p.get(f"k{power}", 0.0) for power in range(1, 7))
+    numerator, denominator = (k[:4], ()) if fisheye or not rational else (k[:3], k[3:])
     tangential = (0.0, 0.0) if fisheye else (p.get("p1", 0.0), p.get("p2", 0.0))
     fx, fy, cx, cy = (p[key] for key in ("fx", "fy", "cx", "cy"))
     return Lens(width, height, fx, fy, cx, cy, numerator, denominator, tangential, fisheye)
@@ -899,14 +890,14 @@ def _clean_points(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 class _Bytes:
     """A cursor over the bytes of a little-endian file; raises if the file ends too early."""
 
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data, self._at, self._what = data, 0, what
+    def __init__(self, path: Path) -> None:
+        self._data, self._at, self._name = path.read_bytes(), 0, path.name
 
     def take(self, form: str) -> tuple[Any, ...]:
         try:
             values = struct.unpack_from("<" + form, self._data, self._at)
         except struct.error:
-            raise _Damaged(f"{self._what} ends too early") from None
+            raise _Damaged(f"{self._name} ends too early") from None
         self._at += struct.calcsize("<" + form)
         return values
 
@@ -914,7 +905,7 @@ class _Bytes:
         """Read a number of records of at least `each` bytes; the file must have room for them."""
         (number,) = self.take("Q")
         if number * each > len(self._data) - self._at:
-            raise _Damaged(f"{self._what} ends too early")
+            raise _Damaged(f"{self._name} ends too early")
         return int(number)
 
     def skip(self, size: int) -> None:
@@ -923,14 +914,14 @@ class _Bytes:
     def word(self) -> str:
         end = self._data.find(b"\0", self._at)
         if end < 0:
-            raise _Damaged(f"{self._what} ends too early")
+            raise _Damaged(f"{self._name} ends too early")
         text = self._data[self._at : end].decode("utf-8", errors="replace")
         self._at = end + 1
         return text
 
 
-def _cameras_bin(data: bytes) -> dict[int, Lens]:
-    file = _Bytes(data, "cameras.bin")
+def _cameras_bin(path: Path) -> dict[int, Lens]:
+    file = _Bytes(path)
     lenses = {}
     for _ in range(file.count(24)):
         camera, number, width, height = file.take("iiQQ")
@@ -941,8 +932,8 @@ def _cameras_bin(data: bytes) -> dict[int, Lens]:
     return lenses
 
 
-def _images_bin(data: bytes) -> list[tuple[str, int, NDArray[np.float64]]]:
-    file = _Bytes(data, "images.bin")
+def _images_bin(path: Path) -> list[tuple[str, int, NDArray[np.float64]]]:
+    file = _Bytes(path)
     poses = []
     for _ in range(file.count(73)):
         _, *pose, camera = file.take("i7di")
@@ -952,8 +943,8 @@ def _images_bin(data: bytes) -> list[tuple[str, int, NDArray[np.float64]]]:
     return poses
 
 
-def _points_bin(data: bytes) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    file = _Bytes(data, "points3D.bin")
+def _points_bin(path: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    file = _Bytes(path)
     rows = np.empty((file.count(51), 6))
     for row in rows:
         _, *row[:], _ = file.take("Q3d3Bd")
@@ -993,7 +984,7 @@ def _read_transforms(path: Path) -> _Model:
             continue
         try:
             with _open(photo) as opened:
-                size = _stored_size(opened)
+                size = _size(opened, turn=False)
         except _BadPhoto as error:
             lost.append((name, str(error)))
             continue
@@ -1284,7 +1275,7 @@ def _prepare(
         try:
             with _open(path) as photo:
                 focal = _focal_35mm(photo)
-                full = _turned_size(photo)
+                full = _size(photo, turn=True)
                 scale = min(1.0, SFM_SIDE / max(full))
                 size = (max(1, round(full[0] * scale)), max(1, round(full[1] * scale)))
                 small = _shrunk(photo, size, turn=True)

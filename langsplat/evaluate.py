@@ -498,7 +498,7 @@ def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
             # At a level just below 1 the contour runs through the centres of the outer pixels.
             (contour,) = find_contours(np.pad(region, 1).astype(float), 0.999, "high")
             path = np.rint(contour[:-1, ::-1]).astype(np.int64) - 1 + [x, y]
-            path = path[(path != np.roll(path, 1, axis=0)).any(axis=1)] if len(path) > 1 else path
+            path = path[(path != np.roll(path, 1, axis=0)).any(axis=1)]
             polygons.append(_corners(path if len(path) else np.array([[x, y]])))
     return polygons
 
@@ -729,9 +729,8 @@ class Report:
     def macro(self) -> dict[str, Any]:
         """The mean of the scenes' means, each scene weighing the same (LangSplat's "overall")."""
         scenes = list(self.scenes.values())
-        keys = [key for key in scenes[0] if key != "queries"]
-        out = {"queries": len(self.rows)}
-        return out | {key: _mean([scene[key] for scene in scenes]) for key in keys}
+        means = {key: _mean([scene[key] for scene in scenes]) for key in scenes[0]}
+        return means | {"queries": len(self.rows)}
 
     @property
     def micro(self) -> dict[str, Any]:
@@ -759,32 +758,33 @@ class Report:
 
     def markdown(self) -> str:
         """Two tables, of scenes and of queries (a text over all its frames); in percent."""
-        titles = {"iou": "mIoU"}
-        if self.profile == SELECTION:
-            titles |= {"over_25": "Acc@0.25", "over_50": "Acc@0.5"}
-        else:
-            titles["accuracy"] = "localisation"
-        columns = [*titles, *self.levels, "oracle"]
         means = {**self.scenes, "**scene macro**": self.macro, "**query micro**": self.micro}
         if self.held_out is not None:
             means["query micro, held-out views"] = self.held_out
         lines = [f"Profile {self.profile}; all in percent; mIoU by level and of the oracle level."]
-        lines += ["", *_table("scene", "queries", columns, titles, self._flat(means))]
+        lines += ["", *self._table("scene", "queries", means)]
         asked: dict[str, list[Row]] = {}
         several = len(self.scenes) > 1
         for row in self.rows:
             asked.setdefault(f"{row.scene}: {row.query}" if several else row.query, []).append(row)
         by_text = {text: _means(rows) for text, rows in asked.items()}
-        lines += ["", *_table("query", "frames", columns, titles, self._flat(by_text))]
+        lines += ["", *self._table("query", "frames", by_text)]
         if self.notes:
             lines += ["", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
-    def _flat(self, means: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {
-            name: mean | dict(zip(self.levels, mean["by_level"], strict=True))
-            for name, mean in means.items()
-        }
+    def _table(self, first: str, counted: str, means: dict[str, dict[str, Any]]) -> list[str]:
+        titles = {"iou": "mIoU", "accuracy": "localisation"}
+        if self.profile == SELECTION:
+            titles = {"iou": "mIoU", "over_25": "Acc@0.25", "over_50": "Acc@0.5"}
+        heads = [first, counted, *titles.values(), *self.levels, "oracle"]
+        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for name, mean in means.items():
+            shares = [*map(mean.__getitem__, titles), *mean["by_level"], mean["oracle"]]
+            cells = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+            name = name.replace("|", "\\|")
+            lines.append(f"| {name} | {mean['queries']} | {' | '.join(cells)} |")
+        return lines
 
 
 def _means(rows: Sequence[Row]) -> dict[str, Any]:
@@ -805,22 +805,6 @@ def _mean(values: Sequence[Any]) -> Any:
     """The mean of numbers, or of equally long lists element by element, ignoring None."""
     known = [value for value in values if value is not None]
     return np.mean(known, axis=0).tolist() if known else None
-
-
-def _table(
-    first: str,
-    counted: str,
-    columns: Sequence[str],
-    titles: dict[str, str],
-    means: dict[str, dict[str, Any]],
-) -> list[str]:
-    heads = [titles.get(column, column) for column in columns]
-    lines = [f"| {first} | {counted} | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for name, mean in means.items():
-        cells = ["-" if mean[c] is None else f"{100 * mean[c]:.1f}" for c in columns]
-        name = name.replace("|", "\\|")
-        lines.append(f"| {name} | {mean['queries']} | {' | '.join(cells)} |")
-    return lines
 
 
 class Renders(Protocol):

@@ -890,8 +890,8 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
     latents = files.choose("folders of coded features", files.latents, name)
     autoencoder = files.choose("autoencoders", files.autoencoders, name)
     colmap = files.choose("COLMAP models", _one_a_project(files.colmap), name)
-    cameras_json = [files.cameras[model] for model in models if model in files.cameras]
-    resolutions = [files.cfgs.get(model, {}).get("resolution", -1) for model in models]
+    cameras_json = next((files.cameras[model] for model in models if model in files.cameras), None)
+    settings = files.cfgs.get(models[0], {}) if models else {}
     found = Found(
         name=name or roots[0].name,
         runs={level: run.path for level, run in runs.items()},
@@ -899,10 +899,10 @@ def find_official(folders: Path | str | Sequence[Path | str]) -> Found:
         rgb=rgb,
         autoencoder=autoencoder,
         colmap=colmap,
-        cameras_json=None if colmap or not cameras_json else cameras_json[0],
+        cameras_json=None if colmap else cameras_json,
         features=features,
         latents=latents,
-        resolution=resolutions[0] if resolutions else -1,
+        resolution=settings.get("resolution", -1),
         found=[],
         missed=list(files.notes),
     )
@@ -1300,7 +1300,7 @@ def export_official(scene: Scene, out: Path | str, *, progress: Progress = silen
     """
     out = Path(out).resolve()  # if it is a link, what it leads to
     check_not_here(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "exists and is not empty" if out.is_dir() else "is a file"
         raise ValueError(f"{out} {what}: choose a new folder for the files.")
     stems = [stem_of(camera.name) or f"{index:05d}" for index, camera in enumerate(scene.cameras)]
