@@ -1,8 +1,8 @@
 """The page's entry point, here and on a Space: `python app.py [--scene NAME] [--port 7860]`."""
 
 import argparse
+import contextlib
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from langsplat.progress import interrupt, plain, prepare_process
+from langsplat.progress import end_tidily, plain, prepare_process, undisturbed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             "--port or --host."
         )
     print("LangSplat is starting ...", flush=True)
-    signal.signal(signal.SIGTERM, interrupt)
+    end_tidily()
     try:
         try:
             folder = tempfile.TemporaryDirectory(prefix="langsplat-", ignore_cleanup_errors=True)
@@ -96,7 +96,8 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
     try:
         page.block_thread()
     finally:
-        builder.close()
+        with undisturbed():  # or the photos of a build would stay, and its process for a while
+            builder.close()
     return 0
 
 
@@ -179,4 +180,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    with contextlib.suppress(OSError):  # the reader has had enough
+        print(end="", flush=True)
+    # Not sys.exit: Python aborts if a thread that draws or answers is still inside torch.
+    os._exit(code)

@@ -217,6 +217,7 @@ class Shelf:
         self._ready: Recent[None] = Recent(_KEPT_SCENES)  # the scenes that are warmed up
         self._entries: Recent[dict[str, Any]] = Recent(math.inf)
         self.downloads.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=self.downloads).close()  # fails now rather than at each answer
         # Folders of an earlier start are removed as new ones are added.
         self._files = sorted(self.downloads.iterdir(), key=lambda folder: folder.stat().st_mtime)
         for name, folder in (bundled_scenes() if bundled is None else bundled).items():
@@ -349,14 +350,23 @@ class Shelf:
 
         If `where` is given their names begin with it and with what was asked, so that they can be
         told apart in a folder of downloads.
+
+        Raises:
+            ValueError: they cannot be written, for example because the disk is full.
         """
-        self.downloads.mkdir(parents=True, exist_ok=True)  # systems clean up temporary folders
-        folder = Path(tempfile.mkdtemp(dir=self.downloads))
-        with self._lock:
-            self._files.append(folder)
-            while len(self._files) > _KEPT_FILES:
-                shutil.rmtree(self._files.pop(0), ignore_errors=True)
-        paths = save_answer(answer, rgb, folder)
+        try:
+            self.downloads.mkdir(parents=True, exist_ok=True)  # systems clean up temporary folders
+            folder = Path(tempfile.mkdtemp(dir=self.downloads))
+            with self._lock:
+                self._files.append(folder)
+                while len(self._files) > _KEPT_FILES:
+                    shutil.rmtree(self._files.pop(0), ignore_errors=True)
+            paths = save_answer(answer, rgb, folder)
+        except OSError as error:
+            raise ValueError(
+                f"The files of this answer cannot be stored here now ({error.strerror or error}): "
+                "try again later."
+            ) from error
         if not where:
             return {path.name: path for path in paths}
         stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")

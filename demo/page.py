@@ -593,7 +593,7 @@ class Explore:
             )
             place = "orbit" if visit.view.index is None else f"view {visit.view.index}"
             files = self.shelf.files(answer, rgb, f"{visit.scene} {place}")
-        except (ValueError, OSError):  # no answer, or no room for its files
+        except ValueError:  # no answer, or no room for its files
             return dict.fromkeys(self._files, _offer(None))
         return {
             self.mask_file: _offer(files["mask.png"] if answer.found else None),

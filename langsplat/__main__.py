@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import langsplat
 from langsplat import BUNDLED_ENCODER, CAPTURE_FILE, SCENE_FILE, WORK_SUFFIX
-from langsplat.progress import Progress, interrupt, plain, prepare_process, terminal_progress
+from langsplat.progress import Progress, end_tidily, plain, prepare_process, terminal_progress
 
 if TYPE_CHECKING:
     from langsplat.query import SceneQuery
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _bar_drawn.clear()
     prepare_process()
-    signal.signal(signal.SIGTERM, interrupt)
+    end_tidily()
     for stream in (sys.stdout, sys.stderr):  # a terminal may be unable to show some file names
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

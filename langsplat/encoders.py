@@ -79,13 +79,18 @@ def load_encoder(spec: str = "bundled", *, device: torch.device | str = "cpu") -
     Raises:
         ValueError: the spec is not one of these; the model or tag is unknown; the model reads texts
             with transformers, which is not installed; the weights are not here and cannot be
-            downloaded, are damaged, or belong to another model.
+            downloaded, may not be read, are damaged, or belong to another model.
     """
-    if spec == "bundled" or spec.startswith("bundled:"):
-        return _load_bundled(spec, torch.device(device))
     check_spec(spec)
-    model, _, weights = spec.removeprefix("open_clip:").partition("/")
-    return _load_open_clip(spec, model, weights, torch.device(device))
+    try:
+        if spec.startswith("bundled"):
+            return _load_bundled(spec, torch.device(device))
+        model, _, weights = spec.removeprefix("open_clip:").partition("/")
+        return _load_open_clip(spec, model, weights, torch.device(device))
+    except OSError as error:
+        raise ValueError(
+            f"The weights of {spec} cannot be read ({error}): check their permissions."
+        ) from error
 
 
 def check_list(texts: Iterable[str]) -> list[str]:
@@ -410,7 +415,11 @@ def _build(
 
 
 def _check_readable(file: Path) -> None:
-    """Raise ValueError unless `file` is an intact safetensors file or torch archive."""
+    """Raise ValueError unless `file` is an intact safetensors file or torch archive.
+
+    OSError if it may not be read.
+    """
+    file.open("rb").close()  # the readers below do not say why they cannot open a file
     damaged = ValueError(
         f"The weights in {file} are damaged or incomplete: copy or download them again."
     )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import unicodedata
@@ -234,6 +235,26 @@ def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def end_tidily() -> None:
+    """Let a request to end, and the end of the terminal, do what Ctrl-C does."""
+    signal.signal(signal.SIGTERM, interrupt)
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:  # nohup ignores it
+        signal.signal(hangup, interrupt)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Run a `with` block of a few seconds that no further Ctrl-C or request to end cuts short."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_IGN) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
 def prepare_process() -> None:
     """Process-wide settings of a program, to be made before torch is loaded.
 
@@ -243,7 +264,12 @@ def prepare_process() -> None:
     collector would also scan everything that was ever imported or compiled over and over, for a
     sixth of the page's start: now it scans old objects a hundred times less often, and young ones
     as before.
+
+    Where the output was closed before the program began (`>&-`), what is printed is lost.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 1000)

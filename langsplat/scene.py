@@ -512,13 +512,15 @@ def load_scene(path: Path | str) -> Scene:
     """Read a scene from its folder, or from the scene.safetensors in it.
 
     Raises:
-        ValueError: there is none, or it is damaged, not a scene, or of a newer version.
+        ValueError: there is none, or it is damaged, not a scene, of a newer version, or it may not
+            be read.
     """
     path = Path(path)
-    file = path / SCENE_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"There is no scene at {path}: {SCENE_FILE} was not found.")
     try:
+        file = path / SCENE_FILE if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"There is no scene at {path}: {SCENE_FILE} was not found.")
+        file.open("rb").close()  # safetensors does not say why it cannot open a file
         with safe_open(file, framework="pt") as handle:
             metadata = handle.metadata() or {}
             if metadata.get("format") != FORMAT:
@@ -529,10 +531,15 @@ def load_scene(path: Path | str) -> Scene:
             # Copies: the file's own memory changes, or is gone, when the file is written anew, and
             # Windows replaces no file that is mapped.
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise ValueError(
             f"{path} is not a readable scene: the file is damaged or incomplete. "
             "Copy or download it again."
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"The scene at {path} cannot be read ({error.strerror or error}): check the "
+            "permissions of its folder and file."
         ) from error
     try:
         return _scene_of(tensors, metadata)

@@ -312,6 +312,22 @@ def test_caches_and_download_folders_stay_bounded(tmp_path: Path) -> None:
     assert len(shelf._pictures) == 16
 
 
+def test_an_answer_whose_files_find_no_room_is_told_in_words(
+    explore: Explore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    visit = explore.arrive(Visit())[explore.visit]
+    shelf = explore.shelf
+    answer, rgb = shelf.answer("balls", visit.view, "red ball"), shelf.picture("balls", visit.view)
+    monkeypatch.setattr(handlers, "save_answer", full)
+    with pytest.raises(ValueError, match=r"cannot be stored here now \(No space left"):
+        shelf.files(answer, rgb)
+    offered = explore.offer(visit, AUTO, 0.5, "Overlay")
+    assert not any(button.interactive for button in offered.values())
+
+
 def test_a_list_of_many_scenes_closes_none_of_those_in_use(tmp_path: Path) -> None:
     shelf = shelf_of_balls(tmp_path)
     for name in "abc":
@@ -1410,6 +1426,21 @@ def test_without_a_folder_for_temporary_files_the_app_says_what_to_set(
     assert "temporary files (No such file or directory): set TMPDIR" in capsys.readouterr().err
 
 
+def test_a_folder_of_results_that_may_not_be_written_ends_the_app_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that an earlier start has left; simulated, because root may write anywhere."""
+    (tmp_path / "downloads").mkdir()
+
+    def refuse(**place: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place["dir"]))
+
+    monkeypatch.setattr(handlers.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("demo.page.serve", lambda *of, **at: pytest.fail("it began to serve"))
+    assert app.main(["--results", str(tmp_path)]) == 2
+    assert "cannot be used (Permission denied): choose another" in capsys.readouterr().err
+
+
 def test_a_scene_that_is_not_there_ends_the_app_with_one_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -1438,15 +1469,38 @@ def test_on_zero_gpu_the_app_registers_a_function_and_draws_on_the_cpu(
     assert len(registered) == 1 and devices == ["cpu"]
 
 
-def test_the_end_of_the_app_ends_the_build_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_app_ends_while_a_thread_is_inside_torch() -> None:
+    """As after Ctrl-C while the first picture is drawn: Python aborted, and said so."""
+    program = (
+        "import runpy, sys, threading, torch\n"
+        "table = torch.ones(200, 200)\n"
+        "def work():\n    while True: table @ table\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        "sys.argv = ['app.py', '--host', '::1']\n"  # which is refused before anything is loaded
+        "runpy.run_path('app.py', run_name='__main__')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("again", [None, signal.SIGINT, signal.SIGTERM])
+def test_the_end_of_the_app_ends_the_build_that_runs_however_often_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: signal.Signals | None
 ) -> None:
     closed: list[Builder] = []
+
+    def close(builder: Builder) -> None:
+        if again is not None:
+            signal.raise_signal(again)
+        closed.append(builder)
+
     page = SimpleNamespace(block_thread=lambda: interrupt(signal.SIGINT, None))
     monkeypatch.setattr("demo.page.build_app", lambda *of: page)
     monkeypatch.setattr("demo.page.serve", lambda *of, **at: "its address")
     monkeypatch.setattr(Shelf, "warm_up", lambda shelf: None)
-    monkeypatch.setattr(Builder, "close", lambda builder: closed.append(builder))
+    monkeypatch.setattr(Builder, "close", close)
     assert app.main(["--results", str(tmp_path)]) == 130
     assert len(closed) == 1
 

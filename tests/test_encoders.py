@@ -1,6 +1,8 @@
 """Encoders: real open_clip models, with weights made here and with the bundled ones."""
 
+import errno
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -235,6 +237,23 @@ def test_truncated_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     broken.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(ValueError, match="damaged or incomplete"):
         load_encoder(f"open_clip:{SMALL}/{broken}")
+
+
+@pytest.mark.parametrize("spec", ["bundled", f"open_clip:{SMALL}/FILE"])
+def test_weights_that_may_not_be_read_are_not_said_to_be_damaged(
+    spec: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated, because root may read anything."""
+    really = Path.open
+
+    def refuse(path: Path, *how: Any, **options: Any) -> Any:
+        if path.suffix == ".safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return really(path, *how, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"cannot be read \(.*Permission denied.*\): check their"):
+        load_encoder(spec.replace("FILE", str(weights)))
 
 
 def test_truncated_torch_weights_are_refused(weights: Path, tmp_path: Path) -> None:

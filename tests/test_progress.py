@@ -2,6 +2,8 @@
 
 import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +212,41 @@ def test_a_checkpoint_whose_numbers_are_damaged_is_a_new_start(
     checkpoints = Checkpoints(tmp_path / "train.state", {"of": "photos"})
     assert checkpoints.load("Train", 9, lambda *now: told.append(now)) is None
     assert told == [("Train", 0, 9, "the unfinished work found cannot be read: a new start")]
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_what_is_said_to_a_closed_output_is_lost_and_no_error(closed: int) -> None:
+    """As by `>&-`; Python then has None in its place."""
+    program = (
+        "import sys; from langsplat.progress import prepare_process, terminal_progress; "
+        "prepare_process(); terminal_progress()('a stage', 1, 1); print('a line'); "
+        "sys.stdout.flush(); sys.stderr.flush()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        preexec_fn=lambda: os.close(closed),
+    )
+    said = run.stdout + run.stderr
+    assert run.returncode == 0
+    assert ("a line" in said, "a stage" in said) == (closed == 2, closed == 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
+@pytest.mark.parametrize("before", ["SIG_DFL", "SIG_IGN"])
+def test_a_program_whose_terminal_is_closed_tidies_up_unless_it_is_to_go_on(before: str) -> None:
+    """`nohup` has the signal ignored."""
+    program = (
+        "import signal; from langsplat.progress import end_tidily; "
+        f"signal.signal(signal.SIGHUP, signal.{before}); end_tidily()\n"
+        "try:\n    signal.raise_signal(signal.SIGHUP); print('went on')\n"
+        "finally:\n    print('tidied up')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    went_on = ["went on"] if before == "SIG_IGN" else []
+    assert run.stdout.split("\n") == [*went_on, "tidied up", ""]

@@ -1,5 +1,6 @@
 """The nouns refuse what they cannot hold, and a scene on disk is what it was in memory."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -290,6 +291,21 @@ def test_a_truncated_scene_is_said_to_be_damaged(tmp_path: Path) -> None:
         file.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="damaged or incomplete"):
             load_scene(tmp_path / "s")
+
+
+@pytest.mark.parametrize("closed", ["is_dir", "is_file", "open"])
+def test_a_scene_that_may_not_be_read_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """The folder around it, its own, or its file; simulated, because root may read anything."""
+    save_scene(small_scene(), tmp_path / "s")
+
+    def refuse(path: Path, *how: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, closed, refuse)
+    with pytest.raises(ValueError, match=r"s cannot be read \(Permission denied\): check the perm"):
+        load_scene(tmp_path / "s")
 
 
 def test_an_open_scene_stays_as_it_was_when_its_file_is_overwritten(tmp_path: Path) -> None:
