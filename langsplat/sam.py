@@ -359,7 +359,7 @@ def _generator_class() -> type:
                     np.asarray(data[key])[rows].astype(np.float64)
                     for key in ("iou_preds", "stability_score")
                 )
-                scores = quality * np.nan_to_num(stability)
+                scores = quality * stability  # that of a mask without pixels may be NaN
                 # Cleaning may have made two masks alike: prefer those that needed none.
                 boxes = amg.batched_mask_to_box(torch.from_numpy(masks)).float().reshape(-1, 4)
                 order = nms(boxes, torch.from_numpy(tidy).float(), self.box_nms_thresh).numpy()

@@ -22,14 +22,14 @@ from langsplat import build
 from langsplat.__main__ import main
 from langsplat.build import STAGES, BuildConfig
 from langsplat.cameras import orbit_camera
-from langsplat.capture import LOADING, _folders, _gather
+from langsplat.capture import LOADING, Capture, _folders, _gather
 from langsplat.codec import Autoencoder, AutoencoderConfig
 from langsplat.encoders import load_encoder
 from langsplat.masks import RegionSegmenter, load_segmenter
 from langsplat.progress import Progress, silent, torch_threads
 from langsplat.rasterize import render
 from langsplat.sam import SamSegmenter
-from langsplat.scene import SCENE_FILE, Camera, Gaussians, load_scene, save_scene
+from langsplat.scene import SCENE_FILE, Camera, Gaussians, Scene, load_scene, save_scene
 from langsplat.train import TrainConfig
 from tests.conftest import ROOT
 from tests.test_features import MeanColor
@@ -111,6 +111,12 @@ def test_a_build_writes_a_whole_scene_and_nothing_beside_it(built: Path, capture
     assert {path.name for path in built.iterdir()} == {SCENE_FILE, "preview.jpg", "README.md"}
     assert [path.name for path in built.parent.iterdir()] == ["balls"]
     assert Image.open(built / "preview.jpg").size == SIZE
+    card = (built / "README.md").read_text(encoding="utf-8")
+    assert f"- {len(scene.gaussians)} Gaussians, 16 views\n- encoder `bundled:" in card
+    assert re.search(
+        r"- PSNR [\d.]+ dB over 2 training views\n- made by .*\"iterations\": 300", card
+    )
+    assert card.endswith("\nTry: *red ball*\n")
 
 
 def test_what_is_built_already_is_built_again_only_if_something_has_changed(
@@ -196,7 +202,8 @@ def test_what_a_build_left_that_was_killed_after_saving_goes_with_the_next(
 
 def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "answer"
-    assert main(["query", str(built), "red", "ball", "--view", "3", "--out", str(out)]) == 0
+    command = ["query", str(built), "red", "ball", "--view", "3", "--out", str(out)]
+    assert main([*command, "--threshold", "0.75", "--level", "part"]) == 0
     assert {path.name for path in out.iterdir()} == {
         "render.png",
         "overlay.png",
@@ -204,7 +211,8 @@ def test_a_query_on_the_command_line_writes_five_files(built: Path, tmp_path: Pa
         "relevancy.npz",
         "result.json",
     }
-    assert json.loads((out / "result.json").read_text())["text"] == "red ball"
+    result = json.loads((out / "result.json").read_text())
+    assert (result["text"], result["threshold"], result["level"]) == ("red ball", 0.75, "part")
 
 
 def test_a_scene_of_latents_is_built_and_asked(
@@ -292,10 +300,10 @@ def test_views_are_described_again_when_what_describes_them_has_changed(
         if stage == "Describe segments":
             told.append((done, total))
 
-    def encoded(encoder_name: str, gaussians: Gaussians) -> int:
+    def encoded(encoder_name: str, gaussians: Gaussians, segmenter_name: str = "sides") -> int:
         """How many views the encoder was shown: two segments, the same at every level."""
         segmenter, encoder = Sides(uses_surface), MeanColor()
-        encoder.name = encoder_name
+        encoder.name, segmenter.name = encoder_name, segmenter_name
         field = build._make_language(
             gaussians,
             cameras,
@@ -318,9 +326,10 @@ def test_views_are_described_again_when_what_describes_them_has_changed(
     assert [encoded("one", world), encoded("one", world)] == [2, 0]
     assert [encoded("other", world), encoded("one", world)] == [2, 0]
     assert encoded("one", moved) == (2 if uses_surface else 0)
+    assert encoded("one", world, "other sides") == 2
     weights.write_bytes(b"22")  # downloaded again
     assert encoded("one", world) == 2
-    assert told == [(0, 2), (1, 2), (2, 2)] * 6, "two of the four are kept out"
+    assert told == [(0, 2), (1, 2), (2, 2)] * 7, "two of the four are kept out"
 
 
 def test_the_stage_that_describes_views_is_told_before_the_first_view(tmp_path: Path) -> None:
@@ -354,6 +363,8 @@ def test_what_a_build_is_told_reaches_its_stages_and_the_scene(
 
     recorded("fit_gaussians")
     recorded("fit_language")
+    recorded("render_rgb")
+    monkeypatch.setattr(build, "central_view", lambda cameras: 3)
     monkeypatch.setattr(build, "load_segmenter", lambda spec, *, device: Sides(False))
     monkeypatch.setattr(build, "load_encoder", lambda spec, *, device: MeanColor())
     config = BuildConfig(
@@ -366,7 +377,11 @@ def test_what_a_build_is_told_reaches_its_stages_and_the_scene(
         holdout_every=4,
         seed=7,
     )
-    scene = load_scene(build.build_scene(photos, tmp_path / "scene", config))
+    told: list[str] = []
+    out = build.build_scene(
+        photos, tmp_path / "scene", config, progress=lambda *now: told.append(now[3])
+    )
+    scene = load_scene(out)
     assert asked["fit_gaussians"][0][1] == TrainConfig(
         iterations=2, max_gaussians=600, sh_degree=1, holdout_every=4, seed=7
     )
@@ -376,6 +391,12 @@ def test_what_a_build_is_told_reaches_its_stages_and_the_scene(
     assert scene.provenance["psnr"].items() >= {"views": 4, "kind": "held-out"}.items()
     (note,) = scene.provenance["notes"]
     assert note.startswith("1 of the 16 photos listed in transforms.json are missing")
+    assert f"- {note}" in (out / "README.md").read_text(encoding="utf-8")
+    assert told.index(note) < len(told) - 1 and told[-1] == note, "before training, and at the end"
+    torch.testing.assert_close(scene.up, torch.tensor([0.0, 0, 1]), atol=0.05, rtol=0)
+    assert float(scene.center.norm()) < 0.3 and abs(scene.radius - 4) < 0.5
+    shown = asked["render_rgb"][0][1]
+    assert scene.start_view == 3 and shown.name == scene.cameras[3].name, "the preview"
 
 
 def test_a_scene_is_first_shown_from_the_middle_of_its_views() -> None:
@@ -424,13 +445,14 @@ def test_masks_of_sam_are_made_view_by_view_and_go_on_where_they_stopped(
         notes.append([k["note"] for k in told])
         asked.append(len(sam.handed) // 2)
     assert asked == [5, 11] and len(notes[0]) == 5
+    assert load_scene(tmp_path / "out").examples == ["red ball"], "as no others were given"
     assert notes[1][:5] == ["from an earlier run"] * 5
     for done, note in enumerate(notes[0] + notes[1][5:]):
         assert re.fullmatch(rf"6 segments in images/{done:02d}\.png, \d+\.\d s", note), note
 
 
 def test_a_render_has_the_size_asked_for(built: Path, tmp_path: Path) -> None:
-    file = tmp_path / "image.png"
+    file = tmp_path / "new" / "image.png"
     command = ["render", str(built), "--view", "02.png", "--width", "48", "--out", str(file)]
     assert main(command) == 0
     picture = np.asarray(Image.open(file))
@@ -480,6 +502,9 @@ def test_a_view_of_a_name_that_several_have_is_asked_for_by_its_folder_or_number
         (["query", "{scene}", "cup", "--out", "{tmp}/x", "--device", "cuda"], "Use --device cpu."),
         (["build", "{tmp}/nowhere", "--out", "{tmp}/x", "--iterations", "0"], "iterations must be"),
         (["build", "{capture}", "--out", "{tmp}/x", "--seed", str(2**64)], "between 0 and 2^63"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--seed", "-1"], "between 0 and 2^63"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--codewords", "0"], "codewords must lie"),
+        (["build", "{capture}", "--out", "{tmp}/x", "--encoder", "a\udcff"], "rename the file"),
         (["build", "{capture}", "--out", "{tmp}/x", "--language", "slow"], "quick, paper"),
     ],
 )
@@ -553,7 +578,9 @@ def described(folder: Path, progress: Progress, threads: int) -> list[dict[str, 
     return [dict(np.load(file)) for file in sorted(folder.glob("*.npz"))]
 
 
-def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
+def test_a_working_folder_knows_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos, out = tmp_path / "photos", tmp_path / "photos" / "scene"
     (photos / "more").mkdir(parents=True)
     (tmp_path / "linked").mkdir()
@@ -586,8 +613,59 @@ def test_a_working_folder_knows_whose_it_is(tmp_path: Path) -> None:
         (photos / other).touch()
     with build._Work(photos, out, 480) as work:
         assert (work.folder / "capture.npz").is_file()
+    del work
+    monkeypatch.setattr("langsplat.__version__", "another")
+    assert not goes_on(photos) and goes_on(photos)
+    with build._Work(photos, out, 480) as work:
         work.remove()
     assert not work.folder.exists()
+
+
+def test_where_files_cannot_be_locked_builds_run_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*args: object) -> None:
+        raise OSError(37, "No locks available")  # as some network drives say
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with build._Work(tmp_path, tmp_path / "scene") as work:
+        assert work.folder.is_dir()
+
+
+def test_a_capture_is_read_again_as_it_was(tmp_path: Path) -> None:
+    images = [np.full((72, 96, 3), shade, np.uint8) for shade in (10, 20)]
+    cameras = tuple(replace(view, name=f"{k}.png") for k, view in enumerate(around(2)))
+    points = np.arange(6, dtype=np.float32).reshape(2, 3)
+    capture = Capture(
+        images, cameras, points, points + 0.5, name="balls", notes=["One is blurred."]
+    )
+    build._write_capture(tmp_path / "capture.npz", capture)
+    back = build._read_capture(tmp_path / "capture.npz")
+    assert all(map(np.array_equal, back.images, images)) and len(back.images) == 2
+    for have, want in zip(back.cameras, cameras, strict=True):
+        assert torch.equal(have.viewmat, want.viewmat) and torch.equal(have.K, want.K)
+        assert (have.width, have.height, have.name) == (*SIZE, want.name)
+    assert np.array_equal(back.points, points) and np.array_equal(back.point_colors, points + 0.5)
+    assert back.name == "balls" and list(back.notes) == ["One is blurred."]
+
+
+def test_a_scene_without_views_or_words_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, up = painted_world(), torch.tensor([0.0, 0, 1])
+    bare = Scene(world, (), up=up, center=torch.zeros(3), radius=4.0, name="bare")
+    folder = str(save_scene(bare, tmp_path / "s"))
+    for command, words in (
+        (["describe", folder], "'bare' has no cameras: build it from photos"),
+        (["render", folder], "'bare' has no views."),
+    ):
+        assert main([*command, "--out", str(tmp_path / "x.png")]) == 1
+        assert words in capsys.readouterr().err
+    save_scene(replace(bare, cameras=tuple(around(1))), folder)
+    assert main(["query", folder, "ball", "--out", str(tmp_path / "x")]) == 1
+    assert "'bare' has no language field: build it again" in capsys.readouterr().err
 
 
 def test_what_was_built_among_the_photos_is_none_of_them(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The command line: what `doctor` finds, that nothing stops it, and what a stopped command says."""
 
+import io
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +53,24 @@ def test_the_doctor_finds_weights_and_says_what_will_be_used(tmp_path):
     assert "Bundled scenes: desk, teatable, toyshelf" in said and "1 CPU threads" in said
     # Neither torch nor anything else that takes seconds to import.
     assert said.endswith("[] 0\n")
+
+
+def test_the_doctor_does_not_try_a_network_that_was_switched_off(tmp_path):
+    assert "HF_HUB_OFFLINE is set: only what is here" in doctor(tmp_path, HF_HUB_OFFLINE="1")
+
+
+@pytest.mark.parametrize(
+    ("line", "cuda"),
+    [("cuda: Optional[str] = '12.8'", "12.8"), ("cuda: Optional[str] = None", None)],
+)
+def test_the_cuda_that_torch_was_built_for_is_read_from_its_files(
+    monkeypatch, tmp_path, line, cuda
+):
+    text = f"__version__ = '2.9.0'\ndebug = False\n{line}\ngit_version = '0f'\nhip = '6.4'\n"
+    (tmp_path / "version.py").write_text(text)
+    found = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
+    assert command._torch_cuda() == cuda
 
 
 def test_the_doctor_never_raises(tmp_path, monkeypatch, capsys):
@@ -146,6 +166,13 @@ def test_an_error_begins_a_line_of_its_own_and_leaves_none_empty(monkeypatch, ca
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert command.main(["export", "desk", "--out", "s"]) == 1
     assert capsys.readouterr().err == f"{lead}langsplat: No room.\n"
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch, tmp_path):
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert command.main(["build", str(tmp_path / "Küche"), "--out", str(tmp_path / "s")]) == 1
+    assert b"K\\xfcche: give a folder" in shown.getvalue()
 
 
 @pytest.mark.gpu

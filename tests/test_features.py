@@ -65,8 +65,8 @@ def test_growing_is_bilinear():
 def test_each_segment_shows_only_its_own_pixels():
     image = np.zeros((10, 10, 3), np.uint8)
     image[:, :5], image[:, 5:] = (255, 0, 0), (0, 0, 255)
-    segments = np.repeat((np.arange(10) >= 5)[None].astype(np.int32), 10, 0)
-    crops = crop_segments(image, segments, 20)
+    image[2:4, 2:4] = (0, 0, 255)  # inside the box around the red ones
+    crops = crop_segments(image, (image[..., 2] > 0).astype(np.int32), 20)
     assert crops.shape == (2, 20, 20, 3)
     assert not crops[0, ..., 2].any() and not crops[1, ..., 0].any()
 
@@ -88,10 +88,12 @@ def test_one_pixel_is_a_segment():
     [
         (np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), int), 8, r"\[H, W, 3\] uint8"),
         (np.zeros((4, 4, 3)), np.zeros((4, 4), int), 8, r"\[H, W, 3\] uint8"),
-        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), int), 8, "like the image"),
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), int), 8, r"\[H, W, 3\] uint8"),
+        (np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), int), 8, "like the image"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), 8, "integers"),
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), int), 0, "at least 1 pixel"),
         (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 1), 8, "id 0 has no pixel"),
+        (np.zeros((2, 2, 3), np.uint8), np.array([[0, 3], [2, -1]]), 8, "id 1 has no pixel"),
     ],
 )
 def test_crops_of_misfits_are_refused_in_words(image, segments, size, words):
@@ -137,6 +139,12 @@ def test_a_segment_of_several_levels_is_encoded_once():
     assert len(torch.cat([of_pixels, joined[:1], of_all]).unique(dim=0)) == 14
 
 
+def test_a_view_without_any_segment_has_an_empty_table_of_embeddings_at_every_level():
+    segments = np.full((3, 12, 16), -1, np.int32)
+    features = embed_segments(picture(), segments, MeanColor())
+    assert [rows.shape for rows in features.embeddings] == [(0, 3)] * 3
+
+
 def test_larger_crops_come_in_smaller_batches():
     encoder = MeanColor()
     encoder.image_size = 448
@@ -168,7 +176,7 @@ def test_an_embedding_that_is_not_finite_is_refused_in_words():
 def test_segments_and_embeddings_may_be_tensors_or_arrays():
     segments = torch.zeros(1, 12, 16, dtype=torch.int64)
     features = embed_segments(picture(), segments, MeanColor())
-    assert isinstance(features.segments, np.ndarray)
+    assert isinstance(features.segments, np.ndarray) and features.segments.dtype == np.int32
     given = SegmentFeatures(segments, [features.embeddings[0].numpy()])
     assert isinstance(given.segments, np.ndarray) and isinstance(given.embeddings[0], torch.Tensor)
     mirrored = np.eye(3, dtype=np.float32)[::-1]
@@ -218,6 +226,7 @@ def test_embedding_segments_of_another_size_is_refused():
         (np.zeros((1, 4), np.int32), [torch.zeros(1, 3)], r"\[1, H, W\]"),
         (np.ones((1, 4, 4), np.int32), [torch.zeros(1, 3)], r"-1 \.\. 0"),
         (np.full((1, 4, 4), -2), [torch.zeros(1, 3)], r"-1 \.\. 0"),
+        (np.ones((2, 4, 4), int), [torch.zeros(2, 3), torch.zeros(1, 3)], r"level 1 .* -1 \.\. 0"),
         (np.zeros((2, 4, 4), np.int32), [torch.zeros(1, 3), torch.zeros(1, 4)], "same size"),
         (np.zeros((1, 4, 4), np.int32), [torch.zeros(3)], r"\[M, E\]"),
     ],

@@ -3,10 +3,12 @@
 The client reads its settings when it is imported, so every visit is a process of its own.
 """
 
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,15 @@ import torch
 from huggingface_hub.errors import HTTPError
 
 from langsplat import encoders, hub
-from langsplat.hub import DOWNLOADING, MAX_PREVIEW_BYTES, find_scene, is_repo_id, reachable
+from langsplat.hub import (
+    DOWNLOADING,
+    MAX_PREVIEW_BYTES,
+    bundled_scenes,
+    fetch_scene,
+    find_scene,
+    is_repo_id,
+    reachable,
+)
 from langsplat.scene import SCENE_FILE, Gaussians, Scene, load_scene, save_scene
 from tests.hub_server import Repo, black_hole, closed_port, serve
 
@@ -74,9 +84,9 @@ class Visitor:
         answers = self._run(VISITS, endpoint, wanted, settings)
         return [Visit(Path(folder), *rest) for folder, *rest in answers]
 
-    def files(self, endpoint: str, repos: list[str]) -> list[str]:
+    def files(self, endpoint: str, repos: list[str], **settings: str) -> list[str]:
         """For each repository the path of the best file, or why there is none."""
-        return self._run(FILES, endpoint, repos, {})
+        return self._run(FILES, endpoint, repos, settings)
 
     def _run(self, program: str, endpoint: str, wanted: list, settings: dict[str, str]) -> list:
         inherited = {
@@ -94,6 +104,7 @@ class Visitor:
             check=False,
         )
         assert result.returncode == 0, result.stderr
+        assert "%|" not in result.stderr, "the client draws no bar of its own"
         return [json.loads(line) for line in result.stdout.splitlines()]
 
 
@@ -143,7 +154,7 @@ def test_a_scene_is_fetched_with_progress_and_opens(fetched, scene_files):
     assert visit.folder.name == "a" * 40, "the folder's name is the commit"
     size = len(scene_files[SCENE_FILE])
     assert {step[0] for step in visit.progress} == {DOWNLOADING}
-    assert visit.progress[-1][1:3] == [size, size]
+    assert visit.progress[-1][1:] == [size, size, f"{size / 1e6:.1f} of {size / 1e6:.1f} MB"]
     assert [step[1] for step in visit.progress] == sorted(step[1] for step in visit.progress)
 
 
@@ -172,9 +183,10 @@ def test_a_fetched_scene_opens_again_without_the_hub(visitor, scene_files):
 def test_an_unchanged_scene_is_not_downloaded_twice_but_a_new_revision_is(visitor, scene_files):
     with serve({"jane/garden": Repo(scene_files)}) as hub:
         first = visitor.fetch(hub.url)
-        loads = len(hub.downloads())
+        asked = len(hub.requests)
         assert visitor.fetch(hub.url).folder == first.folder
-        assert len(hub.downloads()) == loads
+        again = [line for line in hub.requests[asked:] if "/jane/garden/" in line]
+        assert {*again} == {f"HEAD /jane/garden/resolve/main/{SCENE_FILE}"}
         newer = {**scene_files, SCENE_FILE: scene_files[SCENE_FILE] + b"\0"}
         hub.repos["jane/garden"] = Repo(newer, commit="b" * 40)
         revisions = "b" * 40, "main"
@@ -192,6 +204,7 @@ def test_repositories_that_give_no_scene_are_explained(visitor):
         "jane/gated403": "gated: ask for access",
         "jane/forbidden": "does not let you read",
         "jane/down": "try again in a few minutes",
+        "jane/gone": "no public repository jane/gone",
         "jane/model": "holds no scene.safetensors",
         "jane/huge": "3.2 GB, more than the 2.0 GB",
         "jane/captive": "is not the Hub",
@@ -202,6 +215,7 @@ def test_repositories_that_give_no_scene_are_explained(visitor):
         "jane/gated403": Repo({}, refusal=(403, "GatedRepo")),
         "jane/forbidden": Repo({}, refusal=(403, "")),
         "jane/down": Repo({}, refusal=(503, "")),
+        "jane/gone": Repo({}, refusal=(404, "")),  # the page of a proxy, say
         "jane/model": Repo({"model.bin": b"x"}),
         "jane/huge": Repo({SCENE_FILE: b"x"}, claimed_size=3 * 1024**3),
         "jane/captive": Repo({}, refusal=(200, "")),  # a login page, say
@@ -241,10 +255,51 @@ def test_behind_a_proxy_it_is_the_proxy_that_must_answer(monkeypatch):
         assert reachable(nobody)
 
 
-def test_offline_mode_names_itself(visitor):
-    with closed_port() as endpoint:
-        visit = visitor.fetch(endpoint, HF_HUB_OFFLINE="1")
+@pytest.mark.parametrize(
+    ("endpoint", "proxy", "address"),
+    [
+        ("https://hub.example", "", ("hub.example", 443)),
+        ("http://hub.example", "", ("hub.example", 80)),
+        ("http://hub.example:8080", "", ("hub.example", 8080)),
+        ("https://hub.example", "http://proxy.example", ("proxy.example", 80)),
+        ("http://hub.example", "https://proxy.example", ("proxy.example", 443)),
+    ],
+)
+def test_the_port_is_that_of_the_scheme_unless_it_is_named(monkeypatch, endpoint, proxy, address):
+    called = []
+
+    def refuse(where: tuple[str, int], timeout: float) -> None:
+        called.append(where)
+        raise OSError
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr(hub, "proxy_bypass", lambda host: False)
+    monkeypatch.setattr(hub, "getproxies", lambda: {"all": proxy})
+    assert not reachable(endpoint) and called == [address]
+
+
+def test_a_name_that_is_looked_up_for_too_long_cannot_be_reached(monkeypatch):
+    given_up = threading.Event()
+
+    def look_up(*args: object, **options: object) -> object:
+        given_up.wait(5)
+        return io.BytesIO()  # anything that can be closed
+
+    monkeypatch.setattr("socket.create_connection", look_up)
+    monkeypatch.setattr(hub, "REACH_SECONDS", 0.01)
+    assert not reachable("https://hub.example")
+    given_up.set()
+
+
+def test_offline_mode_names_itself_and_is_kept_for_files_too(visitor):
+    with serve({"jane/encoder": Repo({"best": b"x"})}) as hub:
+        visit = visitor.fetch(hub.url, HF_HUB_OFFLINE="1")
+        (said,) = visitor.files(hub.url, ["jane/encoder"], HF_HUB_OFFLINE="1")
+        assert hub.requests == []
     assert "HF_HUB_OFFLINE is set" in visit.error
+    assert said.startswith("The encoder needs jane/encoder from http") and said.endswith(
+        "cannot be reached now: connect to the network once, or draw it."
+    )
 
 
 def test_a_transfer_that_never_ends_leaves_nothing_behind(visitor, scene_files):
@@ -300,7 +355,7 @@ def test_the_best_file_there_is_comes_once_and_what_cannot_be_fetched_is_explain
         (RuntimeError("other bytes than promised"), "of jane/model broke off: check the network"),
     ],
 )
-def test_files_whose_download_fails_are_explained(monkeypatch, problem, sentence):
+def test_downloads_that_fail_are_explained(monkeypatch, problem, sentence):
     def fails(*args: object, **options: object) -> None:
         raise problem
 
@@ -310,6 +365,15 @@ def test_files_whose_download_fails_are_explained(monkeypatch, problem, sentence
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
     with pytest.raises(ValueError, match=sentence):
         hub.fetch_file("jane/model", ("best",), wanted_by="The encoder", instead="or draw it")
+    with pytest.raises(ValueError, match=sentence):
+        fetch_scene("jane/model")
+
+
+def test_a_bundled_scene_is_found_by_its_name_though_a_folder_has_it_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "desk").mkdir()
+    assert find_scene("desk") == bundled_scenes()["desk"]
+    assert find_scene("./desk") == Path("desk")
 
 
 def test_only_the_file_of_a_scene_stands_for_its_folder(tmp_path, monkeypatch):
@@ -354,8 +418,6 @@ def test_names_of_repositories_are_recognised(name):
     ],
 )
 def test_what_is_no_repository_name_is_refused_before_any_network(name):
-    from langsplat.hub import fetch_scene
-
     assert not is_repo_id(name)
     with pytest.raises(ValueError, match="write it as user/name"):
         fetch_scene(name)

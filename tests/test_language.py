@@ -165,6 +165,21 @@ def test_lifted_latents_are_the_weighted_mean_of_the_segments_latents() -> None:
         heaviest(two_balls(), front_camera(), field, 0.5)
 
 
+def test_lifted_weights_are_the_shares_of_the_segments_codewords() -> None:
+    axes, segments = torch.eye(8), halves().segments
+    segments[1, :, WIDTH // 2 :] = 1
+    view = SegmentFeatures(segments, [axes[:2], axes[1:3], axes[:0]])
+    words = torch.stack([axes, axes.roll(3, 0), axes])  # a codeword has another row at each level
+    field = lift_language(two_balls(), [front_camera()], [view], "test", Codebook(words), keep=8)
+    weights, _ = render(two_balls(), front_camera(), values=torch.eye(121))
+    for level in range(2):
+        ids = torch.from_numpy(segments[level]).long()
+        shown = weights[ids >= 0]  # [pixels, N]
+        shares = shown.T @ view.embeddings[level][ids[ids >= 0]]
+        shares /= shown.sum(0)[:, None].clamp_min(1e-12)
+        torch.testing.assert_close(field.dense(level) @ words[level], shares, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("codec", [axes_codec(), Codebook(torch.eye(8).expand(3, 8, 8))])
 def test_gaussians_that_do_not_fit_at_once_are_lifted_in_blocks_to_the_same_codes(
     codec: Autoencoder | Codebook, monkeypatch: pytest.MonkeyPatch
@@ -276,6 +291,19 @@ def loss_of(camera: Camera, view: SegmentFeatures) -> float:
     return float(notes[0].split()[1])
 
 
+def test_a_view_may_have_more_segments_than_16_bits_count() -> None:
+    none = [torch.zeros(0, 8)] * 2
+    segments = np.full((3, HEIGHT, WIDTH), -1, np.int32)
+    segments[0] = 0
+    one = SegmentFeatures(segments, [torch.eye(8)[:1], *none])
+    rows = torch.zeros(40_000, 8)
+    rows[-1, 0] = 1
+    segments = segments.copy()
+    segments[0] = len(rows) - 1
+    many = SegmentFeatures(segments, [rows, *none])
+    assert loss_of(front_camera(), many) == pytest.approx(loss_of(front_camera(), one)) != 0
+
+
 def test_a_view_without_any_segment_teaches_nothing() -> None:
     view = SegmentFeatures(np.full((3, HEIGHT, WIDTH), -1, np.int32), [torch.zeros(0, 8)] * 3)
     field = lifted()
@@ -334,12 +362,13 @@ def test_lifted_codes_keep_two_codewords_and_trained_ones_four() -> None:
     assert fit_language(*scene, codec=words, keep=3).codes.shape[2] == 3
 
 
-def test_the_same_seed_trains_the_same_codes() -> None:
+def test_the_same_seed_trains_the_same_codes_whether_or_not_gradients_are_on_outside() -> None:
     field, training = mixed(steps=5)
-    views = [halves(), halves()]
-    cameras = [front_camera(), front_camera()]
-    one, same = (train_language(field, two_balls(), cameras, views, training) for _ in range(2))
-    assert torch.equal(one.codes, same.codes)
+    scene = two_balls(), [front_camera(), front_camera()], [halves(), halves()]
+    one = train_language(field, *scene, training)
+    with torch.no_grad():
+        same = train_language(field, *scene, training)
+    assert torch.equal(one.codes, same.codes) and not torch.equal(one.codes, field.codes)
 
 
 def test_another_seed_takes_the_views_in_another_order() -> None:
@@ -381,9 +410,12 @@ def test_every_view_has_its_turn_before_any_comes_again(monkeypatch: pytest.Monk
 
 def test_the_first_loss_is_that_of_what_was_lifted_where_there_are_segments() -> None:
     """By hand: the mean over a level's segmented pixels, then over the levels that have any."""
-    view, gaussians, camera = halves(), two_balls(), front_camera()
-    view.segments[0, :, 5:12] = -1  # Gaussians are drawn there too
-    words = torch.eye(8)[None].repeat(3, 1, 1)
+    gaussians, camera, segments = two_balls(), front_camera(), halves().segments
+    segments[0, :, 5:12] = -1  # Gaussians are drawn there too
+    segments[1, HEIGHT // 2 + 1 :] = 1
+    axes = torch.eye(8)
+    view = SegmentFeatures(segments, [axes[:2], axes[2:4], axes[:0]])
+    words = torch.nn.functional.normalize(torch.randn(3, 8, 8), dim=2)  # neither axes nor alike
     for codec in (axes_codec(), Codebook(words)):
         field = lift_language(gaussians, [camera], [view], "test", codec)
         by_level = []
@@ -465,9 +497,11 @@ def test_stopped_training_ends_as_training_that_was_not(
 
     with pytest.raises(Stopped):
         run(training, state, progress=stopping)
-    whole = run(training, None)
+    whole = run(training, None, progress=told)
+    alone = notes.copy()
+    notes.clear()
     resumed = run(training, state, progress=told)
-    assert notes[0] == (7, "continuing at step 7") and notes[1][0] == 8
+    assert notes == [(7, "continuing at step 7"), *alone[7:]], "with the same losses, too"
     assert torch.equal(resumed.codes, whole.codes)
     assert [path.name for path in state.parent.iterdir()] == [state.name]
     notes.clear()
@@ -516,10 +550,16 @@ def test_only_as_many_targets_are_kept_as_there_is_room_for(
     assert sorted([*views.asked[:2], *again]) == list(range(5)), "the first two are kept"
 
 
-def test_training_with_another_codec_is_not_continued(tmp_path: Path) -> None:
+def test_training_of_other_codes_or_with_another_codec_is_not_continued(tmp_path: Path) -> None:
     words, notes = torch.eye(8)[None].repeat(3, 1, 1), []
     field = lifted(Codebook(words))
-    for each in (field, field, replace(field, codec=Codebook(words.roll(1, dims=2)))):
+    assert field.rows is not None
+    runs = [field, field]  # and then one thing after the other is changed
+    runs.append(replace(runs[-1], codec=Codebook(words.roll(1, dims=2))))
+    runs.append(replace(runs[-1], codes=field.codes.flip(2)))
+    runs.append(replace(runs[-1], rows=field.rows.flip(2)))
+    runs.append(replace(runs[-1], mass=2 * field.mass))
+    for each in runs:
         train_language(
             each,
             two_balls(),
@@ -529,7 +569,8 @@ def test_training_with_another_codec_is_not_continued(tmp_path: Path) -> None:
             state=tmp_path / "language.state",
             progress=lambda *report: notes.append(report[3]),
         )
-    assert notes[1] == "continuing at step 1" and "other photos or settings" in notes[2]
+    assert notes[1] == "continuing at step 1"
+    assert sum("other photos or settings" in note for note in notes) == 4
 
 
 @pytest.mark.parametrize("codec", [None, Codebook(torch.eye(8)[:5].expand(3, 5, 8))])

@@ -188,6 +188,18 @@ def test_a_ball_of_two_colors_on_a_table_is_one_whole_of_two_parts():
     assert best_overlap(room.segments(surface=False)[2], ball) < 0.6
 
 
+def test_two_faces_of_a_box_are_one_thing_and_two_that_meet_in_a_crease_are_two():
+    for away in (1, -1):  # the faces go away from the camera, or toward it
+        room = Room()
+        x, y = room.rays[..., 0], room.rays[..., 1]
+        normals = np.stack([away * np.sign(x), 0 * x, 0 * x - 1], axis=2) / 2**0.5
+        colors = np.where(x[..., None] < 0, (60.0, 90.0, 180.0), (80.0, 115.0, 215.0))
+        both = room.add((abs(x) < 0.25) & (abs(y) < 0.2), 5 / (1 - away * abs(x)), normals, colors)
+        one = both if away > 0 else both & (x < 0)
+        assert best_overlap(room.segments()[2], one) > 0.9
+        assert best_overlap(room.segments(surface=False)[2], both) > 0.9
+
+
 @pytest.mark.parametrize("size", [(180, 240), (240, 120)])
 def test_what_has_the_tables_color_is_not_the_table(size):
     room = Room(*size)

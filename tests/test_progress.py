@@ -15,6 +15,7 @@ import torch
 from langsplat.progress import (
     Checkpoints,
     json_progress,
+    prepare_process,
     replacing,
     silent,
     terminal_progress,
@@ -103,6 +104,17 @@ print(gone() is None)
     assert run.stdout.split() == ["0", "True"]
 
 
+def test_threads_that_wait_leave_the_cores_to_others_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    prepare_process()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    prepare_process()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
 def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +142,19 @@ def test_the_time_left_goes_by_the_pace_of_this_run_and_this_stage(
     assert lines[4] == {"stage": "A", "done": 70, "total": 100, "note": "", "left": 30}
     told = [line.partition(" %")[2] for line in err.splitlines()]
     assert told == ["", ", 35 s left", ", 30 s left", ", 1 s left", "", "", ", 2 s left"]
+
+
+def test_a_parent_process_is_told_at_once() -> None:
+    """This child ends in a way that loses what Python has not handed over yet."""
+    code = (
+        "import os; from langsplat.progress import json_progress; "
+        "json_progress()('Train', 1, 4, ''); os._exit(0)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment, check=True
+    )
+    assert json.loads(run.stdout)["done"] == 1
 
 
 def test_a_line_that_is_updated_does_not_wrap(
@@ -188,6 +213,22 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(OSError):
         Checkpoints(tmp_path / "train.state", {}).save({"means": torch.zeros(3)}, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["train.state"]
+
+
+def test_a_checkpoint_is_due_twenty_seconds_after_the_start_or_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("langsplat.progress.time", SimpleNamespace(monotonic=lambda: now))
+    kept, none = Checkpoints(tmp_path / "train.state", {}), Checkpoints(None, {})
+    due = []
+    for at in (100.0, 119.0, 120.0, 139.0, 140.0):
+        now = at
+        due.append(kept.due)
+        if kept.due:
+            kept.save({"means": torch.zeros(3)}, 1)
+        assert not none.due, "there is nowhere to save to"
+    assert due == [False, False, True, False, True]
 
 
 def test_a_checkpoint_that_was_loaded_needs_its_file_no_longer(tmp_path: Path) -> None:

@@ -1083,6 +1083,20 @@ def test_gsplat_without_cuda_says_so_in_one_sentence() -> None:
     assert available_backends() == {"numba": "ok", "gsplat": "no CUDA device was found"}
 
 
+@pytest.mark.parametrize("missing", ["gsplat", "triton"])
+def test_the_package_that_a_gpu_needs_is_named(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def import_module(name: str) -> None:
+        if name == missing:
+            raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(_rasterize_gsplat, "import_module", import_module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    said = f"{missing} cannot be imported (No module named '{missing}'): pip install {missing}"
+    assert _rasterize_gsplat.problem() == said
+
+
 @pytest.mark.skipif(find_spec("gsplat.csrc") is not None, reason="gsplat came with its kernels")
 def test_a_gpu_is_drawn_on_once_gsplats_kernels_are_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -1094,6 +1108,9 @@ def test_a_gpu_is_drawn_on_once_gsplats_kernels_are_compiled(
     assert quickest_device() == drawing_device("auto") == "cpu" != drawing_device("cuda")
     (tmp_path / "gsplat_cuda" / "gsplat_cuda.so").touch()
     assert quickest_device() == drawing_device("auto") == "cuda" != drawing_device("cpu")
+    (tmp_path / "py311_cu130").mkdir()  # where torch compiles unless it is told a folder
+    (tmp_path / "gsplat_cuda").rename(tmp_path / "py311_cu130" / "gsplat_cuda")
+    assert quickest_device() == "cuda"
     monkeypatch.setattr(_rasterize_gsplat, "problem", lambda: "no CUDA device was found")
     assert quickest_device() == "cpu" == drawing_device("auto")
     for device, words in (("cuda", "no CUDA device was found. Use"), ("tpu", "cpu or cuda, got")):

@@ -46,14 +46,14 @@ class Scripted:
 
     `objects` are (subpart, part, whole) masks of the picture, each with a predicted IoU. The last
     object under a point wins. Masks may be logits, where it is not sure of every pixel. Crops are
-    found by their size and the picture's content.
+    found by their size and the picture's content, and enlarged twofold.
     """
 
     device = torch.device("cpu")
 
     def __init__(self, objects: list[tuple[list[np.ndarray], list[float]]]) -> None:
         self.model = SimpleNamespace(mask_threshold=0.0, image_encoder=SimpleNamespace(img_size=64))
-        self.transform = SimpleNamespace(apply_coords=lambda points, size: points)
+        self.transform = SimpleNamespace(apply_coords=self.enlarged)
         self.objects = objects
         self.offset = (0, 0)
         self.at_once: list[int] = []  # how many points were asked for
@@ -65,16 +65,21 @@ class Scripted:
     def reset_image(self) -> None:
         pass
 
+    def enlarged(self, points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        assert size == self.size
+        return 2 * points
+
     def predict_torch(
         self, points: torch.Tensor, labels: torch.Tensor, **options: bool
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         assert options == {"multimask_output": True, "return_logits": True}
+        assert labels.eq(1).all(), "1: the point is on the thing; 0: beside it"
         self.at_once.append(len(points))
         left, top = self.offset
         height, width = self.size
         logits = torch.full((len(points), 3, height, width), -9.0)
         quality = torch.zeros(len(points), 3)
-        for row, (x, y) in enumerate(points[:, 0].tolist()):
+        for row, (x, y) in enumerate((points[:, 0] / 2).tolist()):
             for masks, ious in self.objects:
                 if masks[0][int(y) + top, int(x) + left] > 0:
                     for level in range(3):
@@ -158,7 +163,7 @@ class Dots(Scripted):
     def predict_torch(
         self, points: torch.Tensor, labels: torch.Tensor, **options: bool
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        x, y = points[:, 0].T[..., None]
+        x, y = (points[:, 0] / 2).T[..., None]
         columns, rows = (torch.arange(length) for length in self.size[::-1])
         square = ((y - rows).abs() < 2)[..., None] & ((x - columns).abs() < 2)[:, None]
         logits = torch.where(square, 9.0, -9.0)[:, None].expand(-1, 3, -1, -1)
@@ -260,6 +265,11 @@ def test_the_worse_of_two_masks_alike_goes():
     assert keep_masks(masks, scores[[1, 0, 2]], PLAIN).tolist() == [True, False, True]
 
 
+def test_of_two_masks_alike_with_the_same_score_the_first_stays():
+    masks = np.stack([box(10, 10, 40, 40), box(10, 10, 40, 38)])
+    assert keep_masks(masks, np.full(2, 0.9), PLAIN).tolist() == [True, False]
+
+
 def test_a_mask_that_goes_still_drives_out_its_double():
     masks = np.stack([box(0, 0, 40, 40), box(0, 0, 40, 34), box(0, 0, 40, 29)])
     scores = np.array([0.9, 0.85, 0.8])  # second is like the first, third like the second only
@@ -286,6 +296,13 @@ def test_a_part_that_fills_half_of_the_whole_stays():
     assert keep_masks(masks, np.full(3, 0.9), PLAIN).tolist() == [True, True, False]
 
 
+def test_masks_exactly_at_a_limit_are_alike_not_yet_but_inside_already():
+    alike = np.stack([box(0, 0, 10, 10), box(0, 0, 10, 8)])  # IoU 0.8
+    assert keep_masks(alike, np.full(2, 0.9), PLAIN).all()
+    inside = np.stack([box(0, 0, 20, 20), box(3, 0, 23, 1)])  # 17 pixels of 20
+    assert keep_masks(inside, np.full(2, 0.9), PLAIN).tolist() == [True, False]
+
+
 def blobs(count: int, seed: int = 0) -> np.ndarray:
     """Random smooth blobs, some of them alike, some nested."""
     rng = np.random.default_rng(seed)
@@ -304,6 +321,12 @@ def test_the_rules_as_matrices_agree_with_the_rules_one_by_one():
     wanted = naive_keep(masks, scores, PLAIN)
     assert 0 < sum(wanted) < len(wanted)
     assert keep_masks(masks, scores, PLAIN).tolist() == wanted
+
+
+def test_intersections_are_exact_where_nearly_every_pixel_lies_in_other_masks():
+    flat = np.random.default_rng(0).random((20, 300 * 300)) < 0.5
+    counts = flat.astype(np.float64)
+    assert np.array_equal(intersections(flat.reshape(20, 300, 300)), counts @ counts.T)
 
 
 def test_intersections_are_exact_and_empty_masks_share_nothing():
@@ -351,6 +374,8 @@ def test_specks_are_judged_by_their_size_alone():
     same, changed = without_specks(box(20, 20, 40, 40), 100)
     assert not changed and np.array_equal(same, box(20, 20, 40, 40))
     assert without_specks(box(10, 10, 13, 13), 10)[1], "the whole mask is one speck"
+    slope = np.tril(box(40, 40, 48, 48))  # the other half of its box is no hole
+    assert np.array_equal(without_specks(slope, 30)[0], slope)
     two = box(0, 0, 2, 2) | box(10, 10, 13, 13)
     assert np.array_equal(without_specks(two, 50)[0], box(10, 10, 13, 13)), "one always stays"
     assert not without_specks(np.zeros((9, 9), bool), 50)[0].any()
@@ -473,8 +498,9 @@ def test_weights_by_name_come_from_the_hub_and_must_have_the_official_checksum(
         found = hashlib.file_digest(file, "sha256").hexdigest()
     monkeypatch.setitem(WEIGHTS, "sam_vit_b", (name, found))
     for spec, preset in (("sam_vit_b", "cpu"), ("sam_vit_b:paper", "paper")):
-        segmenter = load_segmenter(spec)
+        segmenter = load_segmenter(spec, device="meta")
         assert isinstance(segmenter, SamSegmenter) and segmenter.name == f"sam_vit_b:{preset}"
+        assert segmenter._generator.predictor.device == torch.device("meta")
         assert segmenter.settings == PRESETS[preset]
     assert asked == [("ybelkada/segment-anything", f"checkpoints/{name}")] * 3
 

@@ -175,10 +175,21 @@ def test_saving_again_replaces_the_scene_and_leaves_nothing_beside_it(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
+def test_numbers_of_other_kinds_and_quaternions_of_any_length_are_saved(tmp_path: Path) -> None:
+    scene = small_scene()
+    far = replace(scene.gaussians, quats=1e6 * scene.gaussians.quats, near=np.float32(0.25))
+    odd = replace(scene, gaussians=far, radius=torch.tensor(2.0))
+    back = load_scene(save_scene(odd, tmp_path / "s"))
+    torch.testing.assert_close(back.gaussians.quats, scene.gaussians.quats, atol=1e-3, rtol=0)
+    assert (back.radius, back.gaussians.near) == (2.0, 0.25)
+
+
 def test_a_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="holds other files"):
         save_scene(small_scene(), tmp_path)
+    with pytest.raises(ValueError, match=r"thesis\.tex is a file: choose a new folder"):
+        save_scene(small_scene(), tmp_path / "thesis.tex")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -254,7 +265,7 @@ def test_a_scene_that_could_not_be_opened_again_replaces_none(
 def test_names_of_views_keep_all_but_what_controls(tmp_path: Path) -> None:
     scene = small_scene()
     name = "Screenshot at 3.15.20\u202fPM \u3000" + 240 * "x" + ".png"
-    cameras = (replace(scene.cameras[0], name=f"{name}\x1b\n"), *scene.cameras[1:])
+    cameras = (replace(scene.cameras[0], name=f"{name}\x1b\n\u2028\u2029"), *scene.cameras[1:])
     save_scene(replace(scene, cameras=cameras), tmp_path / "scene")
     assert load_scene(tmp_path / "scene").cameras[0].name == name
 
@@ -338,7 +349,10 @@ def rewrite(file: Path, **changes: str) -> None:
         ("radius", "inf", "radius must be a positive length"),
         ("radius", "nan", "radius must be a positive length"),
         ("radius", "0", "radius must be a positive length"),
+        ("radius", "-1", "radius must be a positive length"),
         ("near", "", "Its near cannot be read.* again"),
+        ("near", "-1", "near must be a positive length"),
+        ("provenance", 100_000 * "[", "Its provenance cannot be read.* again"),
         ("codec", "telepathy", ".*telepathy"),
     ],
 )
@@ -358,6 +372,7 @@ def test_what_is_no_tensor_and_damaged_is_named(
         ("cameras.viewmats", lambda viewmats: viewmats[:, 0], "viewmat"),
         ("language.rows", lambda rows: rows.float(), "rows must be whole numbers"),
         ("language.rows", lambda rows: rows.bool(), "rows must be whole numbers"),
+        ("cameras.sizes", lambda sizes: sizes[0, 0], "or holds it in another form: build it again"),
     ],
 )
 def test_tensors_of_another_form_are_one_sentence(
@@ -382,6 +397,38 @@ def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     rewrite(file, format_version="7")
     with pytest.raises(ValueError, match=r"format 7, newer than the 1 .* update"):
         load_scene(tmp_path / "s")
+    rewrite(file, format_version="1.0")
+    with pytest.raises(ValueError, match="does not say which version of the scene format"):
+        load_scene(tmp_path / "s")
+
+
+def test_what_a_scene_lacks_is_named_unless_it_can_do_without(tmp_path: Path) -> None:
+    file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
+    with safe_open(file, framework="pt") as handle:
+        metadata = handle.metadata()
+        tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}
+    for name in ("up", "gaussians.sh", "cameras.Ks", "language.mass", "encoder"):
+        fewer, words = ({k: v for k, v in of.items() if k != name} for of in (tensors, metadata))
+        save_file(fewer, file, metadata=words)
+        with pytest.raises(ValueError, match=f"lacks '{name}' or .*: build it again"):
+            load_scene(file)
+    for name in ("near", "name", "provenance"):  # which older programs did not write
+        save_file(tensors, file, metadata={k: v for k, v in metadata.items() if k != name})
+        load_scene(file)
+
+
+def test_lengths_are_those_of_the_blended_codewords_however_many_are_done_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    field = small_scene().language
+    assert field is not None and field.rows is not None
+    field.rows[0, 0] = 3  # the same codeword twice: its weights add up
+    blended = torch.stack(
+        [field.dense(k) @ field.codec.tensors()["codewords"][k] for k in (0, 1, 2)]
+    )
+    for at_once in (1 << 24, 8, 1):
+        monkeypatch.setattr("langsplat.scene._PAIRS_AT_ONCE", at_once)
+        torch.testing.assert_close(field.norms(), blended.norm(dim=2))
 
 
 def test_other_safetensors_and_other_files_are_not_scenes(tmp_path: Path) -> None:
@@ -456,6 +503,7 @@ def test_shapes_are_checked_in_the_words_of_the_field() -> None:
             replace(scene.cameras[0], **size)
     with pytest.raises(ValueError, match="pixels"):
         replace(scene.cameras[0], width=100_000, height=100_000)
+    replace(scene.cameras[0], width=8192, height=6144)  # as phones take them
     with pytest.raises(ValueError, match="describes 5 Gaussians but the scene has 4"):
         replace(scene, gaussians=scene.gaussians.select(torch.arange(4)))
 
