@@ -331,11 +331,16 @@ def test_an_open_scene_stays_as_it_was_when_its_file_is_overwritten(tmp_path: Pa
     assert (scene.language.codes == given.language.codes).all()
 
 
-def rewrite(file: Path, **changes: str) -> None:
+def parts(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors, no longer mapped from the file, and the metadata of a scene's file."""
     with safe_open(file, framework="pt") as handle:
-        metadata = dict(handle.metadata()) | changes
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-    save_file(tensors, file, metadata=metadata)
+        tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}
+        return tensors, handle.metadata()
+
+
+def rewrite(file: Path, **changes: str) -> None:
+    tensors, metadata = parts(file)
+    save_file(tensors, file, metadata=metadata | changes)
 
 
 @pytest.mark.parametrize(
@@ -379,9 +384,7 @@ def test_tensors_of_another_form_are_one_sentence(
     tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], words: str
 ) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
-    with safe_open(file, framework="pt") as handle:
-        metadata = handle.metadata()
-        tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+    tensors, metadata = parts(file)
     save_file(tensors | {name: change(tensors[name]).contiguous()}, file, metadata=metadata)
     with pytest.raises(ValueError, match=words):
         load_scene(tmp_path / "s")
@@ -404,9 +407,7 @@ def test_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
 
 def test_what_a_scene_lacks_is_named_unless_it_can_do_without(tmp_path: Path) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
-    with safe_open(file, framework="pt") as handle:
-        metadata = handle.metadata()
-        tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}
+    tensors, metadata = parts(file)
     for name in ("up", "gaussians.sh", "cameras.Ks", "language.mass", "encoder"):
         fewer, words = ({k: v for k, v in of.items() if k != name} for of in (tensors, metadata))
         save_file(fewer, file, metadata=words)
@@ -449,10 +450,7 @@ def test_a_scene_without_an_up_is_refused() -> None:
 
 def test_values_that_are_not_finite_or_out_of_range_are_refused(tmp_path: Path) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
-    with safe_open(file, framework="pt") as handle:
-        metadata = handle.metadata()
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-    file.unlink()  # safetensors before 0.8 would write into what `tensors` are read from
+    tensors, metadata = parts(file)
     poisoned = tensors | {"gaussians.means": tensors["gaussians.means"] * float("nan")}
     save_file(poisoned, file, metadata=metadata)
     with pytest.raises(ValueError, match="not finite"):
@@ -480,8 +478,7 @@ def test_values_that_are_not_finite_or_out_of_range_are_refused(tmp_path: Path) 
 
 def test_the_file_holds_tensors_and_json_only(tmp_path: Path) -> None:
     file = save_scene(small_scene(), tmp_path / "s") / SCENE_FILE
-    with safe_open(file, framework="pt") as handle:
-        metadata = handle.metadata()
+    _, metadata = parts(file)
     assert metadata["format"] == "langsplat-scene"
     assert json.loads(metadata["cameras"]) == ["a", "b"]
     assert json.loads(metadata["provenance"])["photos"] == 2
