@@ -791,6 +791,8 @@ class SceneQuery:
         """For each thing found in the view, how near to it every pixel is, [H, W] up to 1."""
         parts = [part_of(text) for text in texts] if self.near_things else []
         things = list(dict.fromkeys(found[1] for found in parts if found))
+        if things:  # embedded together, which for a large model takes little longer than one
+            self._texts([*texts, *(word for found in parts if found for word in found)])
         near = {}
         for some, asked in self._batches(things):
             maps = self._see(view, asked, self._maps(len(some), camera))

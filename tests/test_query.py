@@ -800,11 +800,11 @@ def test_a_picture_too_large_to_be_asked_is_refused_with_its_size(engine: SceneQ
 def test_words_are_encoded_once_however_often_they_are_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encoded: list[str] = []
+    encoded: list[list[str]] = []
 
     class Counting(TableEncoder):
         def encode_texts(self, texts: list[str]) -> torch.Tensor:
-            encoded.extend(texts)
+            encoded.append(texts)
             return super().encode_texts(texts)
 
     scene = asked_scene()
@@ -812,11 +812,13 @@ def test_words_are_encoded_once_however_often_they_are_asked(
     encoded.clear()
     first = engine.ask("left ball", scene.cameras[0])
     engine.ask_all(["both", "left ball", "both"], scene.cameras[0].resized(40, 30))
-    assert encoded == ["left ball", "both"]
+    engine.ask("knob of the left ball", scene.cameras[0])
+    assert encoded == [["left ball"], ["both"], ["knob of the left ball", "knob"]]
+    encoded.clear()
     monkeypatch.setattr("langsplat.query._KEPT_TEXTS", 1)
     engine.ask_all(["both", "left ball", "right ball"], scene.cameras[0])
     again = engine.ask("left ball", scene.cameras[0])
-    assert encoded[2:] == ["right ball", "left ball"], "kept in bounds"
+    assert encoded == [["right ball"], ["left ball"]], "kept in bounds"
     np.testing.assert_array_equal(again.by_level, first.by_level)
 
 
