@@ -94,7 +94,8 @@ def _serve(args: argparse.Namespace, scratch: Path) -> int:
         return _refuse(f"{error} Choose another --port.")
     print(f"LangSplat is ready at {address}", flush=True)
     try:
-        page.block_thread()
+        with contextlib.suppress(OSError):  # the terminal is gone, to which gradio says its last
+            page.block_thread()
     finally:
         with undisturbed():  # or the photos of a build would stay, and its process for a while
             builder.close()

@@ -185,12 +185,12 @@ class OpenClipEncoder:
             few = tokens.numel() * self._weights <= _FEW_PRODUCTS
             if few and self._device.type == "cpu":
                 return _reader(os.getpid()).submit(self._read, tokens).result()
-        return self._read(tokens.to(self._device))
+        return self._read(tokens)
 
     def _read(self, tokens: Tensor) -> Tensor:
         """Tokens [T, any length] -> [T, E] float32, unit length."""
         with torch.inference_mode():
-            tower = self._tower
+            tokens, tower = tokens.to(self._device), self._tower
             model = self._model if tower is None else _shortened(tower, tokens.shape[1])
             rows = F.normalize(getattr(model, "encode_text", model)(tokens).float(), dim=1)
         return rows.clone()

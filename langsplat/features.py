@@ -153,21 +153,19 @@ def embed_segments(
     wholes: Sequence[np.ndarray | None] = [None] * len(segments) if masks is None else masks
     if len(wholes) != len(segments):
         raise ValueError(f"masks must have {len(segments)} levels, got {len(wholes)}.")
-    crops = [
-        crop_segments(image, ids, encoder.image_size, whole)
-        for ids, whole in zip(segments, wholes, strict=True)
-    ]
-    counts = [len(of_level) for of_level in crops]
-    # Levels share batches: three half-empty batches cost more than one full one. And the crops that
-    # they have in common are encoded once: where a whole thing has no parts, say.
-    stacked = np.concatenate(crops) if crops else np.zeros((0, 1, 1, 3), np.uint8)
+    # The crops that levels have in common are encoded once: where a whole thing has no parts, say.
+    # And levels share batches: three half-empty batches cost more than one full one.
+    size = encoder.image_size
     known: dict[bytes, int] = {}
-    alike = [known.setdefault(crop.tobytes(), len(known)) for crop in stacked]
-    stacked = stacked[np.unique(alike, return_index=True)[1]]
-    batches = [torch.zeros(0, encoder.dim)]
-    batch = min(CROPS_PER_BATCH, max(1, CROPS_PER_BATCH * 224**2 // encoder.image_size**2))
-    for start in range(0, len(stacked), batch):
-        some = stacked[start : start + batch]
+    places = []  # of each level's crops, among those that differ
+    for ids, whole in zip(segments, wholes, strict=True):
+        crops = crop_segments(image, ids, size, whole)
+        places.append([known.setdefault(crop.tobytes(), len(known)) for crop in crops])
+    distinct, batches = list(known), [torch.zeros(0, encoder.dim)]
+    batch = min(CROPS_PER_BATCH, max(1, CROPS_PER_BATCH * 224**2 // size**2))
+    for start in range(0, len(distinct), batch):
+        joined = bytearray().join(distinct[start : start + batch])  # unlike bytes, may be written
+        some = np.frombuffer(joined, np.uint8).reshape(-1, size, size, 3)
         rows = encoder.encode_images(some)
         if not isinstance(rows, Tensor) or rows.shape != (len(some), encoder.dim):
             raise ValueError(
@@ -175,5 +173,6 @@ def embed_segments(
                 "vectors of length 1: correct its encode_images."
             )
         batches.append(rows.detach().float().cpu())
-    embeddings = torch.cat(batches)[alike].split(counts)
+    encoded = torch.cat(batches)
+    embeddings = [encoded[of_level] for of_level in places]
     return SegmentFeatures(np.ascontiguousarray(segments, np.int32), embeddings)

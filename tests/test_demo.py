@@ -1505,6 +1505,23 @@ def test_the_end_of_the_app_ends_the_build_that_runs_however_often_it_is_asked_f
     assert len(closed) == 1
 
 
+def test_the_app_ends_without_an_error_though_its_terminal_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where gradio says that it was interrupted: after that error Python aborted."""
+
+    def say() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    closed: list[Builder] = []
+    monkeypatch.setattr("demo.page.build_app", lambda *of: SimpleNamespace(block_thread=say))
+    monkeypatch.setattr("demo.page.serve", lambda *of, **at: "its address")
+    monkeypatch.setattr(Shelf, "warm_up", lambda shelf: None)
+    monkeypatch.setattr(Builder, "close", lambda builder: closed.append(builder))
+    assert app.main(["--results", str(tmp_path)]) == 0
+    assert len(closed) == 1
+
+
 def test_a_damaged_scene_ends_the_app_with_one_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

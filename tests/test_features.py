@@ -1,5 +1,7 @@
 """Crops of segments, and their embeddings."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,22 @@ def test_a_segment_of_several_levels_is_encoded_once():
     assert encoder.batches == [12 + 1 + 1]
     torch.testing.assert_close(joined[1:], of_pixels[7:], atol=0, rtol=0)
     assert len(torch.cat([of_pixels, joined[:1], of_all]).unique(dim=0)) == 14
+
+
+def test_crops_are_held_only_once_while_they_are_encoded():
+    fine = np.arange(400, dtype=np.int32).reshape(20, 20)
+    segments, encoder = np.stack([fine, fine // 2]), MeanColor()
+    encoder.image_size = 32
+    embed_segments(picture(), np.zeros((1, 12, 16), int), encoder)  # imports what it needs
+    encoder.batches.clear()
+    tracemalloc.start()
+    try:
+        embed_segments(picture(20, 20), segments, encoder)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(encoder.batches) == 600
+    assert held < 2.5 * 600 * 32 * 32 * 3, "all crops, those of a level, and a batch as numbers"
 
 
 def test_a_view_without_any_segment_has_an_empty_table_of_embeddings_at_every_level():
