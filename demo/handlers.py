@@ -362,16 +362,16 @@ class Shelf:
                 while len(self._files) > _KEPT_FILES:
                     shutil.rmtree(self._files.pop(0), ignore_errors=True)
             paths = save_answer(answer, rgb, folder)
+            if not where:
+                return {path.name: path for path in paths}
+            stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")
+            stem = stem.encode()[:80].decode(errors="ignore")  # a name may have 255 bytes
+            return {path.name: path.rename(folder / f"{stem}-{path.name}") for path in paths}
         except OSError as error:
             raise ValueError(
                 f"The files of this answer cannot be stored here now ({error.strerror or error}): "
                 "try again later."
             ) from error
-        if not where:
-            return {path.name: path for path in paths}
-        stem = re.sub(r"[\W_]+", "-", f"{where} {answer.text}").strip("-")
-        stem = stem.encode()[:80].decode(errors="ignore")  # a name may have 255 bytes
-        return {path.name: path.rename(folder / f"{stem}-{path.name}") for path in paths}
 
     def warm_up(self) -> None:
         """Open the first scene and answer its first example before a visitor comes."""

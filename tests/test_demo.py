@@ -321,11 +321,13 @@ def test_an_answer_whose_files_find_no_room_is_told_in_words(
     visit = explore.arrive(Visit())[explore.visit]
     shelf = explore.shelf
     answer, rgb = shelf.answer("balls", visit.view, "red ball"), shelf.picture("balls", visit.view)
-    monkeypatch.setattr(handlers, "save_answer", full)
-    with pytest.raises(ValueError, match=r"cannot be stored here now \(No space left"):
-        shelf.files(answer, rgb)
-    offered = explore.offer(visit, AUTO, 0.5, "Overlay")
-    assert not any(button.interactive for button in offered.values())
+    for what, step in ((handlers, "save_answer"), (Path, "rename")):
+        with monkeypatch.context() as patched:
+            patched.setattr(what, step, full)
+            with pytest.raises(ValueError, match=r"cannot be stored here now \(No space left"):
+                shelf.files(answer, rgb, "balls view 0")
+            offered = explore.offer(visit, AUTO, 0.5, "Overlay")
+        assert not any(button.interactive for button in offered.values())
 
 
 def test_a_list_of_many_scenes_closes_none_of_those_in_use(tmp_path: Path) -> None:
@@ -831,7 +833,7 @@ def test_no_step_of_the_page_is_dropped_while_an_earlier_one_is_on_its_way(shelf
 
 def test_no_event_shows_progress_on_what_contains_others(shelf: Shelf) -> None:
     # The browser copies a component, and all in it, whenever any event begins or ends, once it has
-    # shown progress on it, even hidden: of the tabs that took a fifth of the time of an answer.
+    # shown progress on it, even hidden. With the tabs that is every component, for each question.
     config = build_app(shelf, Builder(shelf)).config
     boxes, todo = set(), [config["layout"]]
     while todo:
