@@ -1,4 +1,6 @@
-"""What is kept of a view on the CPU, so that a new word costs one sparse product.
+"""What is kept of a view on the CPU, so that a new word costs one sparse product or one lookup.
+
+With a codebook:
 
     weigh      one view and a codebook's codes -> its blending weights, a sparse matrix of pixels by
                Gaussians or codewords, and what does not depend on the words: 1 / |W S| and the best
@@ -6,6 +8,15 @@
     score      codes and a number per codeword, level and word -> one per Gaussian, level and word
     answer     weights and those numbers -> the words' relevancies at every level and pixel
     rate       those numbers -> the words' relevancies on the Gaussians themselves
+
+With a table of an autoencoder's embeddings, by the same names as in `_query_triton`:
+
+    Table.score  words -> their cosines at the corners of the table
+    place        latents of pixels or of Gaussians -> where each is looked up; its best negative
+    placed       these and the words' cosines -> the words' relevancies
+
+And with either:
+
     half_smooth  relevancies averaged with their box means
 
 A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept if a pixel of the block sees the
@@ -30,7 +41,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -90,10 +101,14 @@ from langsplat._rasterize_numba import (
     see,
 )
 
+if TYPE_CHECKING:
+    from langsplat.codec import DecodeTable
+
 Array = NDArray[Any]
 
 ONE = 65_535.0  # the square root of weight 1, as stored
 HALF = 32_700.0  # stands for 1 in 16 bits with a sign; above it is room for rounding
+EMBEDDED = 32_767.0  # stands for 1 in a table's rows, no number of which is larger
 GROUP = 4  # negatives compared at once
 QUADRATIC = 4  # lines of a Gram matrix multiplied at once
 # Channels whose sums stay in registers at once. AVX-512 has enough of them for ten words on three
@@ -136,11 +151,13 @@ def _number(context, builder, array, offset):  # type: ignore[no-untyped-def]
 
 
 def _row(context, builder, array, offset):  # type: ignore[no-untyped-def]
-    """16 floats, or the squares of 16 kept roots."""
+    """16 floats, 16 integers with a sign as floats, or the squares of 16 kept roots."""
     pointer = _address(context, builder, array, offset)
-    if array[0].dtype != types.uint16:
+    if array[0].dtype == types.float32:
         return builder.load(builder.bitcast(pointer, _ROW.as_pointer()), align=4)
     roots = builder.load(builder.bitcast(pointer, _ROOTS.as_pointer()), align=2)
+    if array[0].dtype.signed:
+        return builder.sitofp(roots, _ROW)
     roots = builder.uitofp(roots, _ROW)
     return builder.fmul(roots, roots)
 
@@ -409,6 +426,50 @@ def _total_of(count):  # type: ignore[no-untyped-def]
         return types.void(places, codes, at, at, at, table, at, at, out, at), generate
 
     return code
+
+
+@intrinsic
+def _look_up(typingctx, corners, channel, at, right, below, u, v, out):  # type: ignore[no-untyped-def]
+    """out[THIN, 16] = THIN channels, interpolated between the four corners of 16 cells.
+
+    Those of lane k are from corners[at[k] + channel] on, and `right`, `below` and both further on.
+    """
+    kind = ir.VectorType(ir.FloatType(), THIN)
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        corners, _, at, _, _, u, v, out = zip(signature.args, args, strict=True)
+        _, channel, _, right, below, _, _, _ = args
+
+        def between(one, other, share):  # type: ignore[no-untyped-def]
+            return _fma(builder, builder.fsub(other, one), share, one)
+
+        found = []
+        for lane in range(LANES):
+            start = builder.add(_number(context, builder, at, _LONG(lane)), channel)
+            own = []
+            for offset in (_LONG(0), right, below, builder.add(right, below)):
+                pointer = _address(context, builder, corners, builder.add(start, offset))
+                own.append(builder.load(builder.bitcast(pointer, kind.as_pointer()), align=4))
+            share = _all_lanes(context, builder, u, _LONG(lane), THIN)
+            near, far = between(own[0], own[1], share), between(own[2], own[3], share)
+            share = _all_lanes(context, builder, v, _LONG(lane), THIN)
+            found.append(between(near, far, share))
+        while len(found) > 1:
+            both = ir.Constant(
+                ir.VectorType(ir.IntType(32), 2 * found[0].type.count),
+                [*range(2 * found[0].type.count)],
+            )
+            pairs = zip(found[::2], found[1::2], strict=True)
+            found = [builder.shuffle_vector(*pair, both) for pair in pairs]
+        for k in range(THIN):
+            own = ir.Constant(_WHOLE, [k + THIN * lane for lane in range(LANES)])
+            row = builder.shuffle_vector(found[0], found[0], own)
+            pointer = _address(context, builder, out, _LONG(k * LANES))
+            builder.store(row, builder.bitcast(pointer, _ROW.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(corners, i, at, i, i, u, v, out), generate
 
 
 _sum_broad, _sum_wide, _sum_thin = (intrinsic(_sum_of(count)) for count in (BROAD, WIDE, THIN))
@@ -727,6 +788,108 @@ def _rate(part, parts, values, levels, inverse, best, sharpness, out):
 
 
 @_kernel
+def _pack_table(part, parts, rows, packed):
+    """Write a part of packed [groups, K, 16], the rows [corners, K] of a table in 16 bits."""
+    corners, size = rows.shape
+    groups = packed.shape[0]
+    rows, packed = flattened(rows), flattened(packed)
+    for group in range(groups * part // parts, groups * (part + 1) // parts):
+        for lane in range(LANES):
+            first = min(group * LANES + lane, corners - 1) * size
+            at = group * size * LANES + lane
+            for k in range(size):
+                packed[at + k * LANES] = np.int16(np.rint(rows[first + k] * np.float32(EMBEDDED)))
+
+
+@_kernel
+def _score_table(part, parts, packed, along, owners, out):
+    """Write a part of out [corners, T], the rows packed times the texts along [K, T padded].
+
+    owners are the numbers 0 ... K - 1.
+    """
+    (groups, size, _), (corners, texts), pitch = packed.shape, out.shape, along.shape[1]
+    packed, along, out = flattened(packed), flattened(along), flattened(out)
+    sums = room(pitch * LANES, np.float32)
+    for group in range(groups * part // parts, groups * (part + 1) // parts):
+        rows, channel = packed[group * size * LANES :], 0
+        while channel + BROAD <= pitch:
+            _sum_broad(rows, owners, 0, size, along, pitch, channel, sums)
+            channel += BROAD
+        while channel < pitch:
+            channel = min(channel, pitch - THIN)  # some for a second time
+            _sum_thin(rows, owners, 0, size, along, pitch, channel, sums)
+            channel += THIN
+        for corner in range(group * LANES, min((group + 1) * LANES, corners)):
+            for text in range(texts):
+                out[corner * texts + text] = sums[text * LANES + corner % LANES]
+
+
+@_kernel
+def _place(part, parts, image, corners, support, places, best):
+    """Write a part of places [L, P, 2] and best [L, P] (`place`)."""
+    pixels, size = image.shape
+    levels, (_, width, pitch) = best.shape[0], corners.shape
+    image, corners = flattened(image), flattened(corners)
+    places, best = flattened(places), flattened(best)
+    below = np.uint64(width * pitch)
+    zero, half = np.float32(0), np.float32(0.5 * (width - 1))
+    # Off the border by a hair, as rounding could mix in the neighbour in the table.
+    low, high = np.float32(1e-3), np.float32(width - 1 - 1e-3)
+    for i in range(pixels * part // parts, pixels * (part + 1) // parts):
+        for level in range(levels):
+            own, plane = i * size + 3 * level, level * pixels + i
+            if not image[i * size + 3 * levels + level] > support:
+                places[2 * plane], places[2 * plane + 1] = np.float32(-1), zero
+                best[plane] = zero
+                continue
+            x, y, z = image[own], image[own + 1], image[own + 2]
+            face, longest, across, down = 0, x, y, z
+            if not (abs(x) >= abs(y) and abs(x) >= abs(z)):
+                face, longest, across = 2, y, x
+                if not abs(y) >= abs(z):
+                    face, longest, down = 4, z, y
+            face += longest < zero
+            scale = half / max(abs(longest), np.float32(1e-12))
+            u = min(max(across * scale + half, low), high)
+            v = min(max(down * scale + half, low), high) + np.float32(face * width)
+            places[2 * plane], places[2 * plane + 1] = u, v
+            column, row = np.uint64(u), np.uint64(v)
+            u, v = u - np.float32(column), v - np.float32(row)
+            at, highest = (row * np.uint64(width) + column) * np.uint64(pitch), np.float32(-np.inf)
+            for k in range(at, at + np.uint64(pitch)):
+                next = k + np.uint64(pitch)
+                near = corners[k] + (corners[next] - corners[k]) * u
+                far = corners[k + below] + (corners[next + below] - corners[k + below]) * u
+                highest = max(highest, near + (far - near) * v)
+            best[plane] = highest
+
+
+@_kernel
+def _placed(part, parts, places, best, corners, text, sharpness, out):
+    """Write a part of the relevancies out [T, P], of places [P, 2] with best [P]."""
+    (texts, count), (_, width, pitch) = out.shape, corners.shape
+    places, corners, out = flattened(places), flattened(corners), flattened(out)
+    u, v, at = room(LANES, np.float32), room(LANES, np.float32), room(LANES, np.int64)
+    seen, dots = room(LANES, np.float32), room(THIN * LANES, np.float32)
+    steep, groups = np.float32(sharpness / math.log(2)), -(-count // LANES)
+    for first in range(groups * part // parts * LANES, groups * (part + 1) // parts * LANES, LANES):
+        for lane in range(LANES):
+            i = min(first + lane, count - 1)
+            x, y = places[2 * i], places[2 * i + 1]
+            seen[lane] = x >= 0
+            column, row = np.int64(max(x, np.float32(0))), np.int64(y)
+            at[lane] = (row * width + column) * pitch
+            u[lane], v[lane] = x - np.float32(column), y - np.float32(row)
+        found, highest = load(seen, 0), load_until(best, first, count)
+        for own in range(0, texts, THIN):
+            _look_up(corners, text + own, at, pitch, width * pitch, u, v, dots)
+            for k in range(min(THIN, texts - own)):
+                share = _relevancy(load(dots, k * LANES), found, highest, steep)
+                begin = (own + k) * count
+                store_until(out, begin + first, begin + count, share)
+
+
+@_kernel
 def _half_smooth(part, parts, maps, half, peaks):
     """Average each pixel of a part's maps [M, H, W] with the box around it, in place.
 
@@ -966,6 +1129,69 @@ def rate(values: Values, levels: Array, inverse: Array, best: Array, sharpness: 
     parts, scores = torch.get_num_threads(), values.numbers[: values.gaussians]
     _in_threads(_rate, parts, scores, levels, inverse, best, sharpness, out)
     return out[:, : values.gaussians]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of a `langsplat.codec.DecodeTable` in 16 bits: half the memory to read for a word.
+
+    Args:
+        packed: [groups of 16 corners, K, 16] int16, 1 as EMBEDDED.
+        basis: [K, E].
+        side: R.
+    """
+
+    packed: Array
+    basis: Tensor
+    side: int
+
+    @classmethod
+    def of(cls, table: "DecodeTable") -> "Table":
+        corners, size = table.rows.shape
+        packed = empty((-(-corners // LANES), size, LANES), np.int16)
+        _in_threads(_pack_table, torch.get_num_threads(), table.rows.numpy(), packed)
+        return cls(packed, table.basis, table.side)
+
+    def score(self, texts: Tensor) -> Array:
+        """Cosines of unit texts [T, E] at the corners -> [6 (R + 1), R + 1, T].
+
+        Behind them is room for THIN more, since so many are read at once.
+        """
+        along = (texts.to(self.basis) @ self.basis.T).numpy().T / np.float32(EMBEDDED)
+        padded = np.zeros((len(along), len(texts) + -len(texts) % THIN), np.float32)
+        padded[:, : len(texts)] = along
+        count = 6 * (self.side + 1) ** 2 * len(texts)
+        out = empty(count + THIN, np.float32)[:count].reshape(-1, len(texts))
+        owners, parts = np.arange(len(along), dtype=np.uint32), torch.get_num_threads()
+        _in_threads(_score_table, parts, self.packed, padded, owners, out)
+        return out.reshape(-1, self.side + 1, len(texts))
+
+
+def place(image: Tensor, corners: Array, levels: int, support: float) -> tuple[Tensor, Tensor]:
+    """Where latents are looked up in a table, and the highest cosine with a negative there.
+
+    Args:
+        image: [H, W, 3 L + L] float32, latents of each level and what is seen of it.
+        corners: of the negatives, from `Table.score`.
+    Returns:
+        [L, H, W, 2], places in cells, the first number -1 where not more than `support` is seen;
+        and [L, H, W].
+    """
+    shape = levels, *image.shape[:2]
+    places, best = empty((*shape, 2), np.float32), empty(shape, np.float32)
+    flat = places.reshape(levels, -1, 2), best.reshape(levels, -1)
+    given = image.flatten(0, 1).numpy(), corners, np.float32(support)
+    _in_threads(_place, torch.get_num_threads(), *given, *flat)
+    return torch.from_numpy(places), torch.from_numpy(best)
+
+
+def placed(
+    places: Tensor, best: Tensor, corners: Array, sharpness: float, out: Tensor, text: int = 0
+) -> None:
+    """Write to `out` [T, L, H, W] the relevancy of T texts, from number `text` of `corners` on."""
+    flat = places.view(-1, 2).numpy(), best.view(-1).numpy()
+    maps = out.view(len(out), -1).numpy()
+    _in_threads(_placed, torch.get_num_threads(), *flat, corners, text, sharpness, maps)
 
 
 def half_smooth(maps: Array, half: int) -> Array:

@@ -495,16 +495,21 @@ def place(image: Tensor, corners: Tensor, levels: int, support: float) -> tuple[
     return places, best
 
 
-def placed(places: Tensor, best: Tensor, corners: Tensor, sharpness: float, out: Tensor) -> None:
-    """Write to `out` [T, L, H, W] the relevancy of texts with cosines `corners` in a table."""
+def placed(
+    places: Tensor, best: Tensor, corners: Tensor, sharpness: float, out: Tensor, text: int = 0
+) -> None:
+    """Write to `out` [T, L, H, W] the relevancy of T texts, from number `text` of `corners` on.
+
+    corners [.., 6 (side + 1), side + 1] are texts' cosines at the corners of a table.
+    """
     _placed_kernel[(triton.cdiv(best.numel(), _BLOCK),)](
         places,
         best,
-        corners.contiguous(),
+        corners[text:].contiguous(),
         out,
         best.numel(),
         corners.shape[2] - 1,
-        len(corners),
+        len(out),
         sharpness,
         BLOCK=_BLOCK,
     )

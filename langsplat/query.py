@@ -39,7 +39,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -70,7 +69,6 @@ MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
 _TEXTS_AT_ONCE = 10  # bounds the memory of one product
 _KEPT_TEXTS = 1000  # whose embeddings are kept
-_LATENTS_AT_ONCE = 1 << 17  # bounds the memory of looking up places in a table
 _WHICH = "(?:the|a|an|this|that|my) "
 _PART_OF = re.compile(  # "a photo of a mug" names no part
     f"(?!(?:{_WHICH})?(?:photo|picture|image|kind|sort|type) of )"
@@ -360,10 +358,11 @@ def _inverse_norms(field: LanguageField) -> Tensor:
     return (field.mass > 0) / field.norms().clamp_min(1e-6)
 
 
-class _LatentScores:
-    """The same for latents of an autoencoder, which are looked up in a table if there is one.
+class _TableScores:
+    """The same for latents of an autoencoder that are looked up in a table.
 
-    What is kept of a latent is its place in the table or, without a table, the latent itself.
+    What is kept of a pixel, or of a Gaussian, is its place in the table and its best negative.
+    `ask` returns the texts' cosines at the corners of the table.
     """
 
     def __init__(
@@ -372,68 +371,111 @@ class _LatentScores:
         field: LanguageField,
         negatives: Tensor,
         support: float,
-        source: "Autoencoder | DecodeTable | _AsBlended",
+        table: DecodeTable,
     ) -> None:
-        self._gaussians, self._support, self._source = gaussians, support, source
-        self._levels = len(field.levels)
-        latents = [field.values(level) for level in range(self._levels)]
-        # Rendered along with the latents: the share of the pixel that described Gaussians paint.
-        self._values = torch.cat([*latents, (field.mass.T > 0).float()], dim=1)  # [N, L (D + 1)]
-        self._negatives = self.ask(negatives)
+        place: Any
+        placed: Any
+        if field.codes.is_cuda:
+            from langsplat._query_triton import place, placed
+
+            self._corners: Callable[[Tensor], Any] = table.of_texts
+        else:
+            from langsplat._codes_numba import Table, place, placed
+
+            self._corners = Table.of(table).score
+        negative, levels = self._corners(negatives), len(field.levels)
+        self._place = lambda image: place(image, negative, levels, support)
+        self._placed = placed
+        self._gaussians, self._values = gaussians, _shown_latents(field)
+        self._of_gaussians = self._place(self._values[None])
+
+    def ask(self, texts: Tensor) -> Any:
+        return self._corners(texts)
+
+    def rate(self, asked: Any, levels: Tensor) -> Tensor:
+        out = _empty((len(levels), 1, 1, len(self._values)), self._values.device)
+        places, best = self._of_gaussians
+        for t, k in enumerate(levels.tolist()):
+            own, at = slice(t, t + 1), slice(k, k + 1)
+            self._placed(places[at], best[at], asked, SHARPNESS, out[own], t)
+        return out[:, 0, 0]
+
+    def view(self, camera: Camera) -> _View:
+        image, _ = render(self._gaussians, camera, values=self._values)
+        places, best = self._place(image)
+        return _PlacedView(places, best, self._placed)
+
+
+class _PlacedView:
+    """Places in the table, and best negatives; a word takes one lookup per pixel and level."""
+
+    def __init__(self, places: Tensor, best: Tensor, placed: Callable[..., None]) -> None:
+        self._places, self._best, self._placed = places, best, placed
+
+    @property
+    def nbytes(self) -> int:
+        return self._places.nbytes + self._best.nbytes
+
+    def relevancy(self, asked: Any, out: Tensor) -> None:
+        self._placed(self._places, self._best, asked, SHARPNESS, out)
+
+
+def _shown_latents(field: LanguageField) -> Tensor:
+    """What is rendered of each Gaussian, [N, L D + L].
+
+    That is the latents of all levels, then for each level whether any view saw it, which becomes
+    the share of a pixel that described Gaussians paint.
+    """
+    latents = [field.values(level) for level in range(len(field.levels))]
+    return torch.cat([*latents, (field.mass.T > 0).float()], dim=1)
+
+
+class _LatentScores:
+    """The same for latents that are decoded, pixel by pixel and Gaussian by Gaussian."""
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        field: LanguageField,
+        negatives: Tensor,
+        support: float,
+        decoder: "Autoencoder | _AsBlended",
+    ) -> None:
+        self._gaussians, self._support, self._decoder = gaussians, support, decoder
+        self._levels, self._values = len(field.levels), _shown_latents(field)
+        self._negatives = negatives
         self._of_gaussians: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by level
 
     def ask(self, texts: Tensor) -> Tensor:
-        """[T, ...]: the texts' cosines at the corners of the table or, without one, the texts."""
-        return self._source.of_texts(texts) if isinstance(self._source, DecodeTable) else texts
+        return texts
 
     def rate(self, asked: Tensor, levels: Tensor) -> Tensor:
         out = _empty((len(asked), len(self._values)), self._values.device)
-        # A few Gaussians at a time on the CPU, where large temporaries are expensive.
-        some = max(1, len(self._values)) if out.is_cuda else _LATENTS_AT_ONCE
         level_of_text = levels.tolist()
         for level in set(level_of_text):
+            latents, best, seen = self._of_level(level)
             texts = torch.tensor([t for t, k in enumerate(level_of_text) if k == level])
-            own = asked[texts]
-            parts = (tensor.split(some) for tensor in (out.T, *self._of_level(level)))
-            for part, kept, best, seen in zip(*parts, strict=True):
-                margins = self._source.cosines(kept, own).sub_(best[:, None])
-                part[:, texts] = margins.mul_(SHARPNESS).sigmoid_().mul_(seen[:, None])
+            margins = self._decoder.cosines(latents, asked[texts]).sub_(best[:, None])
+            out[texts] = margins.mul_(SHARPNESS).sigmoid_().mul_(seen[:, None]).T
         return out
 
     def view(self, camera: Camera) -> _View:
-        """Kept latents and best negatives, from one render of L (D + 1) channels."""
+        """Latents and best negatives, from one render of L (D + 1) channels."""
         image, _ = render(self._gaussians, camera, values=self._values)
-        if image.is_cuda and isinstance(self._source, DecodeTable):
-            from langsplat._query_triton import place
-
-            return _PlacedView(*place(image, self._negatives, self._levels, self._support))
         image = image.permute(2, 0, 1)
         latents = image[: -self._levels].unflatten(0, (self._levels, -1)).permute(0, 2, 3, 1)
         seen = image[-self._levels :] > self._support
-        return _LatentView(self._keep(latents), seen, self._source, self._negatives)
+        return _LatentView(latents, seen, self._decoder, self._negatives)
 
     def _of_level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What is kept of every Gaussian, its best negative, and whether any view saw it: [N]."""
+        """Every Gaussian's latent, its best negative, and whether any view saw it: [N]."""
         if level not in self._of_gaussians:
             size = self._values.shape[1] // self._levels - 1
-            kept = self._keep(self._values[:, size * level : size * (level + 1)].contiguous())
-            best = self._source.cosines(kept, self._negatives).amax(1)
+            latents = self._values[:, size * level : size * (level + 1)]
+            best = self._decoder.cosines(latents, self._negatives).amax(1)
             seen = self._values[:, level - self._levels] > 0
-            self._of_gaussians[level] = kept, best, seen
+            self._of_gaussians[level] = latents, best, seen
         return self._of_gaussians[level]
-
-    def _keep(self, latents: Tensor) -> Tensor:
-        """What is kept of latents [.., D]: their places in a table [.., 2], or the latents."""
-        if not isinstance(self._source, DecodeTable):
-            return latents
-        if latents.is_cuda:
-            return self._source.places(latents)
-        # A few rows at a time: temporaries of the size of a picture are expensive.
-        kept, axis = _empty((*latents.shape[:-1], 2), latents.device), max(0, latents.ndim - 3)
-        some = max(1, _LATENTS_AT_ONCE * latents.shape[axis] // max(1, latents[..., 0].numel()))
-        for part, own in zip(kept.split(some, axis), latents.split(some, axis), strict=True):
-            part.copy_(self._source.places(own))
-        return kept
 
 
 @dataclass(frozen=True)
@@ -447,61 +489,30 @@ class _AsBlended:
 
 
 class _LatentView:
-    """Latents of the pixels, or their places in a table [L, H, W, D]; a word looks them up."""
+    """Latents of the pixels [L, H, W, D], which are decoded again for each word."""
 
     def __init__(
-        self,
-        kept: Tensor,
-        seen: Tensor,
-        source: Autoencoder | DecodeTable | _AsBlended,
-        negatives: Tensor,
+        self, latents: Tensor, seen: Tensor, decoder: Autoencoder | _AsBlended, negatives: Tensor
     ) -> None:
-        self._kept, self._seen, self._source = kept, seen, source
-        levels = range(len(kept))
+        self._latents, self._seen, self._decoder = latents, seen, decoder
         # [L, H, W], the highest cosine with a negative.
-        self._best = torch.stack(
-            [reduce(torch.maximum, self._cosines(level, negatives)) for level in levels]
-        )
+        self._best = torch.zeros(seen.shape, device=seen.device)
+        for level, (best, own) in enumerate(zip(self._best, seen, strict=True)):
+            best[own] = self._cosines(level, negatives).amax(1)
 
     @property
     def nbytes(self) -> int:
-        return self._kept.nbytes + self._seen.nbytes + self._best.nbytes
+        return self._latents.nbytes + self._seen.nbytes + self._best.nbytes
 
     def relevancy(self, asked: Tensor, out: Tensor) -> None:
+        out.zero_()
         for level, (best, seen) in enumerate(zip(self._best, self._seen, strict=True)):
-            for scores, cosines in zip(out[:, level], self._cosines(level, asked), strict=True):
-                torch.sub(cosines, best, out=scores)
-                scores.mul_(SHARPNESS).sigmoid_().mul_(seen)
+            margins = self._cosines(level, asked).sub_(best[seen][:, None])
+            out[:, level, seen] = margins.mul_(SHARPNESS).sigmoid_().T
 
-    def _cosines(self, level: int, asked: Tensor) -> Iterator[Tensor]:
-        """[H, W] for each text asked; arbitrary where nothing is seen."""
-        kept, seen = self._kept[level], self._seen[level]
-        if isinstance(self._source, DecodeTable):
-            # One by one is as fast as all together, and reuses memory.
-            for text in asked.split(1):
-                yield self._source.cosines(kept, text)[..., 0]
-            return
-        # Decoding is expensive: once for all texts.
-        for found in self._source.cosines(kept[seen], asked).unbind(1):
-            out = torch.zeros(seen.shape, device=found.device)
-            out[seen] = found
-            yield out
-
-
-class _PlacedView:
-    """On a GPU: places in the table, and best negatives; a word takes one lookup per pixel."""
-
-    def __init__(self, places: Tensor, best: Tensor) -> None:
-        self._places, self._best = places, best
-
-    @property
-    def nbytes(self) -> int:
-        return self._places.nbytes + self._best.nbytes
-
-    def relevancy(self, asked: Tensor, out: Tensor) -> None:
-        from langsplat._query_triton import placed
-
-        placed(self._places, self._best, asked, SHARPNESS, out)
+    def _cosines(self, level: int, asked: Tensor) -> Tensor:
+        """Those of the pixels of which enough is seen, with each text."""
+        return self._decoder.cosines(self._latents[level][self._seen[level]], asked)
 
 
 class Recent(Generic[T]):
@@ -623,8 +634,8 @@ class SceneQuery:
         self._scores: _Scores
         if isinstance(field.codec, Autoencoder):
             table = None if exact or as_published else tabulate(field.codec, codes[field.mass > 0])
-            source = _AsBlended(field.codec) if as_published else table or field.codec
-            self._scores = _LatentScores(*given, source)
+            decoder = _AsBlended(field.codec) if as_published else field.codec
+            self._scores = _TableScores(*given, table) if table else _LatentScores(*given, decoder)
         else:
             self._scores = (_DrawnScores if codes.is_cuda else _CodebookScores)(*given)
         self._views: Recent[_View] = Recent(kept_bytes, lambda view: view.nbytes)

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from langsplat import _codes_numba
-from langsplat.codec import Autoencoder, Codebook, codec_from
+from langsplat.codec import Autoencoder, Codebook, codec_from, tabulate
 from langsplat.query import (
     NEAR_ENOUGH,
     NEGATIVES,
@@ -178,9 +178,18 @@ def latent_scene() -> Scene:
     """The same balls with latents: level 1 knows left from right, level 2 is blank."""
     scene = asked_scene()
     assert scene.language is not None
-    n = len(scene.gaussians)
+    n, codec = len(scene.gaussians), latent_codec()
+    codes = F.normalize(torch.randn(3, n, 3, generator=torch.Generator().manual_seed(2)), dim=2)
+    left, right = codec.encode(torch.eye(E)[:2])  # the decoder nearly returns the axes
+    codes[1, :60], codes[1, 60:120] = left, right
+    field = LanguageField(None, codes, scene.language.mass, codec, "table")
+    return replace(scene, language=field)
+
+
+def latent_codec() -> Autoencoder:
+    """Its decoder bends a little, as trained ones do."""
     bend = torch.rand(16, 3, generator=torch.Generator().manual_seed(3))
-    codec = Autoencoder(
+    return Autoencoder(
         {
             "encoder.0.weight": torch.eye(E)[:3],
             "encoder.0.bias": torch.zeros(3),
@@ -192,18 +201,10 @@ def latent_scene() -> Scene:
             "decoder.2.bias": 0.01 * torch.ones(E),
         }
     )
-    codes = F.normalize(torch.randn(3, n, 3, generator=torch.Generator().manual_seed(2)), dim=2)
-    left, right = codec.encode(torch.eye(E)[:2])  # the decoder nearly returns the axes
-    codes[1, :60], codes[1, 60:120] = left, right
-    field = LanguageField(None, codes, scene.language.mass, codec, "table")
-    return replace(scene, language=field)
 
 
 @pytest.mark.parametrize("text", ["left ball", "right ball", "something else"])
-def test_latents_are_scored_as_if_every_pixel_were_decoded(
-    text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("langsplat.query._LATENTS_AT_ONCE", 50)
+def test_latents_are_scored_as_if_every_pixel_were_decoded(text: str) -> None:
     scene, encoder = latent_scene(), TableEncoder()
     field = scene.language
     assert field is not None
@@ -227,7 +228,6 @@ def test_latents_are_scored_as_if_every_pixel_were_decoded(
 
 
 def test_a_table_answers_as_the_decoder_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("langsplat.query._LATENTS_AT_ONCE", 50)
     scene, camera = latent_scene(), front_camera()
     exact = SceneQuery(scene, TableEncoder(), exact=True)
     want, want_3d = exact.relevancy(["both"], camera), exact.gaussian_relevancy(["both"])
@@ -240,6 +240,36 @@ def test_a_table_answers_as_the_decoder_does(monkeypatch: pytest.MonkeyPatch) ->
         assert float((got - wanted).abs().flatten().quantile(0.999)) <= 0.005
         assert (got[wanted == 0] == 0).all()
     assert float(want.max()) > 0.5
+
+
+@pytest.mark.parametrize("texts", [1, 3, 6, 11])
+def test_the_cpu_looks_latents_up_as_the_table_does(texts: int) -> None:
+    table = tabulate(latent_codec(), F.normalize(torch.eye(3) + 0.5, dim=1))
+    assert table is not None and len(table.rows) % _codes_numba.LANES, "the last row is not full"
+    generator = torch.Generator().manual_seed(4)
+    asked = F.normalize(torch.randn(4 + texts, E, generator=generator), dim=1)
+    packed = _codes_numba.Table.of(table)
+    negatives, corners = packed.score(asked[:4]), packed.score(asked[4:])
+    want = table.of_texts(asked)
+    got = np.concatenate([negatives, corners], axis=2).transpose(2, 0, 1)
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-4)
+
+    image = torch.randn(7, 9, 12, generator=generator)  # 189 places, not a multiple of 16
+    image[0, 0, :3] = torch.tensor([0.5, -0.5, 0.5])  # where three faces meet
+    image[0, 1] = 0
+    latents, seen = image[..., :9].unflatten(2, (3, 3)).permute(2, 0, 1, 3), image[..., 9:] > 0.5
+    seen = seen.permute(2, 0, 1)
+    cosines = table.cosines(table.places(latents), want)
+    best = cosines[..., :4].amax(3)
+    places, found = _codes_numba.place(image, negatives, 3, 0.5)
+    torch.testing.assert_close(found[seen], best[seen], atol=1e-4, rtol=0)
+    out = torch.full((texts, 3, 7, 9), torch.nan)
+    _codes_numba.placed(places, found, corners, 10.0, out)
+    wanted = torch.sigmoid(10 * (cosines[..., 4:] - best[..., None])) * seen[..., None]
+    torch.testing.assert_close(out, wanted.permute(3, 0, 1, 2), atol=5e-4, rtol=0)
+    last = torch.full((1, 1, 7, 9), torch.nan)
+    _codes_numba.placed(places[2:], found[2:], corners, 10.0, last, texts - 1)
+    torch.testing.assert_close(last[0, 0], out[-1, 2], atol=0, rtol=0)
 
 
 def test_latents_of_more_than_three_numbers_are_decoded_pixel_by_pixel() -> None:
