@@ -91,7 +91,7 @@ COLUMNS = 16  # in float32 one line of the cache
 # dx = LEAN dy, on a vertical one at dy = SLOPE dx. C0, C1, C2 are the color, if it has at most
 # three channels (NARROW). The box around the ellipse touches the columns WEST to EAST and the rows
 # NORTH to SOUTH of tiles.
-NARROW = 3
+NARROW, FOUR = 3, 4  # other colors are drawn four channels at a time
 AT_A, AT_B = MX, MY  # in a tile's copy of a splat: a = P x + Q y + AT_A, b = R y + AT_B,
 CUT = REACH  # and alpha is above the cut while a² + b² + FAINT <= CUT
 STEEP = 2 * math.log(2)  # Σ⁻¹ = STEEP LᵀL with L = [P Q; 0 R], as alpha ~ exp(-d Σ⁻¹ d / 2)
@@ -700,7 +700,7 @@ def _blend(
     """A part's tiles of image [H, W, D], of trans [H, W] = 1 - alpha, and of alpha.
 
     colors [N, D] is None where the splats hold them: numba then compiles without the other branch,
-    whose presence alone costs registers. Where they are given the image must be zeros before.
+    whose presence alone costs registers. Where they are given D is a multiple of FOUR.
     """
     dtype = image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
@@ -708,11 +708,16 @@ def _blend(
     masks = room(BATCH, np.uint16)
     flat = flattened(splats)
     left, top = _corners(image.dtype, SIDE)
-    weights = room(LANES, image.dtype)
     flat_image, flat_trans, flat_alpha = flattened(image), flattened(trans), flattened(alpha)
+    if colors is not None:
+        depth, flat_colors = colors.shape[1], flattened(colors)
+        planes = room(BLOCKS * depth * LANES, image.dtype)
+        shares, rows = room(BATCH * LANES, image.dtype), room(BATCH, np.int64)
     tile = _next_tile(np.int64(-1), taken)
     while tile < starts.shape[0] - 1:
         x0, y0 = _start_tile(tile, columns, size, state)
+        if colors is not None:
+            planes[:] = 0
         for first in range(starts[tile], starts[tile + 1], BATCH):
             alive = _alive(state)
             if alive == 0:
@@ -730,42 +735,60 @@ def _blend(
                 if used == 0:
                     continue
                 x, y, light = load(state, X + p), load(state, Y + p), load(state, LIGHT + p)
-                c0, c1 = load(state, PLANE0 + p), load(state, PLANE1 + p)
-                c2 = load(state, PLANE2 + p)
-                for k in range(used):
-                    row = np.int64(items[k]) * COLUMNS
-                    _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
-                    if colors is not None:
-                        store(weights, 0, weight)
-                        color = colors[index[members[first + row // COLUMNS]]]
-                        todo = bits(weight > 0)
-                        while todo != 0:
-                            lane = lowest_bit(todo)
-                            todo &= todo - 1
-                            u, v = _pixel(block, lane)
-                            pixel, share = image[y0 + v, x0 + u], weights[lane]
-                            for d in range(color.shape[0]):
-                                pixel[d] += share * color[d]
-                    else:
+                if colors is not None:
+                    drawn = 0
+                    for k in range(used):
+                        row = np.int64(items[k]) * COLUMNS
+                        _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
+                        if bits(weight > 0) != 0:
+                            store(shares, drawn * LANES, weight)
+                            rows[drawn] = index[members[first + row // COLUMNS]] * np.int64(depth)
+                            drawn += 1
+                    for d in range(0, depth, FOUR):
+                        at = (block * depth + d) * LANES
+                        c0, c1 = load(planes, at), load(planes, at + LANES)
+                        c2, c3 = load(planes, at + 2 * LANES), load(planes, at + 3 * LANES)
+                        for k in range(drawn):
+                            weight, color = load(shares, k * LANES), rows[k] + d
+                            c0 += weight * flat_colors[color]
+                            c1 += weight * flat_colors[color + 1]
+                            c2 += weight * flat_colors[color + 2]
+                            c3 += weight * flat_colors[color + 3]
+                        store(planes, at, c0)
+                        store(planes, at + LANES, c1)
+                        store(planes, at + 2 * LANES, c2)
+                        store(planes, at + 3 * LANES, c3)
+                else:
+                    c0, c1 = load(state, PLANE0 + p), load(state, PLANE1 + p)
+                    c2 = load(state, PLANE2 + p)
+                    for k in range(used):
+                        row = np.int64(items[k]) * COLUMNS
+                        _, _, light, _, weight, _ = _shade(x, y, light, near, row, alpha_max, stop)
                         c0 += weight * near[row + C0]
                         c1 += weight * near[row + C1]
                         c2 += weight * near[row + C2]
+                    store(state, PLANE0 + p, c0)
+                    store(state, PLANE1 + p, c1)
+                    store(state, PLANE2 + p, c2)
                 store(state, LIGHT + p, light)
-                store(state, PLANE0 + p, c0)
-                store(state, PLANE1 + p, c1)
-                store(state, PLANE2 + p, c2)
         for v in range(min(TILE, size[1] - y0)):
             p, at, end = _row_of(v, x0, y0, size)
             left_over = abs(load_fours(state, LIGHT + p, FIELDS))
             store_until(flat_trans, at, end, left_over)
             store_until(flat_alpha, at, end, 1 - left_over)
             if colors is None:
-                planes = (
+                three = (
                     load_fours(state, PLANE0 + p, FIELDS),
                     load_fours(state, PLANE1 + p, FIELDS),
                     load_fours(state, PLANE2 + p, FIELDS),
                 )
-                _store_pixels(flat_image, at, end, planes)
+                _store_pixels(flat_image, at, end, three)
+            else:
+                for u in range(end - at):
+                    block, lane = v // SIDE * (TILE // SIDE) + u // SIDE, v % SIDE * SIDE + u % SIDE
+                    for d in range(depth):
+                        number = planes[(block * depth + d) * LANES + lane]
+                        flat_image[(at + u) * depth + d] = number
         tile = _next_tile(tile, taken)
 
 
@@ -1332,8 +1355,10 @@ def _prepare(
 
 
 def _padded(colors: Tensor) -> Tensor:
-    """colors [N, D], contiguous, with zero channels added up to NARROW."""
+    """colors [N, D], contiguous, with zero channels added up to NARROW or a multiple of FOUR."""
     missing = NARROW - colors.shape[1]
+    if missing < 0:
+        missing = -colors.shape[1] % FOUR
     return F.pad(colors, (0, missing)).contiguous() if missing > 0 else colors.contiguous()
 
 
@@ -1357,7 +1382,7 @@ class _Rasterize(torch.autograd.Function):
         # numpy, not torch, whose threads would then spin on our cores for milliseconds.
         wide = values.shape[1] > NARROW
         shape = (height, width, values.shape[1])
-        image = np.zeros(shape, values.dtype) if wide else empty(shape, values.dtype)
+        image = empty(shape, values.dtype)
         trans, alpha = empty((2, height, width), values.dtype)
         _in_threads(
             _blend,
@@ -1379,7 +1404,7 @@ class _Rasterize(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         picture = torch.from_numpy(image)
         ctx.save_for_backward(*tensors, picture, torch.from_numpy(trans))
-        if colors.shape[1] < NARROW:
+        if colors.shape[1] < values.shape[1]:
             picture = torch.from_numpy(image[..., : colors.shape[1]].copy())
         return picture, torch.from_numpy(alpha)[..., None]
 

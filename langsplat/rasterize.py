@@ -51,8 +51,8 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
-# Up to this many channels the CPU draws three at a time, which its kernels keep in registers: nine
-# channels take a quarter of the time that way, forward and backward.
+# Up to this many channels the CPU draws three at a time if there is a gradient, since the backward
+# kernels keep three in registers: nine take a quarter of the time that way, forward and backward.
 FEW_CHANNELS = 24
 # Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
 MAX_ONE_HOT = 1 << 25
@@ -179,29 +179,18 @@ def rasterize(
         alpha = image[..., :1]
     else:
         *geometry, colors = gaussians
-        few = not means.is_cuda and 3 < colors.shape[-1] <= FEW_CHANNELS
+        learns = torch.is_grad_enabled() and any(t.requires_grad for t in gaussians)
+        few = learns and not means.is_cuda and 3 < colors.shape[-1] <= FEW_CHANNELS
         drawn = [
             draw(*geometry, part, viewmats, Ks, width, height, RULES._replace(near=near))
             for part in (colors.split(3, dim=-1) if few else [colors])
         ]
         image, alpha = drawn[0]
         if few:
-            image = _joined([part for part, _ in drawn])
+            image = torch.cat([part for part, _ in drawn], dim=-1)
     if behind is not None:
         image = image + (1 - alpha) * behind[:, None, None]
     return image, alpha
-
-
-def _joined(images: list[Tensor]) -> Tensor:
-    """Images [.., D] on the CPU, joined along D; in recycled memory if there is no gradient."""
-    if images[0].requires_grad:
-        return torch.cat(images, dim=-1)
-    from langsplat._rasterize_numba import empty
-
-    channels = sum(image.shape[-1] for image in images)
-    arrays = [image.numpy() for image in images]
-    joined = empty((*images[0].shape[:-1], channels), arrays[0].dtype)
-    return torch.from_numpy(np.concatenate(arrays, axis=-1, out=joined))
 
 
 def render(
