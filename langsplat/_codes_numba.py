@@ -17,6 +17,7 @@ With a table of an autoencoder's embeddings, by the same names as in `_query_tri
 
 And with either:
 
+    hold, hold_inside  scores of pixels and of Gaussians -> the same, held to a thing of the text
     half_smooth  relevancies averaged with their box means
 
 A tile has 16 blocks of 4 x 4 pixels. A row of weights is kept if a pixel of the block sees the
@@ -41,7 +42,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,9 +101,6 @@ from langsplat._rasterize_numba import (
     empty,
     see,
 )
-
-if TYPE_CHECKING:
-    from langsplat.codec import DecodeTable
 
 Array = NDArray[Any]
 
@@ -889,6 +887,47 @@ def _placed(part, parts, places, best, corners, text, sharpness, out):
                 store_until(out, begin + first, begin + count, share)
 
 
+@_inner
+def _held(own, by_part, near, steep):
+    """A score, of a number or of lanes, held to a thing (`hold`)."""
+    own = max(own, by_part * near)
+    return own * max(near, min((own - np.float32(0.5)) * steep, np.float32(1)))
+
+
+@_kernel
+def _hold(part, parts, scores, by_part, near, steep):
+    """Hold a part's pixels of scores [L, P], in place."""
+    levels, count = scores.shape
+    scores, by_part, groups = flattened(scores), flattened(by_part), -(-count // LANES)
+    for level in range(levels):
+        end = (level + 1) * count
+        for group in range(groups * part // parts, groups * (part + 1) // parts):
+            at = level * count + group * LANES
+            own, other = load_until(scores, at, end), load_until(by_part, at, end)
+            around = load_until(near, group * LANES, count)
+            store_until(scores, at, end, _held(own, other, around, steep))
+
+
+@_kernel
+def _hold_inside(part, parts, scores, by_part, near, means, matrix, nearest, steep):
+    """Hold a part's Gaussians of scores [N] that the picture shows, in place.
+
+    matrix [3, 4] takes means [N, 3] to x and y in pixels times the depth, and the depth.
+    """
+    n, (height, width) = means.shape[0], near.shape
+    means, near, m = flattened(means), flattened(near), flattened(matrix)
+    for i in range(n * part // parts, n * (part + 1) // parts):
+        x, y, z = means[3 * i], means[3 * i + 1], means[3 * i + 2]
+        depth = m[8] * x + m[9] * y + m[10] * z + m[11]
+        if not depth > nearest:
+            continue
+        across = (m[0] * x + m[1] * y + m[2] * z + m[3]) / depth
+        down = (m[4] * x + m[5] * y + m[6] * z + m[7]) / depth
+        if 0 <= across < width and 0 <= down < height:
+            around = near[np.int64(down) * width + np.int64(across)]
+            scores[i] = _held(scores[i], by_part[i], around, steep)
+
+
 @_kernel
 def _half_smooth(part, parts, maps, half, peaks):
     """Average each pixel of a part's maps [M, H, W] with the box around it, in place.
@@ -1146,11 +1185,11 @@ class Table:
     side: int
 
     @classmethod
-    def of(cls, table: "DecodeTable") -> "Table":
-        corners, size = table.rows.shape
+    def of(cls, rows: Tensor, basis: Tensor, side: int) -> "Table":
+        corners, size = rows.shape
         packed = empty((-(-corners // LANES), size, LANES), np.int16)
-        _in_threads(_pack_table, torch.get_num_threads(), table.rows.numpy(), packed)
-        return cls(packed, table.basis, table.side)
+        _in_threads(_pack_table, torch.get_num_threads(), rows.numpy(), packed)
+        return cls(packed, basis, side)
 
     def score(self, texts: Tensor) -> Array:
         """Cosines of unit texts [T, E] at the corners -> [6 (R + 1), R + 1, T].
@@ -1192,6 +1231,37 @@ def placed(
     flat = places.view(-1, 2).numpy(), best.view(-1).numpy()
     maps = out.view(len(out), -1).numpy()
     _in_threads(_placed, torch.get_num_threads(), *flat, corners, text, sharpness, maps)
+
+
+def hold(scores: Array, by_part: Array, near: Array, sure: float) -> None:
+    """Hold a text's scores [L, H, W] float32, in place, to the thing that it names a part of.
+
+    Args:
+        by_part: [L, H, W] float32, the scores of the part's own word.
+        near: [H, W] float32, how near to the thing every pixel is, up to 1.
+        sure: a score that stands by itself.
+    """
+    flat = scores.reshape(len(scores), -1), by_part.reshape(len(by_part), -1), near.reshape(-1)
+    _in_threads(_hold, torch.get_num_threads(), *flat, np.float32(1 / (sure - 0.5)))
+
+
+def hold_inside(
+    scores: Array,
+    by_part: Array,
+    near: Array,
+    sure: float,
+    means: Tensor,  # [N, 3]
+    viewmat: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    nearest: float,
+) -> None:
+    """The same for scores of Gaussians [N]: each is as near as the pixel that its centre is in.
+
+    Those outside of the picture, or not more than `nearest` before the camera, stay as they are.
+    """
+    world = means.contiguous().numpy(), (K.double() @ viewmat[:3].double()).numpy(), nearest
+    given = scores, by_part, near, *world, np.float32(1 / (sure - 0.5))
+    _in_threads(_hold_inside, torch.get_num_threads(), *given)
 
 
 def half_smooth(maps: Array, half: int) -> Array:

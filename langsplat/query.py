@@ -36,7 +36,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +67,7 @@ MIN_SUPPORT = 0.5
 _ANY_SUPPORT = -1.0
 MAX_QUERY_PIXELS = 10_000_000  # of one view; about 2 GB while it is asked
 KEPT_BYTES = 512_000_000  # of views, for each scene
-_TEXTS_AT_ONCE = 10  # bounds the memory of one product
+_WORDS_AT_ONCE = 10  # bounds the memory of one product
 _KEPT_TEXTS = 1000  # whose embeddings are kept
 _WHICH = "(?:the|a|an|this|that|my) "
 _PART_OF = re.compile(  # "a photo of a mug" names no part
@@ -382,7 +382,7 @@ class _TableScores:
         else:
             from langsplat._codes_numba import Table, place, placed
 
-            self._corners = Table.of(table).score
+            self._corners = Table.of(table.rows, table.basis, table.side).score
         negative, levels = self._corners(negatives), len(field.levels)
         self._place = lambda image: place(image, negative, levels, support)
         self._placed = placed
@@ -676,17 +676,19 @@ class SceneQuery:
         check_mask(threshold, level, self._field.levels)
         found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
         view = self._view(camera)
-        near = self._near(texts, view, camera)
-        for some, asked in self._batches(texts):
-            maps = self._see(view, asked, self._maps(len(some), camera))
-            self._hold(some, maps, near, lambda parts, _: self._shown(parts, view, camera))
+        for some in self._few(texts):
+            maps = self._maps(len(some), camera)
+            of_words, asked, parts = self._score(some, view, camera, maps)
             peaks = _half_smooth(maps.view(-1, *maps.shape[2:]))
             levels = peaks.view(maps.shape[:2]).argmax(dim=1)
             if level is not None:
                 levels.fill_(self._field.levels.index(level))
-            of_gaussians = self._scores.rate(asked, levels)
-            if near:
-                self._hold_gaussians(some, of_gaussians, levels, near, camera)
+            if len(of_words) == len(some):
+                of_gaussians = self._scores.rate(asked, levels)
+            else:
+                of_gaussians = self._scores.rate(asked, levels[of_words])
+                self._hold_gaussians(of_gaussians, parts, camera)
+                of_gaussians = of_gaussians[: len(some)].clone()  # without those of other words
             found += zip(some, *_on_host(levels, maps, of_gaussians), strict=True)
         seconds = time.perf_counter() - began
         return [
@@ -715,11 +717,9 @@ class SceneQuery:
         texts = check_list(texts)
         view, out = self._view(camera), self._maps(len(texts), camera)
         done = 0
-        for some, asked in self._batches(texts):
-            self._see(view, asked, out[done : done + len(some)])
+        for some in self._few(texts):
+            self._score(some, view, camera, out[done : done + len(some)])
             done += len(some)
-        near = self._near(texts, view, camera)
-        self._hold(texts, out, near, lambda parts, _: self._shown(parts, view, camera))
         return out
 
     def _see(self, view: _View, asked: Any, out: Tensor) -> Tensor:
@@ -730,89 +730,90 @@ class SceneQuery:
             out[out == 0] = 0.5
         return out
 
-    def _shown(self, texts: Sequence[str], view: _View, camera: Camera) -> Tensor:
-        """The pixel relevancy [T, L, H, W] of a few texts, not held to things."""
-        asked = self._scores.ask(self._texts(texts))
-        return self._see(view, asked, self._maps(len(texts), camera))
-
     def gaussian_relevancy(self, texts: Iterable[str]) -> Tensor:
         """The Gaussian relevancy, [T, L, N] float32 in [0, 1]; 0 for those no view ever saw."""
         texts, device = check_list(texts), self._field.codes.device
         out = _empty((len(texts), *self._field.mass.shape), device)
-        done = 0
-        for some, asked in self._batches(texts):
+        for start in range(0, len(texts), _WORDS_AT_ONCE):
+            some = texts[start : start + _WORDS_AT_ONCE]
+            asked = self._scores.ask(self._texts(some))
             for level in range(len(self._field.levels)):
                 levels = torch.full((len(some),), level, device=device)
-                out[done : done + len(some), level] = self._scores.rate(asked, levels)
-            done += len(some)
+                out[start : start + len(some), level] = self._scores.rate(asked, levels)
         return out
 
-    def _hold(
-        self,
-        texts: Sequence[str],
-        scores: Tensor,
-        near: Mapping[str, Tensor],
-        score: Callable[[Sequence[str], Sequence[int]], Tensor],
-    ) -> None:
-        """Hold the texts' scores [T, ..], in place, to the things that they name parts of.
+    def _score(
+        self, texts: Sequence[str], view: _View, camera: Camera, out: Tensor
+    ) -> tuple[list[int], Any, list[tuple[int, int, Tensor]]]:
+        """Write to `out` [T, L, H, W] the pixel relevancy of a few texts, held to their things.
 
-        A high score stands by itself: the words for a thing do not find all of it.
-
-        Args:
-            near: for each thing found, how near to it everything scored is, up to 1.
-            score: called with the words for parts and the numbers of the texts that they come from;
-                returns their own scores.
+        Returns:
+            The words that were asked, each as the number of the text that they are of: the texts
+            themselves, then words for parts and things. What `_Scores.ask` made of them. And for
+            each part of a thing that is found: the numbers of its text and of its own word, and
+            how near to the thing every pixel is, [H, W] up to 1.
         """
-        named = [(k, part_of(text)) for k, text in enumerate(texts)]
-        held = [(k, *found) for k, found in named if found and found[1] in near]
-        for start in range(0, len(held), _TEXTS_AT_ONCE):
-            which, parts, things = zip(*held[start : start + _TEXTS_AT_ONCE], strict=True)
-            for k, thing, by_part in zip(which, things, score(parts, which), strict=True):
-                own = torch.maximum(scores[k], by_part.mul_(near[thing]), out=scores[k])
-                sure = own.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
-                own *= torch.maximum(near[thing], sure, out=sure)
+        named = [(k, self._part_of(text)) for k, text in enumerate(texts)]
+        held = [(k, *found) for k, found in named if found]
+        things = list(dict.fromkeys(thing for _, _, thing in held))
+        # All at once, which takes little longer than one text.
+        words = [*texts, *(part for _, part, _ in held), *things]
+        asked = self._scores.ask(self._texts(words))
+        if not held:
+            self._see(view, asked, out)
+            return list(range(len(texts))), asked, []
+        maps = self._see(view, asked, self._maps(len(words), camera))
+        near = {}
+        for thing, found in zip(things, maps[-len(things) :], strict=True):
+            near[thing] = _near(found, camera)
+        parts = []
+        for p, (k, _, thing) in enumerate(held, len(texts)):
+            around = near[thing]
+            if around is not None:
+                _hold(maps[k], maps[p], around)
+                parts.append((k, p, around))
+        out.copy_(maps[: len(texts)])
+        return [*range(len(texts)), *(k for k, _, _ in held), *(0 for _ in things)], asked, parts
 
     def _hold_gaussians(
-        self,
-        texts: Sequence[str],
-        scores: Tensor,
-        levels: Tensor,
-        near: Mapping[str, Tensor],
-        camera: Camera,
+        self, scores: Tensor, parts: Sequence[tuple[int, int, Tensor]], camera: Camera
     ) -> None:
-        """`_hold` for scores of Gaussians [T, N], each text at its level, inside the picture."""
-        gaussians, camera = self._drawn.gaussians, camera.to(scores.device)
+        """`_hold` for scores of Gaussians [.., N] in place, those inside of the picture."""
+        gaussians, camera = self._drawn.gaussians, camera.detached().to(scores.device)
+        if not scores.is_cuda:
+            from langsplat._codes_numba import hold_inside
+
+            world = gaussians.means, camera.viewmat, camera.K, gaussians.near
+            for k, p, around in parts:
+                hold_inside(scores[k].numpy(), scores[p].numpy(), around.numpy(), SURE, *world)
+            return
         points = gaussians.means @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
         across, down, depth = (points @ camera.K.T).unbind(1)
         x, y = across / depth, down / depth
         within = (depth > gaussians.near) & (0 <= x) & (x < camera.width)
         rows = (within & (0 <= y) & (y < camera.height)).nonzero()[:, 0]
         pixels = y[rows].long() * camera.width + x[rows].long()
+        for k, p, around in parts:
+            own = scores[k, rows]
+            _hold(own, scores[p, rows], around.flatten()[pixels])
+            scores[k, rows] = own
 
-        def score(parts: Sequence[str], which: Sequence[int]) -> Tensor:
-            asked = self._scores.ask(self._texts(parts))
-            return self._scores.rate(asked, levels[list(which)])[:, rows]
+    def _part_of(self, text: str) -> tuple[str, str] | None:
+        return part_of(text) if self.near_things else None
 
-        held = scores[:, rows]
-        nearby = {thing: around.flatten()[pixels] for thing, around in near.items()}
-        self._hold(texts, held, nearby, score)
-        scores[:, rows] = held
-
-    def _near(self, texts: Sequence[str], view: _View, camera: Camera) -> dict[str, Tensor]:
-        """For each thing found in the view, how near to it every pixel is, [H, W] up to 1."""
-        parts = [part_of(text) for text in texts] if self.near_things else []
-        things = list(dict.fromkeys(found[1] for found in parts if found))
-        if things:  # embedded together, which for a large model takes little longer than one
-            self._texts([*texts, *(word for found in parts if found for word in found)])
-        near = {}
-        for some, asked in self._batches(things):
-            maps = self._see(view, asked, self._maps(len(some), camera))
-            for thing, found in zip(some, maps.amax(dim=1), strict=True):
-                best = float(found.max())
-                if best > 0.5:
-                    around = _highest_around(found, round(NEARBY * camera.width / 2))
-                    near[thing] = around.div_(NEAR_ENOUGH * best).clamp_(max=1)
-        return near
+    def _few(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """A few texts at a time, by the words that are asked for them."""
+        some: list[str] = []
+        count = 0
+        for text in texts:
+            words = 3 if self._part_of(text) else 1
+            if some and count + words > _WORDS_AT_ONCE:
+                yield some
+                some, count = [], 0
+            some.append(text)
+            count += words
+        if some:
+            yield some
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [T, E], kept because the same words are asked in view after view."""
@@ -834,12 +835,6 @@ class SceneQuery:
             f"The encoder {self.encoder.name!r} must make of T texts a tensor [T, "
             f"{self.encoder.dim}] of vectors of length 1: correct its encode_texts."
         )
-
-    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Any]]:
-        """A few texts at a time, with what `_Scores.ask` makes of them."""
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = texts[start : start + _TEXTS_AT_ONCE]
-            yield some, self._scores.ask(self._texts(some))
 
     def _maps(self, texts: int, camera: Camera) -> Tensor:
         """Uninitialised maps [T, L, H, W]."""
@@ -926,6 +921,38 @@ def part_of(text: str) -> tuple[str, str] | None:
     """ "the handle of the mug" -> "handle", "mug"; None for a text that names no part."""
     match = _PART_OF.fullmatch(text)
     return (match["part"], match["thing"]) if match else None
+
+
+def _near(found: Tensor, camera: Camera) -> Tensor | None:
+    """How near to a thing every pixel is, [H, W] up to 1, by its relevancy [L, H, W].
+
+    None if it is not found.
+    """
+    found = found.amax(dim=0)
+    best = float(found.max())
+    if best <= 0.5:
+        return None
+    around = _highest_around(found, round(NEARBY * camera.width / 2))
+    return around.div_(NEAR_ENOUGH * best).clamp_(max=1)
+
+
+def _hold(scores: Tensor, by_part: Tensor, near: Tensor) -> None:
+    """Hold a text's scores, in place, to the thing that it names a part of.
+
+    A high score stands by itself: the words for a thing do not find all of it.
+
+    Args:
+        by_part: the scores of the part's own word; changed.
+        near: how near to the thing everything scored is, up to 1.
+    """
+    if not scores.is_cuda:
+        from langsplat._codes_numba import hold
+
+        hold(scores.numpy(), by_part.numpy(), near.numpy(), SURE)
+        return
+    torch.maximum(scores, by_part.mul_(near), out=scores)
+    sure = scores.sub(0.5).div_(SURE - 0.5).clamp_(max=1)
+    scores *= torch.maximum(near, sure, out=sure)
 
 
 def _highest_around(values: Tensor, half: int) -> Tensor:

@@ -27,6 +27,7 @@ from langsplat.query import (
     SceneQuery,
     _CodebookScores,
     _half_smooth,
+    _near,
     _SparseView,
     check_text,
     half_smoothed,
@@ -248,7 +249,7 @@ def test_the_cpu_looks_latents_up_as_the_table_does(texts: int) -> None:
     assert table is not None and len(table.rows) % _codes_numba.LANES, "the last row is not full"
     generator = torch.Generator().manual_seed(4)
     asked = F.normalize(torch.randn(4 + texts, E, generator=generator), dim=1)
-    packed = _codes_numba.Table.of(table)
+    packed = _codes_numba.Table.of(table.rows, table.basis, table.side)
     negatives, corners = packed.score(asked[:4]), packed.score(asked[4:])
     want = table.of_texts(asked)
     got = np.concatenate([negatives, corners], axis=2).transpose(2, 0, 1)
@@ -614,9 +615,10 @@ def random_scene(n: int = 300, words: int = 100) -> Scene:
     return replace(asked_scene(), gaussians=gaussians, language=field)
 
 
-def test_a_part_is_looked_for_near_its_thing_where_that_is_found() -> None:
+@on_devices
+def test_a_part_is_looked_for_near_its_thing_where_that_is_found(device: str) -> None:
     """Both balls have a knob; the text says which one's is meant."""
-    scene = asked_scene()
+    scene = asked_scene().to(device)
     assert scene.language is not None
     scene.language.mass[0] = 0  # at this level codes are random
     camera, encoder = scene.cameras[0], TableEncoder()
@@ -643,9 +645,10 @@ def test_a_part_is_looked_for_near_its_thing_where_that_is_found() -> None:
     )
 
 
-def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of() -> None:
+@on_devices
+def test_a_parts_own_word_counts_near_the_thing_that_a_text_names_it_of(device: str) -> None:
     """The encoder knows handles, but does not understand "the handle of the left ball"."""
-    scene = asked_scene()
+    scene = asked_scene().to(device)
     assert scene.language is not None
     scene.language.mass[0] = 0
     camera, encoder = scene.cameras[0], TableEncoder()
@@ -684,10 +687,10 @@ def test_near_a_thing_is_within_ten_pixels_of_it_in_a_view_of_480() -> None:
     assert scene.language is not None
     scene.language.mass[0] = 0
     engine, camera = SceneQuery(scene, TableEncoder()), scene.cameras[0].resized(480)
-    found = engine.relevancy(["left ball"], camera)[0].amax(dim=0).numpy()
-    highest = ndimage.maximum_filter(found, size=21, mode="constant")
-    (near,) = engine._near(["knob of the left ball"], engine._view(camera), camera).values()
-    np.testing.assert_allclose(near, np.minimum(highest / (0.8 * found.max()), 1), atol=1e-6)
+    found = engine.relevancy(["left ball"], camera)[0]
+    highest = ndimage.maximum_filter(found.amax(dim=0).numpy(), size=21, mode="constant")
+    want = np.minimum(highest / (0.8 * float(found.max())), 1)
+    np.testing.assert_allclose(_near(found, camera), want, atol=1e-6)
 
 
 @pytest.mark.parametrize(
