@@ -784,11 +784,10 @@ def _blend(
                 )
                 _store_pixels(flat_image, at, end, three)
             else:
-                for u in range(end - at):
-                    block, lane = v // SIDE * (TILE // SIDE) + u // SIDE, v % SIDE * SIDE + u % SIDE
+                for pixel in range(at, end):
+                    place = _place_in_planes(pixel - at, v, depth * LANES)
                     for d in range(depth):
-                        number = planes[(block * depth + d) * LANES + lane]
-                        flat_image[(at + u) * depth + d] = number
+                        flat_image[pixel * depth + d] = planes[place + d * LANES]
         tile = _next_tile(tile, taken)
 
 
@@ -849,24 +848,31 @@ def _add_wide_gradient(weight, weights, p, x0, y0, v_image, target):
 def _blend_colors_backward(
     part, parts, splats, index, starts, members, columns, size, rules, v_image, v_colors
 ):
-    """Add Wᵀ v_image of a part's tiles to v_colors[part]: all that linear colors need."""
+    """Write Wᵀ v_image of a part's tiles to v_colors[part]: all that linear colors need."""
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
-    wide = v_colors.shape[2] > NARROW
     state, near, items, begins = _workspace(v_image.dtype)
     left, top = _corners(v_image.dtype, SIDE)
-    weights = room(LANES, v_image.dtype)
-    zero = spread(dtype(0))
-    flat_v = flattened(v_image)
+    (_, gaussians, depth), zero = v_colors.shape, spread(dtype(0))
+    block_size = (depth + -depth % FOUR) * LANES
+    planes = room(BLOCKS * block_size, v_image.dtype)
+    # Of the blocks that a splat touches: its weights, and where their planes are.
+    shares, places = room(BLOCKS * LANES, v_image.dtype), room(BLOCKS, np.int64)
+    sums = room(LANES, v_image.dtype)
+    flat_v, flat_colors = flattened(v_image), flattened(v_colors)
+    flat_colors[part * gaussians * depth : (part + 1) * gaussians * depth] = 0
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
             break
         x0, y0 = _start_tile(tile, columns, size, state)
-        if not wide:
-            for v in range(min(TILE, size[1] - y0)):
-                p, at, end = _row_of(v, x0, y0, size)
-                _store_planes(state, p, _load_pixels(flat_v, at, end))
+        planes[:] = 0
+        for v in range(min(TILE, size[1] - y0)):
+            _, first, end = _row_of(v, x0, y0, size)
+            for at in range(first, end):
+                place = _place_in_planes(at - first, v, block_size)
+                for d in range(depth):
+                    planes[place + d * LANES] = flat_v[at * depth + d]
         for first in range(starts[tile], starts[tile + 1], BATCH):
             alive = _alive(state)
             if alive == 0:
@@ -874,22 +880,35 @@ def _blend_colors_backward(
             end = min(first + BATCH, starts[tile + 1])
             _plan(splats, members, first, end, x0, y0, left, top, alive, near, items, begins)
             for j in range(end - first):
-                target = v_colors[part, index[members[first + j]]]
-                t0, t1, t2 = zero, zero, zero
+                drawn = 0
                 for k in range(begins[j], begins[j + 1]):
-                    p, _, _, _, _, _, weight, _ = _pass(
-                        state, near, np.int64(items[k]), alpha_max, stop
-                    )
-                    if wide:
-                        _add_wide_gradient(weight, weights, p, x0, y0, v_image, target)
-                    else:
-                        t0 += weight * load(state, PLANE0 + p)
-                        t1 += weight * load(state, PLANE1 + p)
-                        t2 += weight * load(state, PLANE2 + p)
-                if not wide:
-                    store(weights, 0, totals((t0, t1, t2)))
-                    for d in range(NARROW):
-                        target[d] += weights[d]
+                    item = np.int64(items[k])
+                    _, _, _, _, _, _, weight, _ = _pass(state, near, item, alpha_max, stop)
+                    if bits(weight > 0) != 0:
+                        store(shares, drawn * LANES, weight)
+                        places[drawn] = item % BLOCKS * block_size
+                        drawn += 1
+                if drawn == 0:
+                    continue
+                own = (part * gaussians + index[members[first + j]]) * depth
+                for d in range(0, depth, FOUR):
+                    t0, t1, t2, t3 = zero, zero, zero, zero
+                    for k in range(drawn):
+                        weight, at = load(shares, k * LANES), places[k] + d * LANES
+                        t0 += weight * load(planes, at)
+                        t1 += weight * load(planes, at + LANES)
+                        t2 += weight * load(planes, at + 2 * LANES)
+                        t3 += weight * load(planes, at + 3 * LANES)
+                    store(sums, 0, totals((t0, t1, t2, t3)))
+                    for i in range(min(FOUR, depth - d)):
+                        flat_colors[own + d + i] += sums[i]
+
+
+@_inner
+def _place_in_planes(u, v, block_size):
+    """Where the numbers of a tile's pixel begin, LANES apart; those of a block lie together."""
+    block, lane = v // SIDE * (TILE // SIDE) + u // SIDE, v % SIDE * SIDE + u % SIDE
+    return block * block_size + lane
 
 
 @_inner
@@ -1242,6 +1261,12 @@ class _Frame:
     starts: np.ndarray  # [tiles + 1]
     members: np.ndarray  # splats of tile t: members[starts[t] : starts[t + 1]]
 
+    @property
+    def tiles(self) -> tuple[Any, ...]:
+        """What kernels need to go through the splats tile by tile."""
+        world = self.splats, self.index, self.starts, self.members
+        return *world, self.columns, self.size, self.rules
+
     def painted(self, colors: np.ndarray) -> "_Frame":
         """The same with other colors; without those, if they are not NARROW."""
         if colors.shape[1] != NARROW:
@@ -1414,29 +1439,18 @@ class _Rasterize(torch.autograd.Function):
         frame = ctx.frame
         *gaussians, colors, image, trans = (t.numpy() for t in ctx.saved_tensors)
         channels = ctx.channels
-        shared = (
-            frame.splats,
-            frame.index,
-            frame.starts,
-            frame.members,
-            frame.columns,
-            frame.size,
-            frame.rules,
-            _gradient(v_image, image),
-        )
-        wide = channels > NARROW
-        alone = not any(ctx.needs_input_grad[:4])
-        v_parts: Any = None  # the splats' sums have room for the gradients of three channels
-        if wide or alone:
-            v_parts = np.zeros((frame.parts, *colors.shape), colors.dtype)
+        v_image = _gradient(v_image, image)
         grads: list[Any] = [None] * 4
-        if not alone:
+        if any(ctx.needs_input_grad[:4]):
+            wide = channels > NARROW  # else the splats' sums have room for the colors' gradients
+            v_parts = np.zeros((frame.parts, *colors.shape), colors.dtype) if wide else None
             v_alpha = _gradient(v_alpha, trans[..., None])[..., 0]
             v_splats = empty((frame.parts, *frame.splats.shape), colors.dtype)
             _in_threads(
                 _blend_backward,
                 frame.parts,
-                *shared,
+                *frame.tiles,
+                v_image,
                 v_parts,
                 colors if wide else None,
                 image,
@@ -1445,7 +1459,7 @@ class _Rasterize(torch.autograd.Function):
                 np.array(frame.visible),
                 v_splats,
             )
-            v_colors = v_parts.sum(0) if wide else np.zeros_like(colors)
+            v_colors = np.zeros_like(colors) if v_parts is None else v_parts.sum(0)
             arrays = [np.zeros_like(t) for t in gaussians]
             *geometry, opacities = gaussians
             *v_geometry, v_opacities = arrays
@@ -1467,9 +1481,31 @@ class _Rasterize(torch.autograd.Function):
             )
             grads = [torch.from_numpy(array) for array in arrays]
         else:
-            _in_threads(_blend_colors_backward, frame.parts, *shared, v_parts)
-            v_colors = v_parts.sum(0)
+            v_colors = _lifted(frame, v_image)
         return *grads, torch.from_numpy(v_colors)[:, :channels], *[None] * 5
+
+
+def _lifted(frame: _Frame, picture: np.ndarray) -> np.ndarray:
+    """Wᵀ picture [H, W, D] -> [N, D]."""
+    sums = empty((frame.parts, len(frame.index), picture.shape[2]), picture.dtype)
+    _in_threads(_blend_colors_backward, frame.parts, *frame.tiles, picture, sums)
+    for other in sums[1:]:
+        sums[0] += other
+    return sums[0]
+
+
+def lift(
+    gaussians: Sequence[Tensor],  # means, quats, scales, opacities
+    viewmat: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    picture: Tensor,  # [H, W, D], of the Gaussians' dtype
+    rules: tuple[float, ...],
+) -> Tensor:
+    """See langsplat.rasterize; [N, D]."""
+    array = picture.contiguous().numpy()
+    nothing = np.empty((len(gaussians[0]), 0), array.dtype)
+    frame = see(gaussians, nothing, viewmat, K, array.shape[1], array.shape[0], rules)
+    return torch.from_numpy(_lifted(frame, array))
 
 
 def rasterize(

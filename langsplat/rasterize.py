@@ -51,8 +51,8 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
-# Up to this many channels the CPU draws three at a time if there is a gradient, since the backward
-# kernels keep three in registers: nine take a quarter of the time that way, forward and backward.
+# Up to this many channels the CPU draws three at a time if not only colors need a gradient, since
+# that backward kernel keeps three in registers: nine take a quarter of the time that way.
 FEW_CHANNELS = 24
 # Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
 MAX_ONE_HOT = 1 << 25
@@ -179,8 +179,8 @@ def rasterize(
         alpha = image[..., :1]
     else:
         *geometry, colors = gaussians
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in gaussians)
-        few = learns and not means.is_cuda and 3 < colors.shape[-1] <= FEW_CHANNELS
+        moves = torch.is_grad_enabled() and any(t.requires_grad for t in geometry)
+        few = moves and not means.is_cuda and 3 < colors.shape[-1] <= FEW_CHANNELS
         drawn = [
             draw(*geometry, part, viewmats, Ks, width, height, RULES._replace(near=near))
             for part in (colors.split(3, dim=-1) if few else [colors])
@@ -311,6 +311,14 @@ def lift(
             f"The picture must be [{camera.height}, {camera.width}, D] like the camera's, "
             f"got {list(image.shape)}: resize one of them."
         )
+    draw = _backend(backend, gaussians.device)
+    if draw is not _rasterize_gsplat.rasterize:
+        from langsplat._rasterize_numba import lift as on_cpu
+
+        g, view = gaussians.detached(), camera.detached().to(gaussians.device)
+        geometry, rules = (g.means, g.quats, g.scales, g.opacities), RULES._replace(near=g.near)
+        _check_floats("means, quats, scales and opacities", *geometry)
+        return on_cpu(geometry, view.viewmat, view.K, image.detach().to(g.means), rules)
     with torch.inference_mode(False), torch.enable_grad():
         still = gaussians.detached()
         colors = still.means.new_zeros(len(still), image.shape[2], requires_grad=True)

@@ -242,6 +242,9 @@ def test_lift_is_the_transpose_of_render(backend: str, channels: int) -> None:
     assert lifted.shape == values.shape
     # <W values, picture> = <values, Wᵀ picture>
     torch.testing.assert_close((rendered * picture).sum(), (values * lifted).sum())
+    image, _ = render(gaussians, camera, values.requires_grad_(), backend=backend)
+    (gradient,) = torch.autograd.grad(image, values, picture)
+    torch.testing.assert_close(gradient, lifted)
     ones = torch.ones(HEIGHT, WIDTH, 1, device=device)
     weights = lift(gaussians, camera, ones, backend=backend)
     torch.testing.assert_close(weights.sum(), alpha.sum())
