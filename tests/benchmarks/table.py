@@ -126,7 +126,7 @@ def compare(
     ratio = float(np.median([one[0] / one[2] for one in times]))
     ten = seconds(lambda: engine.relevancy([next(asked) for _ in range(10)], view), 5, device)
     label = f"{name} {view.width}x{view.height}"
-    size = table.rows.numel() * 4 / 1e6
+    size = table.rows.numel() * (4 if device == "cuda" else 2) / 1e6  # as it is kept
     return [
         row(f"{label}: new word, same view: decoding over table", ratio, "x", bar=SPEED_BAR),
         row(f"{label}: the same in processor time", exact_work / work, "x"),
