@@ -2,8 +2,9 @@
 
 In: activated Gaussians and one pinhole camera. Out: image [H, W, D] and alpha [H, W, 1], without
 background. There are also colors from spherical harmonics (`sh_to_rgb`), lifting of pixels' labels
-to the Gaussians that paint them (`lift_labels`), and the heaviest of many channels
-(`find_heaviest`). The stages, each run by a few Python threads over disjoint parts of the work:
+to the Gaussians that paint them (`lift_labels`), the heaviest of many channels (`find_heaviest`),
+and how similar two pictures are (`similarity`). The stages of drawing, each run by a few Python
+threads over disjoint parts of the work:
 
     project    Gaussian -> splat: centre, conic, opacity, reach, in pixels (float64 inside),
                sixteen Gaussians at once
@@ -1624,6 +1625,162 @@ def sh_to_rgb(sh: Tensor, dirs: Tensor, used: int, constant: float) -> Tensor:
     In torch it is forty operations, which all read and write memory: at least five times as slow.
     """
     return _Color.apply(sh, dirs.to(sh.dtype), used, constant)
+
+
+# ----------------------------------------------------------------- similarity of pictures
+
+
+@_kernel
+def _compare(part, parts, x, y, window, c1, c2, slopes, totals):
+    """Write the sum of SSIM over a part's rows of windows to totals[part], and its slopes.
+
+    x and y are [H, W, C], slopes [3, rows, C columns]: the derivatives of each window's SSIM by its
+    means of x, of x² + y², and of x y.
+    """
+    height, width, channels = x.shape
+    taps, dtype = window.shape[0], x.dtype.type
+    line, rows = width * channels, height - taps + 1
+    across = line - (taps - 1) * channels
+    x, y, slopes, plane = flattened(x), flattened(y), flattened(slopes), rows * across
+    # Of one row of windows: means down the columns, and then zeros for the lanes beyond its end.
+    size = line + taps * channels + 2 * LANES
+    means_x, means_y = room(size, x.dtype), room(size, x.dtype)
+    squares, products = room(size, x.dtype), room(size, x.dtype)
+    number, zero, total = room(LANES, x.dtype), spread(dtype(0)), 0.0
+    for k in range(LANES):
+        number[k] = k
+    for j in range(line, size):
+        means_x[j] = means_y[j] = squares[j] = products[j] = 0
+    for row in range(rows * part // parts, rows * (part + 1) // parts):
+        for j in range(0, line, LANES):
+            mean_x, mean_y, square, product = zero, zero, zero, zero
+            for k in range(taps):
+                at, end = (row + k) * line + j, (row + k + 1) * line
+                a, b = load_until(x, at, end), load_until(y, at, end)
+                share_a, share_b = window[k] * a, window[k] * b
+                mean_x += share_a
+                mean_y += share_b
+                square += share_a * a + share_b * b
+                product += share_a * b
+            store(means_x, j, mean_x)
+            store(means_y, j, mean_y)
+            store(squares, j, square)
+            store(products, j, product)
+        sums = zero
+        for j in range(0, across, LANES):
+            mean_x, mean_y, square, product = zero, zero, zero, zero
+            for k in range(taps):
+                at = j + k * channels
+                mean_x += window[k] * load(means_x, at)
+                mean_y += window[k] * load(means_y, at)
+                square += window[k] * load(squares, at)
+                product += window[k] * load(products, at)
+            # The sum of both variances, and the covariance: var(x) = E[x²] - E[x]².
+            both, norms = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+            light, shape = both + both + c1, product + product - both - both + c2
+            norms, spreads = norms + c1, square - norms + c2
+            share = dtype(1) / (norms * spreads)
+            similar = light * shape * share
+            by_x = mean_y * (shape - light) - similar * mean_x * (spreads - norms)
+            by_square, by_product = similar * norms * share, light * share
+            at, end = row * across + j, (row + 1) * across
+            store_until(slopes, at, end, (by_x + by_x) * share)
+            store_until(slopes, at + plane, end + plane, -by_square)
+            store_until(slopes, at + 2 * plane, end + 2 * plane, by_product + by_product)
+            sums += where(load(number, 0) < dtype(across - j), similar, zero)
+        store(means_x, 0, sums)
+        for k in range(LANES):
+            total += means_x[k]
+    totals[part] = total
+
+
+@_kernel
+def _compare_backward(part, parts, x, y, window, slopes, scale, v_x):
+    """Write a part's rows of v_x [H, W, C], `scale` times the gradient of the sum of SSIM by x."""
+    height, width, channels = x.shape
+    taps, dtype = window.shape[0], x.dtype.type
+    line, rows, border = width * channels, height - taps + 1, (taps - 1) * channels
+    across = line - border
+    x, y, slopes, v_x = flattened(x), flattened(y), flattened(slopes), flattened(v_x)
+    # Of one row: sums down the columns of slopes, with zeros on both sides.
+    size, plane, zero = border + line + LANES, rows * across, spread(dtype(0))
+    first, second, third = room(size, x.dtype), room(size, x.dtype), room(size, x.dtype)
+    first[:] = 0
+    second[:] = 0
+    third[:] = 0
+    for row in range(height * part // parts, height * (part + 1) // parts):
+        for j in range(0, across, LANES):
+            a, b, c = zero, zero, zero
+            for k in range(max(0, row - rows + 1), min(taps, row + 1)):
+                at, end = (row - k) * across + j, (row - k + 1) * across
+                a += window[k] * load_until(slopes, at, end)
+                b += window[k] * load_until(slopes, at + plane, end + plane)
+                c += window[k] * load_until(slopes, at + 2 * plane, end + 2 * plane)
+            store(first, border + j, a)
+            store(second, border + j, b)
+            store(third, border + j, c)
+        for j in range(0, line, LANES):
+            a, b, c = zero, zero, zero
+            for k in range(taps):
+                at = border + j - k * channels
+                a += window[k] * load(first, at)
+                b += window[k] * load(second, at)
+                c += window[k] * load(third, at)
+            at, end = row * line + j, (row + 1) * line
+            own, other = load_until(x, at, end), load_until(y, at, end)
+            store_until(v_x, at, end, (a + (own + own) * b + other * c) * dtype(scale))
+
+
+class _Similarity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image, target, window, constants):  # type: ignore[no-untyped-def]
+        ctx.given = window, constants, torch.get_num_threads()
+        total, slopes = _compared(image, target, *ctx.given)
+        ctx.save_for_backward(image, target, torch.from_numpy(slopes))
+        return image.new_tensor(total / slopes[0].size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v_mean):  # type: ignore[no-untyped-def]
+        image, target, slopes = ctx.saved_tensors
+        window, constants, parts = ctx.given
+        grads: list[Any] = [None, None]
+        for k, (x, y) in enumerate(((image, target), (target, image))):
+            if not ctx.needs_input_grad[k]:
+                continue
+            own = _compared(x, y, window, constants, parts)[1] if k else slopes.numpy()
+            pictures = [t.contiguous().numpy() for t in (x, y)]
+            v_x, scale = empty(x.shape, own.dtype), float(v_mean) / own[0].size
+            given = window.astype(own.dtype), own, scale, v_x
+            _in_threads(_compare_backward, parts, *pictures, *given)
+            grads[k] = torch.from_numpy(v_x)
+        return *grads, None, None
+
+
+def _compared(
+    image: Tensor, target: Tensor, window: np.ndarray, constants: tuple[float, float], parts: int
+) -> tuple[float, np.ndarray]:
+    """The sum of SSIM over all windows, and its slopes (`_compare`)."""
+    x, y = (t.detach().contiguous().numpy() for t in (image, target))
+    (height, width, channels), fewer, kind = x.shape, len(window) - 1, x.dtype.type
+    slopes = empty((3, height - fewer, (width - fewer) * channels), x.dtype)
+    totals, given = np.empty(parts), (window.astype(kind), *map(kind, constants))
+    _in_threads(_compare, parts, x, y, *given, slopes, totals)
+    return float(totals.sum()), slopes
+
+
+def similarity(
+    image: Tensor, target: Tensor, window: np.ndarray, constants: tuple[float, float]
+) -> Tensor:
+    """SSIM of pictures [H, W, C] of one dtype, float32 or float64: see langsplat.metrics.
+
+    In torch it takes five times as long, as each of its forty operations goes through memory.
+
+    Args:
+        window: [taps], its weights along one axis.
+        constants: C1 and C2.
+    """
+    return _Similarity.apply(image, target, window, constants)
 
 
 # ----------------------------------------------------------------- lifting

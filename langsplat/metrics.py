@@ -15,6 +15,7 @@ from torch import Tensor
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 
 def psnr(image: ArrayLike | Tensor, target: ArrayLike | Tensor) -> Tensor:
@@ -52,14 +53,22 @@ def ssim(image: ArrayLike | Tensor, target: ArrayLike | Tensor) -> Tensor:
             f"SSIM needs pictures [H, W, C] of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
             f"got {list(image.shape)}: use larger ones."
         )
+    if image.device.type != "cpu":
+        return _ssim_by_torch(image, target)
+    from langsplat._rasterize_numba import similarity
+
+    kind = torch.float64 if torch.float64 in (image.dtype, target.dtype) else torch.float32
+    return similarity(image.to(kind), target.to(kind), _window().numpy(), (SSIM_C1, SSIM_C2))
+
+
+def _ssim_by_torch(image: Tensor, target: Tensor) -> Tensor:
     maps = [image, target, image * image + target * target, image * target]
     blurred = _Blur.apply(torch.cat(maps, dim=2))
     mean_x, mean_y, mean_squares, mean_product = blurred.split(image.shape[2], dim=2)
-    c1, c2 = 0.01**2, 0.03**2
     # These give the sum of both variances and the covariance: var(x) = E[x²] - E[x]².
     squares, product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
-    likeness = (2 * product + c1) * (2 * (mean_product - product) + c2)
-    return (likeness / ((squares + c1) * (mean_squares - squares + c2))).mean()
+    likeness = (2 * product + SSIM_C1) * (2 * (mean_product - product) + SSIM_C2)
+    return (likeness / ((squares + SSIM_C1) * (mean_squares - squares + SSIM_C2))).mean()
 
 
 def mask_iou(mask: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
@@ -80,8 +89,7 @@ def mask_iou(mask: ArrayLike | Tensor, truth: ArrayLike | Tensor) -> float:
 class _Blur(torch.autograd.Function):
     """[H, W, D] -> [H - 10, W - 10, D], the window's mean wherever it fits.
 
-    The window is symmetric, so the backward pass is the same convolution, padded with zeros. On the
-    CPU that is several times as fast as torch's own backward pass.
+    The window is symmetric, so the backward pass is the same convolution, padded with zeros.
     """
 
     @staticmethod
@@ -95,20 +103,20 @@ class _Blur(torch.autograd.Function):
 
 def _convolved(maps: Tensor, border: int) -> Tensor:
     """Maps [H, W, D] with a border of zeros around them, each convolved with SSIM's window."""
-    count = maps.shape[2]
-    offsets = torch.arange(SSIM_WINDOW, dtype=maps.dtype, device=maps.device) - SSIM_WINDOW // 2
-    weights = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
-    weights = weights / weights.sum()
-    # Channels last in memory is the fastest layout for depthwise convolutions on the CPU; on a GPU
-    # only whole planes were measured.
-    planes = maps[None].permute(0, 3, 1, 2)
-    if maps.is_cuda:
-        planes = planes.contiguous()
+    count, weights = maps.shape[2], _window(maps.device).to(maps.dtype)
+    planes = maps[None].permute(0, 3, 1, 2).contiguous()
     column = weights.view(1, 1, -1, 1).expand(count, 1, -1, 1)
     row = weights.view(1, 1, 1, -1).expand(count, 1, 1, -1)
     planes = F.conv2d(planes, column, padding=(border, 0), groups=count)
     planes = F.conv2d(planes, row, padding=(0, border), groups=count)
     return planes.permute(0, 2, 3, 1)[0]
+
+
+def _window(device: torch.device | str = "cpu") -> Tensor:
+    """[11] float64, the weights of SSIM's window along one axis."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=device) - SSIM_WINDOW // 2
+    weights = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+    return weights / weights.sum()
 
 
 def _pair(*pictures: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:

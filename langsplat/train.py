@@ -381,7 +381,9 @@ class _Trainer:
         with torch.no_grad():
             self.last_psnr = psnr(image, photo)
         l1 = (image - photo).abs().mean()
-        loss = (1 - config.ssim_weight) * l1 + config.ssim_weight * (1 - ssim(image, photo))
+        with torch_threads(self.threads):
+            similarity = ssim(image, photo)
+        loss = (1 - config.ssim_weight) * l1 + config.ssim_weight * (1 - similarity)
         self.last_loss = loss.detach()
         return (
             loss

@@ -7,9 +7,9 @@ import sys
 from tests.conftest import ROOT
 
 LAYERS = [
-    {"progress", "metrics", "_lanes", "_rasterize_gsplat"},
+    {"progress", "_lanes", "_rasterize_gsplat"},
     {"codec", "_rasterize_numba", "_query_triton"},
-    {"_codes_numba"},
+    {"_codes_numba", "metrics"},
     {"scene"},
     {"rasterize", "cameras", "masks", "sam", "encoders", "hub", "sfm"},
     {"capture", "train", "features", "language", "query"},

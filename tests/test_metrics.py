@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from langsplat.metrics import mask_iou, psnr, ssim
+from langsplat.metrics import _ssim_by_torch, mask_iou, psnr, ssim
+from langsplat.progress import torch_threads
 
 
 def noise(seed: int, height: int = 23, width: int = 31) -> torch.Tensor:
@@ -43,8 +44,23 @@ def test_ssim_equals_scikit_image(amount: float) -> None:
 
 
 def test_ssim_gradient_equals_finite_differences() -> None:
-    image = noise(0, 12, 13).double().requires_grad_()
-    assert torch.autograd.gradcheck(ssim, (image, noise(1, 12, 13).double()))
+    pictures = [noise(seed, 12, 13).double().requires_grad_() for seed in (0, 1)]
+    assert torch.autograd.gradcheck(ssim, pictures)
+    torch.testing.assert_close(_ssim_by_torch(*pictures), ssim(*pictures))
+    assert torch.autograd.gradcheck(_ssim_by_torch, pictures), "which a GPU takes"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_ssim_and_its_gradient_are_the_same_by_kernel_and_by_torch(threads: int) -> None:
+    image, target = noise(0, 37, 41), noise(1, 37, 41)
+    found = []
+    for measure in (ssim, _ssim_by_torch):
+        leaf = image.clone().requires_grad_()
+        with torch_threads(threads):
+            value = measure(leaf, 0.5 * image + 0.5 * target)
+            (gradient,) = torch.autograd.grad(value, leaf)
+        found += [(value, gradient)]
+    torch.testing.assert_close(*found)
 
 
 def test_mask_iou_counts_pixels() -> None:
