@@ -848,8 +848,9 @@ def _place(part, parts, image, corners, support, places, best):
                     face, longest, down = 4, z, y
             face += longest < zero
             scale = half / max(abs(longest), np.float32(1e-12))
-            u = min(max(across * scale + half, low), high)
-            v = min(max(down * scale + half, low), high) + np.float32(face * width)
+            # What is not a number is looked up at `low`: a comparison with it is false.
+            u = min(max(low, across * scale + half), high)
+            v = min(max(low, down * scale + half), high) + np.float32(face * width)
             places[2 * plane], places[2 * plane + 1] = u, v
             column, row = np.uint64(u), np.uint64(v)
             u, v = u - np.float32(column), v - np.float32(row)

@@ -849,19 +849,19 @@ def _add_wide_gradient(weight, weights, p, x0, y0, v_image, target):
 def _blend_colors_backward(
     part, parts, splats, index, starts, members, columns, size, rules, v_image, v_colors
 ):
-    """Write Wᵀ v_image of a part's tiles to v_colors[part]: all that linear colors need."""
+    """Write Wᵀ v_image of a part's tiles to its v_colors [N, D]: all that linear colors need."""
     dtype = v_image.dtype.type
     alpha_max, stop = dtype(rules[4]), dtype(rules[5])
     state, near, items, begins = _workspace(v_image.dtype)
     left, top = _corners(v_image.dtype, SIDE)
-    (_, gaussians, depth), zero = v_colors.shape, spread(dtype(0))
+    depth, zero = v_colors.shape[1], spread(dtype(0))
     block_size = (depth + -depth % FOUR) * LANES
     planes = room(BLOCKS * block_size, v_image.dtype)
     # Of the blocks that a splat touches: its weights, and where their planes are.
     shares, places = room(BLOCKS * LANES, v_image.dtype), room(BLOCKS, np.int64)
     sums = room(LANES, v_image.dtype)
     flat_v, flat_colors = flattened(v_image), flattened(v_colors)
-    flat_colors[part * gaussians * depth : (part + 1) * gaussians * depth] = 0
+    flat_colors[:] = 0
     for turn in range(starts.shape[0]):
         tile = _tile_of(part, parts, turn, columns)
         if tile >= starts.shape[0] - 1:
@@ -891,7 +891,7 @@ def _blend_colors_backward(
                         drawn += 1
                 if drawn == 0:
                     continue
-                own = (part * gaussians + index[members[first + j]]) * depth
+                own = index[members[first + j]] * np.int64(depth)
                 for d in range(0, depth, FOUR):
                     t0, t1, t2, t3 = zero, zero, zero, zero
                     for k in range(drawn):
@@ -1302,8 +1302,8 @@ def _content_of(part, parts, arrays):
     return total
 
 
-# The last frame: a view is often drawn several times in a row, first its colors, then words, and
-# many channels three at a time. Threads replace it as a whole, so each sees a consistent one.
+# The last frame: a view is often drawn several times in a row, first its colors, then words, or
+# pictures are lifted from it. Threads replace it as a whole, so each sees a consistent one.
 _known: _Known | None = None
 
 
@@ -1488,7 +1488,8 @@ class _Rasterize(torch.autograd.Function):
 
 def _lifted(frame: _Frame, picture: np.ndarray) -> np.ndarray:
     """Wᵀ picture [H, W, D] -> [N, D]."""
-    sums = empty((frame.parts, len(frame.index), picture.shape[2]), picture.dtype)
+    shape = len(frame.index), picture.shape[2]
+    sums = [empty(shape, picture.dtype) for _ in range(frame.parts)]  # only the first stays
     _in_threads(_blend_colors_backward, frame.parts, *frame.tiles, picture, sums)
     for other in sums[1:]:
         sums[0] += other

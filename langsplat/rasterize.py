@@ -51,7 +51,7 @@ class Rules(NamedTuple):
 
 RULES = Rules()
 BACKENDS = ("numba", "gsplat")
-# Up to this many channels the CPU draws three at a time if not only colors need a gradient, since
+# Up to this many channels the CPU draws three at a time if more than colors needs a gradient, since
 # that backward kernel keeps three in registers: nine take a quarter of the time that way.
 FEW_CHANNELS = 24
 # Pixels x channels of a one-hot picture on the GPU: 128 MB of float32.
@@ -315,10 +315,10 @@ def lift(
     if draw is not _rasterize_gsplat.rasterize:
         from langsplat._rasterize_numba import lift as on_cpu
 
-        g, view = gaussians.detached(), camera.detached().to(gaussians.device)
+        g, camera = gaussians, camera.to("cpu")
         geometry, rules = (g.means, g.quats, g.scales, g.opacities), RULES._replace(near=g.near)
         _check_floats("means, quats, scales and opacities", *geometry)
-        return on_cpu(geometry, view.viewmat, view.K, image.detach().to(g.means), rules)
+        return on_cpu(geometry, camera.viewmat, camera.K, image.detach().to(g.means), rules)
     with torch.inference_mode(False), torch.enable_grad():
         still = gaussians.detached()
         colors = still.means.new_zeros(len(still), image.shape[2], requires_grad=True)

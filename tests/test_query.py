@@ -272,6 +272,10 @@ def test_the_cpu_looks_latents_up_as_the_table_does(texts: int) -> None:
     _codes_numba.placed(places[2:], found[2:], corners, 10.0, last, texts - 1)
     torch.testing.assert_close(last[0, 0], out[-1, 2], atol=0, rtol=0)
 
+    image[..., :9] = torch.nan
+    places, _ = _codes_numba.place(image, negatives, 3, 0.5)
+    assert places.isfinite().all(), "it would be looked up anywhere in memory"
+
 
 def test_latents_of_more_than_three_numbers_are_decoded_pixel_by_pixel() -> None:
     scene = latent_scene()

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -568,6 +569,20 @@ def test_number_of_torch_threads_does_not_change_what_is_drawn_or_lifted(channel
             torch.testing.assert_close(ours, alone, atol=1e-4, rtol=1e-4)
 
 
+def test_what_is_lifted_keeps_no_memory_of_other_threads() -> None:
+    gaussians, camera = as_scene(scene(500))
+    picture = torch.rand(HEIGHT, WIDTH, 30)
+    with torch_threads(4):
+        lift(gaussians, camera, picture)
+        tracemalloc.start()
+        try:
+            lifted = [lift(gaussians, camera, picture) for _ in range(20)]
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held < 2 * sum(each.nbytes for each in lifted)
+
+
 def test_many_large_gaussians_fill_every_tile() -> None:
     """More tiles touched than the first guess of the buffers."""
     inputs = scene(200)
@@ -677,7 +692,8 @@ def test_a_view_is_sorted_once_however_often_it_is_drawn(looks: list[object]) ->
     looks.clear()
     for shown, truth in zip(all_shown, truths, strict=True):
         assert all(map(torch.equal, drawn(geometry, shown), truth))
-    assert len(looks) == 1, "nine channels, three at a time, are one look as well"
+    lift(*as_scene((*geometry, colors, views, Ks)), torch.ones(HEIGHT, WIDTH, 1))
+    assert len(looks) == 1
     draw((*(t.clone() for t in geometry), colors, views, Ks), "numba")
     assert len(looks) == 2, "the same numbers in other tensors may be others tomorrow"
 
