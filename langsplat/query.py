@@ -807,7 +807,7 @@ class SceneQuery:
         count = 0
         for text in texts:
             words = 3 if self._part_of(text) else 1
-            if some and count + words > _WORDS_AT_ONCE:
+            if count + words > _WORDS_AT_ONCE:
                 yield some
                 some, count = [], 0
             some.append(text)

@@ -285,6 +285,19 @@ def test_lifting_needs_no_gradients_around_it() -> None:
     assert not lift(gaussians, camera, picture.requires_grad_()).requires_grad
 
 
+def test_a_picture_that_is_not_finite_somewhere_is_lifted_as_it_is_elsewhere() -> None:
+    gaussians, camera = as_scene(scene(100))
+    picture = torch.rand(HEIGHT, WIDTH, 5)
+    there = torch.zeros(HEIGHT, WIDTH, 1)
+    there[:, 32:36] = 1  # a block before the one at the border, of which two columns are shown
+    broken = picture.clone()
+    broken[:, 34:36] = torch.nan
+    with torch_threads(1):  # so that the tile at the border comes next
+        elsewhere = lift(gaussians, camera, there)[:, 0] == 0
+        lifted = lift(gaussians, camera, broken)[elsewhere]
+        assert torch.equal(lifted, lift(gaussians, camera, picture)[elsewhere])
+
+
 def test_lifted_labels_are_the_lifted_one_hot_picture(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1021,6 +1034,9 @@ def test_arrays_are_lifted_as_tensors_are() -> None:
     gaussians, camera = as_scene(scene())
     image, labels = torch.rand(HEIGHT, WIDTH, 2), torch.randint(-1, 3, (HEIGHT, WIDTH, 1))
     assert torch.equal(lift(gaussians, camera, image.numpy()), lift(gaussians, camera, image))
+    for kind in (torch.uint8, torch.float64):
+        other = (200 * image).to(kind)
+        assert torch.equal(lift(gaussians, camera, other), lift(gaussians, camera, other.float()))
     labels[labels < 0] = 2  # unsigned numbers have no -1
     for kind in (np.int32, np.uint8, np.uint16, np.uint32):
         lifted = lift_labels(gaussians, camera, labels.numpy().astype(kind), 3)
