@@ -233,6 +233,9 @@ def test_latents_are_looked_up_as_the_table_does() -> None:
     placed(places, found, texts, 10.0, out)
     wanted = torch.sigmoid(10 * (cosines[..., NEGATIVES:] - best[..., None])) * seen[..., None]
     torch.testing.assert_close(out.cpu(), wanted.permute(3, 0, 1, 2), atol=1e-4, rtol=0)
+    last = torch.full((1, 1, HEIGHT, WIDTH), torch.nan, device=DEVICE)
+    placed(places[2:], found[2:], texts, 10.0, last, 1)
+    assert torch.equal(last[0, 0], out[1, 2])
 
 
 @pytest.mark.parametrize("half", [0, 3, 60])
