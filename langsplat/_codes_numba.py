@@ -810,9 +810,9 @@ def _score_table(part, parts, packed, along, owners, out):
     sums = room(pitch * LANES, np.float32)
     for group in range(groups * part // parts, groups * (part + 1) // parts):
         rows, channel = packed[group * size * LANES :], 0
-        while channel + BROAD <= pitch:
-            _sum_broad(rows, owners, 0, size, along, pitch, channel, sums)
-            channel += BROAD
+        while channel + WIDE <= pitch:
+            _sum_wide(rows, owners, 0, size, along, pitch, channel, sums)
+            channel += WIDE
         while channel < pitch:
             channel = min(channel, pitch - THIN)  # some for a second time
             _sum_thin(rows, owners, 0, size, along, pitch, channel, sums)
