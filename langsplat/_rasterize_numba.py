@@ -494,10 +494,10 @@ def _footprint(quat, scale, u, v):
 # A tile's working memory, block by block, a block's fields one after the other:
 X, Y, LIGHT, REST, PLANE0, PLANE1, PLANE2, _, FIELDS = (LANES * k for k in range(9))
 # X, Y: pixel centres in the tile. LIGHT: transmittance, negative once the pixel is done or outside.
-# REST: what lies behind the splat at hand. PLANE0 ...: up to three channels. More are kept pixel by
-# pixel in the picture itself, where the channels of a pixel are neighbours, and cost time only
-# where a weight is not zero. (Field by field, what is stored of one would lie a multiple of 4096
-# bytes from what is loaded of another, which processors take for the same place.)
+# REST: what lies behind the splat at hand. PLANE0 ...: up to three channels. More have planes of
+# their own, except in the backward pass of moving Gaussians, which reads them pixel by pixel in the
+# pictures. (Field by field, what is stored of one would lie a multiple of 4096 bytes from what is
+# loaded of another, which processors take for the same place.)
 
 
 @_inner

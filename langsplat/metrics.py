@@ -62,6 +62,7 @@ def ssim(image: ArrayLike | Tensor, target: ArrayLike | Tensor) -> Tensor:
 
 
 def _ssim_by_torch(image: Tensor, target: Tensor) -> Tensor:
+    """The same in torch's operations, on any device."""
     maps = [image, target, image * image + target * target, image * target]
     blurred = _Blur.apply(torch.cat(maps, dim=2))
     mean_x, mean_y, mean_squares, mean_product = blurred.split(image.shape[2], dim=2)
